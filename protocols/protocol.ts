@@ -1,0 +1,175 @@
+// The seam: one object per federated protocol, known by name at both ends. The device end is a linear
+// async function, the coordinator end a set of lanes, one per device and round.
+import type { Engine, Parameters } from "../runtime/index.ts";
+import type { EncodedTensor } from "./encoding/encoded.ts";
+import type { ModelAccess, TextExample } from "./local-data.ts";
+import type { Assignment, RoundCost } from "./selection.ts";
+import type { Task } from "./task.ts";
+
+/** What a message carries: plain fields (numbers, strings, lists) and named tensors. */
+export interface Payload {
+  readonly kind: string;
+  readonly fields: Readonly<Record<string, unknown>>;
+  readonly tensors: ReadonlyMap<string, EncodedTensor>;
+}
+
+/** A federated protocol. Third parties ship one as a package that a device's own configuration lists. */
+export interface Protocol<Down extends Payload = Payload, Up extends Payload = Payload> {
+  /** "full", "kd", "split" or the author's; letters, digits and dashes. */
+  readonly name: string;
+  /** Both ends refuse a mismatch (`PROTOCOL_VERSION_MISMATCH`). */
+  readonly version: number;
+  /** What one round costs a device under these options. */
+  estimate(task: Task, options: CostOptions): RoundCost;
+  /** Checks foreign fields and tensors; throws `PROTOCOL_PAYLOAD_INVALID`. */
+  parseDown(payload: Payload): Down;
+  parseUp(payload: Payload): Up;
+  /** Bytes this message would take in float32 without narrowing or padding. */
+  rawBytes(payload: Down | Up): number;
+  createClient(context: ClientContext): Promise<ClientSide<Down, Up>>;
+  createServer(context: ServerContext): Promise<ServerSide<Down, Up>>;
+}
+
+/** What the costs of a round depend on beside the task. */
+export interface CostOptions {
+  /** Blocks before the cut layer (split only); `undefined` lets the protocol take its default. */
+  readonly cutLayer?: number;
+}
+
+/** What identifies a round for one device. */
+export interface RoundInfo {
+  /** From 1. */
+  readonly round: number;
+  /** From 1; a round below its minimum of devices is opened again. */
+  readonly attempt: number;
+  /** Rises with every start on this device; stale messages carry an older one. */
+  readonly lane: number;
+  /** Optimizer steps that earlier rounds made, for schedules. */
+  readonly globalStep: number;
+}
+
+/** What a device end is created with. */
+export interface ClientContext {
+  readonly task: Task;
+  readonly deviceId: string;
+  readonly assignment: Assignment;
+  readonly engine: Engine;
+  readonly model: ModelAccess;
+  /** The device's private examples; they never leave it. */
+  readonly train: readonly TextExample[];
+  /** A fifth of the private examples, for the local accuracy. */
+  readonly holdOut: readonly TextExample[];
+  /** The texts every party may see, fetched once and kept. Labels are absent. */
+  publicSet(): Promise<readonly TextExample[]>;
+  readonly log: (message: string) => void;
+}
+
+/** Device end of a protocol. */
+export interface ClientSide<Down extends Payload, Up extends Payload> {
+  /** One round from its first message to the report. Rejects with the signal's reason when aborted. */
+  runRound(
+    info: RoundInfo,
+    start: Down,
+    link: RoundLink<Down, Up>,
+    signal: AbortSignal,
+  ): Promise<TrainReport>;
+  close(): Promise<void>;
+}
+
+/** The messages of one round on one device. */
+export interface RoundLink<Down extends Payload, Up extends Payload> {
+  /** Resolves once the coordinator has journaled the message (not at PUBACK). */
+  send(up: Up): Promise<void>;
+  /** Resolves with the answer to exactly this message; several may be in flight. */
+  ask(up: Up): Promise<Down>;
+}
+
+/** What a device reports at the end of a round. Counts are whole numbers. */
+export interface TrainReport {
+  /** Private examples the contribution is weighted by (n_i). */
+  readonly examples: number;
+  /** Private examples seen in training, repeats counted. */
+  readonly examplesSeen: number;
+  /** Optimizer steps made out of those asked for. */
+  readonly steps: number;
+  /** Mean training loss of the round's steps. */
+  readonly loss: number;
+  /** Accuracy on the device's own hold-out after the round, 0..1; absent without a hold-out. */
+  readonly accuracy?: number;
+  /** Multiply-add FLOPs (2*m*n*k per matrix product) of the graphs that ran. */
+  readonly flops: number;
+}
+
+/** What a coordinator end is created with. */
+export interface ServerContext {
+  readonly task: Task;
+  readonly engine: Engine;
+  readonly model: ModelAccess;
+  readonly publicSet: readonly TextExample[];
+  readonly log: (message: string) => void;
+}
+
+/** Coordinator end of a protocol. */
+export interface ServerSide<Down extends Payload, Up extends Payload> {
+  /** Opens this device's lane. Calls on one lane are serial, lanes run at once. */
+  openLane(assignment: Assignment, info: RoundInfo, global: GlobalModel): Promise<Lane<Down, Up>>;
+  /**
+   * After the mean: what the finished lanes' reports teach the new global parameters, or undefined when they
+   * teach nothing. Called once per round in device-id order; kd distils here.
+   */
+  refine?(
+    reports: readonly KnowledgeReport[],
+    next: RefinementInput,
+  ): Promise<Parameters | undefined>;
+  close(): Promise<void>;
+}
+
+/** One device's round at the coordinator. */
+export interface Lane<Down extends Payload, Up extends Payload> {
+  /** The message the round starts with. */
+  readonly first: Down;
+  /** Whether uploads are journaled and the lane survives a coordinator restart by replaying them. */
+  readonly resumable: boolean;
+  /** Takes one message; what it returns answers an `ask`. */
+  receive(up: Up, signal: AbortSignal): Promise<Down | undefined>;
+  /** What the lane gives the round; undefined when the device has not delivered. */
+  finish(): Promise<LaneResult | undefined>;
+  close(): Promise<void>;
+}
+
+/** What a finished lane yields: parameters for the mean, or knowledge for the refinement. */
+export type LaneResult = Contribution | KnowledgeReport;
+
+/** A parameter update relative to the round's global model. */
+export interface Contribution {
+  readonly kind: "contribution";
+  readonly deviceId: string;
+  /** n_i, finite and capped by the task; scaled by s/E when a device stopped after s of E steps. */
+  readonly weight: number;
+  /** theta_i - theta_t by PEFT name; a name may be missing, the mean is per tensor over its holders. */
+  readonly update: Parameters;
+}
+
+/** Logits of a device on the public set. */
+export interface KnowledgeReport {
+  readonly kind: "knowledge";
+  readonly deviceId: string;
+  readonly weight: number;
+  /** Float32 logits [public examples, classes] after decoding. */
+  readonly logits: Float32Array;
+}
+
+/** What a refinement starts from. */
+export interface RefinementInput {
+  readonly round: number;
+  readonly global: GlobalModel;
+  /** Sum of the parameter contributors' n_i: the weight of the global model's own distribution in the teacher. */
+  readonly contributorWeight: number;
+}
+
+/** The one global adapter set. */
+export interface GlobalModel {
+  /** Rounds folded in so far; 0 before the first. */
+  readonly round: number;
+  readonly parameters: Parameters;
+}

@@ -1,0 +1,98 @@
+// A task as both ends know it: what is learned, from which base model, with which settings. The
+// coordinator parses it from YAML (`apps/coordinator`) and announces it; foreign copies are parsed again here.
+import { z } from "zod";
+import type { ModelConfig } from "../runtime/index.ts";
+import { encodingNames } from "./encoding/encoded.ts";
+
+/** Ids become topics, file names and HTML. */
+export const idPattern = /^[A-Za-z0-9_-]{1,64}$/;
+
+const positiveInt = z.int().positive();
+const encoding = z.enum(encodingNames);
+
+/** Schema of the parts of a task that a person writes; every field with a default may be left out. */
+export const taskSchema = z.strictObject({
+  name: z.string().regex(idPattern),
+  seed: z.int().nonnegative().default(1),
+  head: z.strictObject({
+    kind: z.literal("classification"),
+    /** Ordered: the class index is the position here. */
+    labels: z.array(z.string().min(1).max(200)).min(2).max(1000),
+  }),
+  adapter: z
+    .strictObject({
+      rank: z.int().min(1).max(256),
+      alpha: z.number().positive(),
+      targets: z.array(z.string().min(1)).min(1),
+    })
+    .default({ rank: 8, alpha: 16, targets: ["c_attn"] }),
+  training: z
+    .strictObject({
+      rounds: positiveInt.default(4),
+      /** Optimizer steps of each device in a round (E). */
+      localSteps: positiveInt.default(25),
+      batchSize: z.int().min(1).max(1024).default(16),
+      /** Tokens an example is cut or padded to. */
+      sequenceLength: z.int().min(8).max(4096).default(96),
+      learningRate: z.number().positive().default(3e-3),
+      /** Share of the first rate that the last global step still has; linear in between. */
+      finalRateFraction: z.number().min(0).max(1).default(0.1),
+      weightDecay: z.number().min(0).default(0),
+      /** Largest global gradient norm; steps above it are scaled down. */
+      maxGradientNorm: z.number().positive().default(1),
+    })
+    .prefault({}),
+  /** How many devices a round needs, and how long it waits for them. */
+  cohort: z
+    .strictObject({
+      minimumDevices: positiveInt.default(1),
+      roundDeadlineMs: positiveInt.default(600_000),
+      /** Upper limit of one device's weight in the mean. */
+      maximumWeight: positiveInt.default(1_000_000),
+    })
+    .prefault({}),
+  /** Whether labels may leave a device; split of a classification task needs it. */
+  labelsMayLeave: z.boolean().default(false),
+  selection: z
+    .strictObject({ order: z.array(z.string().regex(idPattern)).min(1) })
+    .default({ order: ["full", "split", "kd"] }),
+  full: z.strictObject({ encoding: encoding.default("bf16") }).prefault({}),
+  kd: z
+    .strictObject({
+      /** Largest logits kept per example; the rest travel as one log-sum-exp. */
+      topK: positiveInt.default(8),
+      encoding: encoding.default("bf16"),
+      temperature: z.number().positive().default(2),
+      /** Distillation steps of the coordinator and of a device in each round. */
+      distillationSteps: z.int().nonnegative().default(10),
+      learningRate: z.number().positive().default(1e-3),
+    })
+    .prefault({}),
+  split: z
+    .strictObject({
+      /** Blocks on the device; "auto" takes the smallest that fits the most of the device's budget. */
+      cutLayer: z.union([z.literal("auto"), positiveInt]).default("auto"),
+      activations: encoding.default("int8"),
+      gradients: encoding.default("bf16"),
+    })
+    .prefault({}),
+});
+
+/** The settings a person writes, defaults filled in. */
+export type TaskSettings = z.output<typeof taskSchema>;
+
+/** What a device must hold to take part, so that both ends compute with the same numbers. */
+export interface ModelManifest {
+  /** sha256 over the configuration and every tensor's own sha256, in name order. */
+  readonly modelSha256: string;
+  readonly tokenizerSha256: string;
+  /** The fields of the model's configuration that shape its graphs. */
+  readonly config: ModelConfig;
+  /** Texts in the public set and sha256 of its CSV; absent when the task has none. */
+  readonly publicSet?: { readonly sha256: string; readonly size: number; readonly bytes: number };
+}
+
+/** A task with everything resolved: what travels to the devices. */
+export interface Task extends TaskSettings {
+  readonly manifest: ModelManifest;
+}

@@ -1,0 +1,25 @@
+// The seam between graphs and what computes them: stock ONNX Runtime (`ort.ts`) or the plain
+// TypeScript interpreter (`graph/reference.ts`). Both pass one contract suite.
+import type { Graph } from "../graph/ir.ts";
+import type { Tensor, TensorBundle } from "../tensor.ts";
+
+/** Loads graphs and owns what they need: a worker thread, temporary files. */
+export interface Engine {
+  readonly name: string;
+  /** Prepares a graph; throws `SESSION_FAILED` when it cannot. External weights files must not change while loaded. */
+  load(graph: Graph): Promise<Session>;
+  /** Frees every session and stops the worker; safe to call twice. */
+  close(): Promise<void>;
+}
+
+/** A graph ready to run. Runs are serial; a second call waits for the first. */
+export interface Session {
+  readonly graph: Graph;
+  /**
+   * Computes the named outputs (all when left out) from one tensor for every graph input.
+   * Throws `SESSION_FEED_INVALID` on a missing, unknown or misshapen feed. Outputs belong to the caller.
+   */
+  run(feeds: TensorBundle, outputs?: readonly string[]): Promise<Map<string, Tensor>>;
+  /** Frees the graph; safe to call twice. */
+  close(): Promise<void>;
+}
