@@ -1,0 +1,80 @@
+// VJP rules of reductions and of what normalises along an axis.
+import type { GraphBuilder } from "../graph/builder.ts";
+import type { Value } from "../graph/ir.ts";
+import { elementCount, sameShape } from "../tensor.ts";
+import type { VjpContext, VjpRules } from "./rules.ts";
+
+type Reductions = "ReduceSum" | "ReduceMean" | "ReduceLogSumExp" | "Softmax" | "LayerNormalization";
+
+export const reductionRules: VjpRules<Reductions> = {
+  ReduceSum: ({ b, node, dy }) => {
+    const x = node.inputs[0] as Value;
+    return [b.op("Expand", [keepDims(b, dy, x, node.attributes.axes)], { shape: x.shape })];
+  },
+  ReduceMean: ({ b, node, dy }) => {
+    const x = node.inputs[0] as Value;
+    const count = elementCount(node.attributes.axes.map((axis) => x.shape[axis] as number));
+    const share = b.op("Mul", [dy, b.scalar(1 / count)], {});
+    return [b.op("Expand", [keepDims(b, share, x, node.attributes.axes)], { shape: x.shape })];
+  },
+  // softmax(x) = exp(x - y) because y = log(sum(exp(x)))
+  ReduceLogSumExp: ({ b, node, dy }) => {
+    const x = node.inputs[0] as Value;
+    const y = keepDims(b, node.outputs[0] as Value, x, node.attributes.axes);
+    const softmax = b.op("Exp", [b.op("Sub", [x, y], {})], {});
+    return [b.op("Mul", [softmax, keepDims(b, dy, x, node.attributes.axes)], {})];
+  },
+  // With y = softmax(x): dx = y * (dy - sum(y * dy)). Uses the output, so x need not be kept.
+  Softmax: ({ b, node, dy }) => {
+    const y = node.outputs[0] as Value;
+    const axes = [y.shape.length - 1];
+    const sum = b.op("ReduceSum", [b.op("Mul", [y, dy], {})], { axes, keepDims: true });
+    return [b.op("Mul", [y, b.op("Sub", [dy, sum], {})], {})];
+  },
+  LayerNormalization: layerNormVjp,
+};
+
+/**
+ * Gradient of layer normalisation over the last axis (Ba, Kiros, Hinton 2016).
+ *
+ * With n = (x - mean) * inv and g = dy * scale: dx = inv * (g - mean(g) - n * mean(g * n)),
+ * dscale = sum(dy * n), dbias = sum(dy), the sums over every axis but the last.
+ */
+function layerNormVjp({
+  b,
+  node,
+  dy,
+  needs,
+}: VjpContext<"LayerNormalization">): (Value | undefined)[] {
+  const [x, scale] = node.inputs as [Value, Value];
+  const [, mean, inverse] = node.outputs as [Value, Value, Value];
+  const last = [x.shape.length - 1];
+  const leading = x.shape.slice(0, -1).map((_, axis) => axis);
+  const normal = b.op("Mul", [b.op("Sub", [x, mean], {}), inverse], {});
+  const dx = () => {
+    const g = b.op("Mul", [dy, scale], {});
+    const meanG = b.op("ReduceMean", [g], { axes: last, keepDims: true });
+    const meanGn = b.op("ReduceMean", [b.op("Mul", [g, normal], {})], {
+      axes: last,
+      keepDims: true,
+    });
+    const centred = b.op(
+      "Sub",
+      [b.op("Sub", [g, meanG], {}), b.op("Mul", [normal, meanGn], {})],
+      {},
+    );
+    return b.op("Mul", [centred, inverse], {});
+  };
+  const overRows = (value: Value) => b.op("ReduceSum", [value], { axes: leading, keepDims: false });
+  return [
+    needs[0] ? dx() : undefined,
+    needs[1] ? overRows(b.op("Mul", [dy, normal], {})) : undefined,
+    needs[2] ? overRows(dy) : undefined,
+  ];
+}
+
+/** `reduced` with the reduced axes of `x` kept as size 1. */
+function keepDims(b: GraphBuilder, reduced: Value, x: Value, axes: readonly number[]): Value {
+  const shape = x.shape.map((size, axis) => (axes.includes(axis) ? 1 : size));
+  return sameShape(reduced.shape, shape) ? reduced : b.op("Reshape", [reduced], { shape });
+}
