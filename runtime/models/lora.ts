@@ -1,0 +1,112 @@
+// Low-rank adapters (Hu et al. 2021, LoRA): which modules carry one, their names and shapes, and their start.
+import { runtimeErrors } from "../errors.ts";
+import { randomStream } from "../random.ts";
+import { type Float32Tensor, float32, type Parameters } from "../tensor.ts";
+import type { ModelConfig } from "./config.ts";
+
+/** Settings of the adapters, in PEFT's words. */
+export interface LoraSettings {
+  readonly rank: number;
+  /** The product of the two factors counts alpha / rank times. */
+  readonly alpha: number;
+  /** Module names, matched at the end of a module's path: `c_attn`, `mlp.c_fc`, ... */
+  readonly targets: readonly string[];
+}
+
+/** What the model's last hidden state is used for. */
+export type HeadSettings =
+  | { readonly kind: "classification"; readonly classes: number }
+  | { readonly kind: "lm" };
+
+/** A linear layer that can carry an adapter. */
+export interface LinearModule {
+  /** Path inside the checkpoint without `transformer.` (`h.0.attn.c_attn`). */
+  readonly path: string;
+  readonly block: number;
+  readonly inSize: number;
+  readonly outSize: number;
+}
+
+/** Name of the task head's weight, [classes, hidden]. */
+export const headParameter = "base_model.model.score.weight";
+
+/** PEFT's name of a factor: A is [rank, in], B is [out, rank]. */
+export function loraName(module: LinearModule, factor: "A" | "B"): string {
+  return `base_model.model.transformer.${module.path}.lora_${factor}.weight`;
+}
+
+/** Every linear layer of the model's blocks. */
+export function linearModules(config: ModelConfig): readonly LinearModule[] {
+  const { hiddenSize, innerSize } = config;
+  return Array.from({ length: config.layers }, (_, block) => [
+    { path: `h.${block}.attn.c_attn`, block, inSize: hiddenSize, outSize: 3 * hiddenSize },
+    { path: `h.${block}.attn.c_proj`, block, inSize: hiddenSize, outSize: hiddenSize },
+    { path: `h.${block}.mlp.c_fc`, block, inSize: hiddenSize, outSize: innerSize },
+    { path: `h.${block}.mlp.c_proj`, block, inSize: innerSize, outSize: hiddenSize },
+  ]).flat();
+}
+
+/** The layers that `settings` targets; throws `ADAPTER_INVALID` when a target matches none. */
+export function targetedModules(
+  config: ModelConfig,
+  settings: LoraSettings,
+): readonly LinearModule[] {
+  const modules = linearModules(config);
+  const matches = (module: LinearModule, target: string) =>
+    `.${module.path}`.endsWith(`.${target}`);
+  for (const target of settings.targets) {
+    if (modules.some((module) => matches(module, target))) continue;
+    const known = [...new Set(modules.map((module) => module.path.split(".").slice(2).join(".")))];
+    throw runtimeErrors.error("ADAPTER_INVALID", `no layer of the model is called "${target}"`, {
+      hint: `Targets of this model: ${known.join(", ")}.`,
+    });
+  }
+  return modules.filter((module) => settings.targets.some((target) => matches(module, target)));
+}
+
+/** Shapes of the trainable parameters of blocks [from, to), with the task head when `to` is the last. */
+export function parameterShapes(
+  config: ModelConfig,
+  lora: LoraSettings,
+  head: HeadSettings,
+  blocks: { readonly from: number; readonly to: number } = { from: 0, to: config.layers },
+): ReadonlyMap<string, readonly number[]> {
+  const shapes = new Map<string, readonly number[]>();
+  for (const module of targetedModules(config, lora)) {
+    if (module.block < blocks.from || module.block >= blocks.to) continue;
+    shapes.set(loraName(module, "A"), [lora.rank, module.inSize]);
+    shapes.set(loraName(module, "B"), [module.outSize, lora.rank]);
+  }
+  if (head.kind === "classification" && blocks.to === config.layers) {
+    shapes.set(headParameter, [head.classes, config.hiddenSize]);
+  }
+  return shapes;
+}
+
+/**
+ * Parameters before any training: A uniform in +-1/sqrt(in) (PEFT's Kaiming start with a = sqrt(5)), B
+ * zero, the head normal with deviation 0.02. Equal seeds give equal bytes.
+ */
+export function initialParameters(
+  config: ModelConfig,
+  lora: LoraSettings,
+  head: HeadSettings,
+  seed: number,
+): Parameters {
+  const result = new Map<string, Float32Tensor>();
+  for (const [name, shape] of parameterShapes(config, lora, head)) {
+    const random = randomStream(seed, "initial", name);
+    const bound = 1 / Math.sqrt(shape[1] as number);
+    const draw =
+      name === headParameter ? () => 0.02 * random.normal() : () => bound * (2 * random.next() - 1);
+    const zero = name.endsWith("lora_B.weight");
+    result.set(
+      name,
+      float32(
+        shape,
+        float32(shape).data.map(() => (zero ? 0 : draw())),
+      ),
+    );
+  }
+  return result;
+}
