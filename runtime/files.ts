@@ -1,0 +1,51 @@
+// Files that a crash leaves either as they were or as they should be: written beside, synced, renamed.
+import { randomBytes } from "node:crypto";
+import { type FileHandle, open, rename, rm } from "node:fs/promises";
+import { dirname } from "node:path";
+
+/** Replaces the file at `path` as a whole: after a crash it holds the old or the new content, never a part. */
+export async function writeFileAtomic(path: string, content: string | Uint8Array): Promise<void> {
+  await replaceFile(path, (file) => file.writeFile(content));
+}
+
+/** Like `writeFileAtomic`, with content that `write` streams into the handle; on failure nothing is left behind. */
+export async function replaceFile(
+  path: string,
+  write: (file: FileHandle) => Promise<void>,
+): Promise<void> {
+  const beside = `${path}.${randomBytes(6).toString("hex")}.new`;
+  try {
+    await writeSynced(beside, write);
+    await rename(beside, path);
+  } catch (cause) {
+    await rm(beside, { force: true });
+    throw cause;
+  }
+  await syncFolder(dirname(path));
+}
+
+/** Creates the file at `path`, lets `write` fill it and returns once it is on the disk. Not atomic by itself. */
+export async function writeSynced(
+  path: string,
+  write: (file: FileHandle) => Promise<void>,
+): Promise<void> {
+  const file = await open(path, "w");
+  try {
+    await write(file);
+    await file.sync();
+  } finally {
+    await file.close();
+  }
+}
+
+/** Makes the names in `folder` durable; without it a rename may be lost with the power. */
+export async function syncFolder(folder: string): Promise<void> {
+  // Windows cannot open a folder as a file; there NTFS journals the rename.
+  if (process.platform === "win32") return;
+  const handle = await open(folder, "r");
+  try {
+    await handle.sync();
+  } finally {
+    await handle.close();
+  }
+}

@@ -1,0 +1,184 @@
+// A model as Hugging Face stores it: a folder with config.json and model.safetensors. Reading checks
+// every tensor against the configuration; the cache that sessions map is pretrained.ts's.
+import { mkdir, readFile, stat } from "node:fs/promises";
+import { join } from "node:path";
+import { runtimeErrors } from "../errors.ts";
+import { writeFileAtomic } from "../files.ts";
+import { type Float32Tensor, sameShape, type TensorBundle } from "../tensor.ts";
+import type { Gpt2Config } from "./config.ts";
+import { gpt2TensorShapes } from "./gpt2-tensors.ts";
+import { parseHuggingFaceConfig, toHuggingFaceConfig } from "./hugging-face-config.ts";
+import { readSafetensors, type SafetensorsFile, writeSafetensors } from "./safetensors.ts";
+
+/** An opened model folder whose configuration, names and shapes have been checked. */
+export interface ModelFolder {
+  readonly config: Gpt2Config;
+  readonly weightsFile: string;
+  /** One tensor by its name without `transformer.`; throws `MODEL_TENSOR_INVALID` where a value is not finite. */
+  readTensor(name: string): Promise<Float32Tensor>;
+  /** Throws `MODEL_UNSUPPORTED` when the folder holds a head that differs from the embedding; reads both. */
+  checkTiedHead(): Promise<void>;
+}
+
+/** Reads config.json of a model folder. Throws `MODEL_FOLDER_INVALID` or `MODEL_UNSUPPORTED`. */
+export async function readModelConfig(folder: string): Promise<Gpt2Config> {
+  const file = join(folder, "config.json");
+  let text: string;
+  try {
+    text = await readFile(file, "utf8");
+  } catch (cause) {
+    throw runtimeErrors.error("MODEL_FOLDER_INVALID", `${file} cannot be read`, {
+      cause,
+      hint: "Give a Hugging Face model folder with config.json and model.safetensors.",
+    });
+  }
+  let json: unknown;
+  try {
+    json = JSON.parse(text);
+  } catch (cause) {
+    throw runtimeErrors.error("MODEL_FOLDER_INVALID", `${file} is not JSON`, { cause });
+  }
+  return parseHuggingFaceConfig(json, file);
+}
+
+/** Opens a model folder and checks every tensor's name and shape against its configuration. */
+export async function openModelFolder(folder: string): Promise<ModelFolder> {
+  const config = await readModelConfig(folder);
+  const weightsFile = join(folder, "model.safetensors");
+  const source = await readSafetensors(weightsFile);
+  const stored = checkpointNames(source);
+  const shapes = gpt2TensorShapes(config);
+  for (const [name, shape] of shapes) checkShape(source, stored.get(name), name, shape);
+  refuseUnknown(source, stored, shapes);
+  return {
+    config,
+    weightsFile,
+    readTensor: (name) => readFinite(source, stored.get(name) ?? name),
+    checkTiedHead: () => refuseUntiedHead(source, stored),
+  };
+}
+
+/** Writes a model in Hugging Face form; `float16` halves the file and rounds the weights. */
+export async function saveModelFolder(
+  folder: string,
+  config: Gpt2Config,
+  tensors: TensorBundle<Float32Tensor>,
+  { float16 = false }: { readonly float16?: boolean } = {},
+): Promise<void> {
+  await mkdir(folder, { recursive: true });
+  const named = new Map([...tensors].map(([name, tensor]) => [`${prefix}${name}`, tensor]));
+  const json = JSON.stringify(toHuggingFaceConfig(config, { float16 }), undefined, 2);
+  await writeSafetensors(join(folder, "model.safetensors"), named, {
+    // PyTorch's loader refuses files that do not say so.
+    metadata: { format: "pt" },
+    float16,
+  });
+  await writeFileAtomic(join(folder, "config.json"), `${json}\n`);
+}
+
+/** Throws `MODEL_TENSOR_INVALID` with the tensor's name and place when a value is NaN or infinite. */
+export function checkFinite(tensor: Float32Tensor, where: string): void {
+  const at = tensor.data.findIndex((value) => !Number.isFinite(value));
+  if (at < 0) return;
+  throw runtimeErrors.error(
+    "MODEL_TENSOR_INVALID",
+    `${where} holds ${tensor.data[at]} at element ${at}`,
+    { hint: "The weights are damaged or the training that made them diverged." },
+  );
+}
+
+/** Identity of the folder's present content by file times and sizes, without reading the weights. */
+export async function folderFingerprint(folder: string): Promise<string> {
+  const stats = await Promise.all(
+    ["config.json", "model.safetensors"].map((name) => stat(join(folder, name), { bigint: true })),
+  );
+  // The change time is the kernel's and cannot be set back, unlike the modification time.
+  return stats.map((s) => [s.dev, s.ino, s.size, s.mtimeNs, s.ctimeNs].join(" ")).join("\n");
+}
+
+/** What `GPT2LMHeadModel` and its kin put before the names of `GPT2Model`. */
+const prefix = "transformer.";
+
+/** Stored names by plain name; refuses files that hold a tensor under both. */
+function checkpointNames(source: SafetensorsFile): ReadonlyMap<string, string> {
+  const stored = new Map<string, string>();
+  for (const name of source.tensors.keys()) {
+    const plain = name.startsWith(prefix) ? name.slice(prefix.length) : name;
+    if (stored.has(plain)) {
+      throw runtimeErrors.error(
+        "MODEL_FOLDER_INVALID",
+        `${source.file} holds tensor ${plain} both with and without "${prefix}"`,
+      );
+    }
+    stored.set(plain, name);
+  }
+  return stored;
+}
+
+function checkShape(
+  source: SafetensorsFile,
+  stored: string | undefined,
+  name: string,
+  expected: readonly number[],
+): void {
+  const entry = stored === undefined ? undefined : source.tensors.get(stored);
+  const hint = "config.json and model.safetensors must belong to the same model.";
+  if (entry === undefined) {
+    throw runtimeErrors.error(
+      "MODEL_TENSOR_MISSING",
+      `${source.file} has no tensor ${name}, expected with shape [${expected.join(", ")}]`,
+      { hint },
+    );
+  }
+  if (!sameShape(entry.shape, expected)) {
+    throw runtimeErrors.error(
+      "MODEL_TENSOR_SHAPE",
+      `${source.file}: tensor ${stored} has shape [${entry.shape.join(", ")}], expected [${expected.join(", ")}]`,
+      { hint },
+    );
+  }
+}
+
+/** Causal-mask buffers of older checkpoints, and heads that Trifold replaces by its own. */
+const ignored = /^(h\.\d+\.attn\.(bias|masked_bias)|score\.weight|multiple_choice_head\..+)$/;
+
+/** A tensor that we do not compute with would change the numbers: extra layers, cross-attention, adapters. */
+function refuseUnknown(
+  source: SafetensorsFile,
+  stored: ReadonlyMap<string, string>,
+  shapes: ReadonlyMap<string, readonly number[]>,
+): void {
+  for (const [name, original] of stored) {
+    if (shapes.has(name) || name === "lm_head.weight" || ignored.test(name)) continue;
+    throw runtimeErrors.error(
+      "MODEL_UNSUPPORTED",
+      `${source.file}: tensor ${original} is not part of the model that config.json describes`,
+      { hint: "config.json and model.safetensors must belong to the same model." },
+    );
+  }
+}
+
+/** The language-model head is the token embedding; a stored copy must be equal to it. */
+async function refuseUntiedHead(
+  source: SafetensorsFile,
+  stored: ReadonlyMap<string, string>,
+): Promise<void> {
+  const head = stored.get("lm_head.weight");
+  if (head === undefined) return;
+  const [a, b] = [
+    await source.readFloat32(head),
+    await source.readFloat32(stored.get("wte.weight") ?? "wte.weight"),
+  ];
+  if (sameShape(a.shape, b.shape) && a.data.every((value, i) => Object.is(value, b.data[i])))
+    return;
+  throw runtimeErrors.error(
+    "MODEL_UNSUPPORTED",
+    `${source.file}: ${head} differs from wte.weight, expected a head tied to the embedding`,
+  );
+}
+
+async function readFinite(source: SafetensorsFile, stored: string): Promise<Float32Tensor> {
+  const tensor = await source.readFloat32(stored);
+  checkFinite(tensor, `${source.file}: tensor ${stored}`);
+  return tensor;
+}
