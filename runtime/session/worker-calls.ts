@@ -1,0 +1,65 @@
+// What the engine asks of its worker thread, typed once for both ends.
+import type { Float32Tensor, Int64Tensor } from "../tensor.ts";
+
+/** A tensor between threads; it owns its whole buffer. */
+export type WireTensor = Float32Tensor | Int64Tensor;
+
+/** Settings of one ONNX Runtime session. */
+export interface SessionSettings {
+  readonly threads: number;
+  readonly prepacking: boolean;
+  readonly enableCpuMemArena: boolean;
+}
+
+/** Calls by kind: what goes to the worker and what comes back. `session` is a number the engine chose. */
+export interface WorkerCalls {
+  readonly load: {
+    readonly request: {
+      readonly session: number;
+      readonly model: Uint8Array<ArrayBuffer>;
+      readonly weightsFolder: string | undefined;
+      readonly settings: SessionSettings;
+    };
+    readonly reply: undefined;
+  };
+  readonly run: {
+    readonly request: {
+      readonly session: number;
+      readonly feeds: ReadonlyMap<string, WireTensor>;
+      readonly outputs: readonly string[];
+    };
+    readonly reply: ReadonlyMap<string, WireTensor>;
+  };
+  readonly release: {
+    readonly request: { readonly session: number };
+    readonly reply: undefined;
+  };
+}
+
+/** Name of a call. */
+export type CallKind = keyof WorkerCalls;
+
+/** A call on its way to the worker. */
+export type Request = {
+  [K in CallKind]: { readonly kind: K; readonly body: WorkerCalls[K]["request"] };
+}[CallKind];
+
+/** The answer to the request before it. */
+export type Reply =
+  | { readonly kind: "done"; readonly body: WorkerCalls[CallKind]["reply"] }
+  | { readonly kind: "failed"; readonly message: string };
+
+/** The buffers that a message hands over instead of copying; each once. */
+export function buffersOf(tensors: ReadonlyMap<string, WireTensor>): ArrayBuffer[] {
+  const buffers = new Set<ArrayBuffer>();
+  for (const { data } of tensors.values()) {
+    if (data.buffer instanceof ArrayBuffer) buffers.add(data.buffer);
+  }
+  return [...buffers];
+}
+
+/** `data` itself if it fills its buffer, else a copy that does. */
+export function owned<T extends WireTensor["data"]>(data: T): T {
+  const whole = data.buffer instanceof ArrayBuffer && data.byteLength === data.buffer.byteLength;
+  return whole ? data : (data.slice() as T);
+}
