@@ -1,8 +1,22 @@
 // What computes: graphs, gradients, models, sessions, training. Imports nothing of ours.
 export * from "./errors.ts";
+export * from "./files.ts";
+export { type GraphBuilder, graphBuilder } from "./graph/builder.ts";
+export { graphFlops } from "./graph/flops.ts";
 export type { Graph, Initializer, Node, NodeOf, Value, ValueType } from "./graph/ir.ts";
+export { peakIntermediateBytes, valueBytes } from "./graph/memory.ts";
 export type { BaseModel, WeightLocation } from "./models/base-model.ts";
 export type { Gpt2Config, ModelConfig } from "./models/config.ts";
+export * from "./models/lora.ts";
+export * from "./models/partition.ts";
+export * from "./models/pretrained.ts";
+export { pretrainingGraph } from "./models/pretraining.ts";
+export { openTokenizer, type Tokenizer } from "./models/tokenizer.ts";
 export * from "./random.ts";
 export type { Engine, Session } from "./session/engine.ts";
+export { type OrtEngineOptions, ortEngine } from "./session/ort.ts";
 export * from "./tensor.ts";
+export * from "./train/batches.ts";
+export * from "./train/evaluate.ts";
+export * from "./train/optimizer.ts";
+export * from "./train/steps.ts";

@@ -1,13 +1,13 @@
 // The step graph of pretraining: a whole language model whose every tensor is trained, so the
 // checkpoint's tensors are graph inputs instead of constants.
-import { gradients, lossSeed } from '../autodiff/backward.ts';
-import { graphBuilder } from '../graph/builder.ts';
-import type { Value } from '../graph/ir.ts';
-import type { Gpt2Config } from './config.ts';
-import { attentionBias, type BlockContext, block, embed } from './gpt2.ts';
-import { finalStates, languageLogits, languageLoss } from './heads.ts';
-import type { StepGraph } from './partition.ts';
-import { gpt2TensorShapes } from './pretrained.ts';
+import { gradients, lossSeed } from "../autodiff/backward.ts";
+import { graphBuilder } from "../graph/builder.ts";
+import type { Value } from "../graph/ir.ts";
+import type { Gpt2Config } from "./config.ts";
+import { attentionBias, type BlockContext, block, embed } from "./gpt2.ts";
+import { gpt2TensorShapes } from "./gpt2-tensors.ts";
+import { finalStates, languageLogits, languageLoss } from "./heads.ts";
+import type { StepGraph } from "./partition.ts";
 
 /**
  * Loss and the gradient of every tensor of the checkpoint. Inputs beside the tensors: `input_ids` and
@@ -19,7 +19,8 @@ export function pretrainingGraph(
 ): StepGraph {
   const b = graphBuilder();
   const tensors = new Map<string, Value>();
-  for (const [name, shape] of gpt2TensorShapes(config)) tensors.set(name, b.input(name, 'float32', shape));
+  for (const [name, shape] of gpt2TensorShapes(config))
+    tensors.set(name, b.input(name, "float32", shape));
   const context: BlockContext = {
     b,
     config,
@@ -29,17 +30,17 @@ export function pretrainingGraph(
     adapt: (_path, _x, y) => y,
   };
   const tokens = batch * sequence;
-  const bias = attentionBias(context, b.input('attention_mask', 'int64', [batch, sequence]));
-  let hidden = embed(context, b.input('input_ids', 'int64', [batch, sequence]));
+  const bias = attentionBias(context, b.input("attention_mask", "int64", [batch, sequence]));
+  let hidden = embed(context, b.input("input_ids", "int64", [batch, sequence]));
   for (let index = 0; index < config.layers; index++) hidden = block(context, index, hidden, bias);
   const states = finalStates(context, hidden);
   const logits = languageLogits(context, states);
-  const labels = b.input('labels', 'int64', [tokens]);
-  const weights = b.input('weights', 'float32', [tokens]);
+  const labels = b.input("labels", "int64", [tokens]);
+  const weights = b.input("weights", "float32", [tokens]);
   const loss = languageLoss(context, { states, logits, labels, weights });
   const found = gradients(b, [lossSeed(b, loss)], [...tensors.values()]);
   for (const value of [loss, ...found]) b.output(value);
   const named = new Map([...tensors.keys()].map((name, i) => [name, (found[i] as Value).name]));
   const blocks = { from: 0, to: config.layers };
-  return { graph: b.build('pretraining'), blocks, loss: loss.name, gradients: named };
+  return { graph: b.build("pretraining"), blocks, loss: loss.name, gradients: named };
 }
