@@ -1,6 +1,6 @@
 // A model as Hugging Face stores it: a folder with config.json and model.safetensors. Reading checks
 // every tensor against the configuration; the cache that sessions map is pretrained.ts's.
-import { mkdir, readFile, stat } from "node:fs/promises";
+import { mkdir, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { runtimeErrors } from "../errors.ts";
 import { writeFileAtomic } from "../files.ts";
@@ -8,6 +8,7 @@ import { type Float32Tensor, sameShape, type TensorBundle } from "../tensor.ts";
 import type { Gpt2Config } from "./config.ts";
 import { gpt2TensorShapes } from "./gpt2-tensors.ts";
 import { parseHuggingFaceConfig, toHuggingFaceConfig } from "./hugging-face-config.ts";
+import { readJsonFile } from "./json-file.ts";
 import { readSafetensors, type SafetensorsFile, writeSafetensors } from "./safetensors.ts";
 
 /** An opened model folder whose configuration, names and shapes have been checked. */
@@ -23,21 +24,10 @@ export interface ModelFolder {
 /** Reads config.json of a model folder. Throws `MODEL_FOLDER_INVALID` or `MODEL_UNSUPPORTED`. */
 export async function readModelConfig(folder: string): Promise<Gpt2Config> {
   const file = join(folder, "config.json");
-  let text: string;
-  try {
-    text = await readFile(file, "utf8");
-  } catch (cause) {
-    throw runtimeErrors.error("MODEL_FOLDER_INVALID", `${file} cannot be read`, {
-      cause,
-      hint: "Give a Hugging Face model folder with config.json and model.safetensors.",
-    });
-  }
-  let json: unknown;
-  try {
-    json = JSON.parse(text);
-  } catch (cause) {
-    throw runtimeErrors.error("MODEL_FOLDER_INVALID", `${file} is not JSON`, { cause });
-  }
+  const json = await readJsonFile(file, {
+    code: "MODEL_FOLDER_INVALID",
+    hint: "Give a Hugging Face model folder with config.json and model.safetensors.",
+  });
   return parseHuggingFaceConfig(json, file);
 }
 
