@@ -1,0 +1,170 @@
+// The slow engine that tests trust: interprets a graph in plain TypeScript, float64 inside.
+import { type FileHandle, open } from "node:fs/promises";
+import { runtimeErrors } from "../errors.ts";
+import type { Engine, Session } from "../session/engine.ts";
+import { checkFeeds, chooseOutputs } from "../session/feeds.ts";
+import { elementCount, sameShape, type Tensor } from "../tensor.ts";
+import type { Graph, Initializer, Node, Value } from "./ir.ts";
+import { type OpAttributes, type OpName, shapeRules, type ValueSpec } from "./ops.ts";
+import type { Dense } from "./reference-dense.ts";
+import { kernels } from "./reference-kernels.ts";
+
+/**
+ * An engine that interprets. It takes float32 or float64 tensors for float32 inputs and gives float64 back,
+ * so that finite differences keep their digits. Computes on the calling thread.
+ */
+export function referenceEngine(): Engine {
+  let closed = false;
+  return {
+    name: "reference",
+    load: async (graph) => {
+      if (closed) throw failure(graph, new Error("The engine is closed"));
+      try {
+        checkNodes(graph);
+        const constants = await readConstants(graph);
+        return referenceSession(graph, constants, () => closed);
+      } catch (cause) {
+        throw failure(graph, cause);
+      }
+    },
+    close: async () => {
+      closed = true;
+    },
+  };
+}
+
+function referenceSession(
+  graph: Graph,
+  constants: ReadonlyMap<string, Dense>,
+  engineClosed: () => boolean,
+): Session {
+  let closed = false;
+  return {
+    graph,
+    run: async (feeds, outputs) => {
+      if (closed || engineClosed()) throw failure(graph, new Error("The session is closed"));
+      checkFeeds(graph, feeds, ["float32", "float64"]);
+      const wanted = chooseOutputs(graph, outputs);
+      const values = new Map(constants);
+      for (const [name, feed] of feeds) values.set(name, fromTensor(feed));
+      try {
+        for (const node of graph.nodes) interpret(node, values);
+        return new Map(wanted.map((value) => [value.name, toTensor(value, find(values, value))]));
+      } catch (cause) {
+        throw failure(graph, cause);
+      }
+    },
+    close: async () => {
+      closed = true;
+    },
+  };
+}
+
+function interpret(node: Node, values: Map<string, Dense>): void {
+  const inputs = node.inputs.map((value) => find(values, value));
+  // Node is a union tagged by `op`; the table cannot be paired with it except by its tag.
+  const kernel = kernels[node.op] as (
+    inputs: readonly Dense[],
+    attributes: OpAttributes[OpName],
+    outputs: readonly Value[],
+  ) => readonly Float64Array[];
+  const results = kernel(inputs, node.attributes, node.outputs);
+  node.outputs.forEach(({ name, shape }, i) => {
+    values.set(name, { shape, data: results[i] as Float64Array });
+  });
+}
+
+/** Every value is made before it is used and has the type and shape that its operator gives. */
+function checkNodes(graph: Graph): void {
+  const known = new Set([...graph.inputs, ...graph.initializers.map((i) => i.value)].map(nameOf));
+  const need = (value: Value) => {
+    if (!known.has(value.name)) throw new Error(`nothing makes value ${value.name}`);
+  };
+  for (const node of graph.nodes) {
+    node.inputs.forEach(need);
+    const rule = shapeRules[node.op] as (
+      inputs: readonly Value[],
+      attributes: OpAttributes[OpName],
+    ) => readonly ValueSpec[];
+    const specs = rule(node.inputs, node.attributes);
+    node.outputs.forEach((output, i) => {
+      const spec = specs[i];
+      if (!spec || spec.dtype !== output.dtype || !sameShape(spec.shape, output.shape)) {
+        throw new Error(`${node.op} does not make ${describe(output)}`);
+      }
+      known.add(output.name);
+    });
+  }
+  graph.outputs.forEach(need);
+}
+
+async function readConstants(graph: Graph): Promise<Map<string, Dense>> {
+  const constants = new Map<string, Dense>();
+  const files = new Map<string, FileHandle>();
+  try {
+    for (const initializer of graph.initializers) {
+      const dense = await readConstant(initializer, files);
+      const { value } = initializer;
+      if (dense.data.length !== elementCount(value.shape)) {
+        throw new Error(`constant ${describe(value)} has ${dense.data.length} elements`);
+      }
+      constants.set(value.name, dense);
+    }
+    return constants;
+  } finally {
+    for (const file of files.values()) await file.close();
+  }
+}
+
+async function readConstant(
+  initializer: Initializer,
+  files: Map<string, FileHandle>,
+): Promise<Dense> {
+  const { shape, name } = initializer.value;
+  if (initializer.kind === "inline") return { ...fromTensor(initializer.tensor), shape };
+  const { file: path, offsetBytes, lengthBytes } = initializer;
+  const file = files.get(path) ?? (await open(path));
+  files.set(path, file);
+  const bytes = new Uint8Array(lengthBytes);
+  const { bytesRead } = await file.read(bytes, 0, lengthBytes, offsetBytes);
+  if (bytesRead !== lengthBytes) {
+    throw new Error(`constant ${name} needs ${lengthBytes} bytes of ${path}, got ${bytesRead}`);
+  }
+  return { shape, data: Float64Array.from(new Float32Array(bytes.buffer)) };
+}
+
+function fromTensor(tensor: Tensor): Dense {
+  const { shape, data } = tensor;
+  const isWhole = data instanceof BigInt64Array;
+  return { shape, data: isWhole ? Float64Array.from(data, Number) : Float64Array.from(data) };
+}
+
+function toTensor(value: Value, { shape, data }: Dense): Tensor {
+  switch (value.dtype) {
+    case "float32":
+      return { dtype: "float64", shape, data: data.slice() };
+    case "int64":
+      return { dtype: "int64", shape, data: BigInt64Array.from(data, BigInt) };
+    case "bool":
+      throw new Error(`output ${value.name} is bool, expected float32 or int64`);
+  }
+}
+
+function find(values: ReadonlyMap<string, Dense>, { name }: Value): Dense {
+  const found = values.get(name);
+  if (!found) throw new Error(`value ${name} is not known yet`);
+  return found;
+}
+
+function nameOf(value: Value): string {
+  return value.name;
+}
+
+function describe({ name, dtype, shape }: Value): string {
+  return `${name} ${dtype}[${shape.join(", ")}]`;
+}
+
+function failure(graph: Graph, cause: unknown): Error {
+  const text = cause instanceof Error ? cause.message : String(cause);
+  return runtimeErrors.error("SESSION_FAILED", `Graph ${graph.name}: ${text}`, { cause });
+}
