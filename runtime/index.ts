@@ -20,3 +20,4 @@ export * from "./train/batches.ts";
 export * from "./train/evaluate.ts";
 export * from "./train/optimizer.ts";
 export * from "./train/steps.ts";
+export * from "./train/trainer.ts";
