@@ -29,8 +29,12 @@ export interface Adapter {
 
 /** Writes an adapter folder that PEFT and `loadAdapter` read; equal adapters give equal bytes. */
 export async function saveAdapter(folder: string, adapter: Adapter): Promise<void> {
+  const { labels, baseModelSha256, head, parameters } = adapter;
+  const classes = head.kind === "classification" ? head.classes : 0;
+  if (labels !== undefined && labels.length !== classes) {
+    throw invalid(`${folder}: ${labels.length} labels are given, the head has ${classes} classes`);
+  }
   await mkdir(folder, { recursive: true });
-  const { labels, baseModelSha256, parameters } = adapter;
   await writeSafetensors(join(folder, weightsName), parameters, { metadata: { format: "pt" } });
   await writeJson(join(folder, factsName), { format: 1, labels, baseModelSha256 });
   await writeJson(join(folder, configName), peftConfig(adapter));
@@ -107,6 +111,8 @@ const computedValues: Readonly<Record<string, readonly unknown[]>> = {
   exclude_modules: [null],
   target_parameters: [null],
   trainable_token_indices: [null],
+  // The other starts (PiSSA, OLoRA, LoftQ, ...) change the base weights.
+  init_lora_weights: [true, false, "gaussian", "orthogonal", "eva"],
 };
 
 /** The fields that every PEFT release since 0.3 knows; older ones refuse those that they do not. */

@@ -2,7 +2,6 @@
 // a JSON header, then the tensors' bytes without gaps. Files are foreign: every bound is checked before
 // anything of its size is allocated. Little-endian hosts only, as all that we run on are.
 import { type FileHandle, open } from "node:fs/promises";
-import { z } from "zod";
 import { runtimeErrors } from "../errors.ts";
 import { replaceFile } from "../files.ts";
 import {
@@ -14,22 +13,19 @@ import {
   type TensorBundle,
 } from "../tensor.ts";
 import { decodeBfloat16, decodeFloat16, encodeFloat16 } from "./half-floats.ts";
-
-/** Where one tensor lies in a safetensors file, and as what. */
-export interface SafetensorsEntry {
-  /** The format's name of the element type, such as `F32`. */
-  readonly dtype: string;
-  readonly shape: readonly number[];
-  /** From the start of the file. */
-  readonly offsetBytes: number;
-  readonly lengthBytes: number;
-}
+import {
+  encodeHeader,
+  invalidFile,
+  maximumHeaderBytes,
+  parseHeader,
+  type SafetensorsEntry,
+  type SafetensorsHeader,
+  truncatedFile,
+} from "./safetensors-header.ts";
 
 /** An opened safetensors file: its header, and its tensors on demand. */
-export interface SafetensorsFile {
+export interface SafetensorsFile extends SafetensorsHeader {
   readonly file: string;
-  readonly tensors: ReadonlyMap<string, SafetensorsEntry>;
-  readonly metadata: Readonly<Record<string, string>>;
   /** One tensor: F32, F16 and BF16 as float32, I64 as int64; others throw `MODEL_TENSOR_INVALID`. */
   readTensor(name: string): Promise<Float32Tensor | Int64Tensor>;
   /** Like `readTensor`, for a tensor that must be of floating point. */
@@ -45,13 +41,7 @@ export interface SafetensorsOptions {
 
 /** Reads the header of a safetensors file; tensors are read when asked for. Throws `MODEL_FOLDER_INVALID` or `MODEL_FILE_TRUNCATED`. */
 export async function readSafetensors(file: string): Promise<SafetensorsFile> {
-  const { header, dataStart, sizeBytes } = await withFile(file, readHeader);
-  const { metadata, entries } = parseHeader(file, header);
-  const tensors = new Map<string, SafetensorsEntry>();
-  for (const [name, entry] of entries) {
-    tensors.set(name, locate(file, name, entry, dataStart));
-  }
-  checkLayout(file, tensors, dataStart, sizeBytes);
+  const { metadata, tensors } = await withFile(file, readHeader);
   const readTensor = (name: string) => readEntry(file, name, tensors);
   const readFloat32 = async (name: string): Promise<Float32Tensor> => {
     const tensor = await readTensor(name);
@@ -81,60 +71,6 @@ export async function writeSafetensors(
   });
 }
 
-/** Element sizes of the format's types; types of less than a byte are not read. */
-const elementBytes: Readonly<Record<string, number>> = {
-  F64: 8,
-  F32: 4,
-  F16: 2,
-  BF16: 2,
-  F8_E4M3: 1,
-  F8_E5M2: 1,
-  I64: 8,
-  I32: 4,
-  I16: 2,
-  I8: 1,
-  U64: 8,
-  U32: 4,
-  U16: 2,
-  U8: 1,
-  BOOL: 1,
-};
-
-/** The format's own limit on the header. */
-const maximumHeaderBytes = 100_000_000;
-
-const entrySchema = z.object({
-  dtype: z.string(),
-  shape: z.array(z.int().nonnegative()).max(16),
-  data_offsets: z.tuple([z.int().nonnegative(), z.int().nonnegative()]),
-});
-const metadataSchema = z.record(z.string(), z.string());
-
-function encodeHeader(
-  names: readonly string[],
-  tensors: TensorBundle<Float32Tensor | Int64Tensor>,
-  metadata: Readonly<Record<string, string>>,
-  float16: boolean,
-): Buffer {
-  // A map, because a tensor may be called `__proto__`.
-  const header = new Map<string, unknown>();
-  if (Object.keys(metadata).length > 0) header.set("__metadata__", sorted(metadata));
-  let end = 0;
-  for (const name of names) {
-    const tensor = tensors.get(name) as Float32Tensor | Int64Tensor;
-    const dtype = tensor.dtype === "int64" ? "I64" : float16 ? "F16" : "F32";
-    const start = end;
-    end += elementCount(tensor.shape) * (elementBytes[dtype] as number);
-    header.set(name, { dtype, shape: tensor.shape, data_offsets: [start, end] });
-  }
-  const text = Buffer.from(JSON.stringify(Object.fromEntries(header)));
-  // Padded with blanks so that the tensors start on a multiple of 8 bytes.
-  const head = Buffer.alloc(8 + Math.ceil(text.length / 8) * 8, " ");
-  head.writeBigUInt64LE(BigInt(head.length - 8));
-  text.copy(head, 8);
-  return head;
-}
-
 async function withFile<T>(file: string, use: (handle: FileHandle, file: string) => Promise<T>) {
   let handle: FileHandle;
   try {
@@ -152,81 +88,23 @@ async function withFile<T>(file: string, use: (handle: FileHandle, file: string)
   }
 }
 
-async function readHeader(handle: FileHandle, file: string) {
+async function readHeader(handle: FileHandle, file: string): Promise<SafetensorsHeader> {
   const { size: sizeBytes } = await handle.stat();
   if (sizeBytes < 8) {
-    throw truncated(file, `holds ${sizeBytes} bytes, fewer than the 8 of its header length`);
+    throw truncatedFile(file, `holds ${sizeBytes} bytes, fewer than the 8 of its header length`);
   }
   const lengthBytes = Number((await readBytes(handle, file, 0, 8)).readBigUInt64LE());
   if (lengthBytes > maximumHeaderBytes) {
-    throw invalid(file, `declares a header of ${lengthBytes} bytes, allowed ${maximumHeaderBytes}`);
+    throw invalidFile(
+      file,
+      `declares a header of ${lengthBytes} bytes, allowed ${maximumHeaderBytes}`,
+    );
   }
   const dataStart = 8 + lengthBytes;
   if (dataStart > sizeBytes) {
-    throw truncated(file, `holds ${sizeBytes} bytes, its header alone takes ${dataStart}`);
+    throw truncatedFile(file, `holds ${sizeBytes} bytes, its header alone takes ${dataStart}`);
   }
-  return { header: await readBytes(handle, file, 8, lengthBytes), dataStart, sizeBytes };
-}
-
-function parseHeader(file: string, bytes: Buffer) {
-  let json: unknown;
-  try {
-    json = JSON.parse(bytes.toString("utf8"));
-  } catch (cause) {
-    throw invalid(file, "has a header that is not JSON", cause);
-  }
-  if (typeof json !== "object" || json === null || Array.isArray(json)) {
-    throw invalid(file, "has a header that is not a JSON object");
-  }
-  const { __metadata__: rawMetadata = {}, ...entries } = json as Record<string, unknown>;
-  const metadata = metadataSchema.safeParse(rawMetadata);
-  if (!metadata.success) throw invalid(file, "has metadata that is not text by name");
-  return { metadata: metadata.data, entries: Object.entries(entries) };
-}
-
-function locate(file: string, name: string, raw: unknown, dataStart: number): SafetensorsEntry {
-  const parsed = entrySchema.safeParse(raw);
-  if (!parsed.success) {
-    throw invalid(file, `describes tensor ${name} without a valid dtype, shape and data_offsets`);
-  }
-  const { dtype, shape, data_offsets: offsets } = parsed.data;
-  const [start, end] = offsets;
-  const size = elementBytes[dtype];
-  if (end < start) throw invalid(file, `ends tensor ${name} at byte ${end}, before its start`);
-  if (size !== undefined && elementCount(shape) * size !== end - start) {
-    throw invalid(
-      file,
-      `gives tensor ${name} ${end - start} bytes, ${dtype} [${shape}] takes ${elementCount(shape) * size}`,
-    );
-  }
-  return { dtype, shape, offsetBytes: dataStart + start, lengthBytes: end - start };
-}
-
-/** The format demands that tensors follow each other without overlap or gap and fill the file. */
-function checkLayout(
-  file: string,
-  tensors: ReadonlyMap<string, SafetensorsEntry>,
-  dataStart: number,
-  sizeBytes: number,
-): void {
-  const byOffset = [...tensors].sort(
-    ([, a], [, b]) => a.offsetBytes - b.offsetBytes || a.lengthBytes - b.lengthBytes,
-  );
-  let end = dataStart;
-  for (const [name, { offsetBytes, lengthBytes }] of byOffset) {
-    if (offsetBytes + lengthBytes > sizeBytes) {
-      throw truncated(
-        file,
-        `holds ${sizeBytes} bytes, tensor ${name} ends at ${offsetBytes + lengthBytes}`,
-      );
-    }
-    if (offsetBytes !== end) {
-      const fault = offsetBytes < end ? "overlaps the tensor before it" : "leaves a gap before it";
-      throw invalid(file, `has a tensor ${name} that ${fault}`);
-    }
-    end = offsetBytes + lengthBytes;
-  }
-  if (end !== sizeBytes) throw invalid(file, `has ${sizeBytes - end} bytes behind its last tensor`);
+  return parseHeader(file, await readBytes(handle, file, 8, lengthBytes), sizeBytes);
 }
 
 async function readEntry(
@@ -275,7 +153,8 @@ async function readBytes(handle: FileHandle, file: string, offset: number, lengt
   while (done < length) {
     const want = Math.min(length - done, maximumReadBytes);
     const { bytesRead } = await handle.read(bytes, done, want, offset + done);
-    if (bytesRead === 0) throw truncated(file, `ends at byte ${offset + done} while it is read`);
+    if (bytesRead === 0)
+      throw truncatedFile(file, `ends at byte ${offset + done} while it is read`);
     done += bytesRead;
   }
   return bytes;
@@ -305,21 +184,4 @@ function tensorBytes(
     );
   }
   return new Uint8Array(bits.buffer);
-}
-
-function sorted(metadata: Readonly<Record<string, string>>): Record<string, string> {
-  return Object.fromEntries(Object.entries(metadata).sort(([a], [b]) => (a < b ? -1 : 1)));
-}
-
-function invalid(file: string, fault: string, cause?: unknown) {
-  return runtimeErrors.error("MODEL_FOLDER_INVALID", `${file} ${fault}`, {
-    cause,
-    hint: "The file is not a sound safetensors file; fetch or export it again.",
-  });
-}
-
-function truncated(file: string, fault: string) {
-  return runtimeErrors.error("MODEL_FILE_TRUNCATED", `${file} is cut off: it ${fault}`, {
-    hint: "Copy or download the file again.",
-  });
 }
