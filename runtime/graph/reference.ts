@@ -3,9 +3,10 @@ import { type FileHandle, open } from "node:fs/promises";
 import { runtimeErrors } from "../errors.ts";
 import type { Engine, Session } from "../session/engine.ts";
 import { checkFeeds, chooseOutputs } from "../session/feeds.ts";
-import { elementCount, sameShape, type Tensor } from "../tensor.ts";
+import { elementCount, type Tensor } from "../tensor.ts";
+import { checkGraph } from "./check.ts";
 import type { Graph, Initializer, Node, Value } from "./ir.ts";
-import { type OpAttributes, type OpName, shapeRules, type ValueSpec } from "./ops.ts";
+import type { OpAttributes, OpName } from "./ops.ts";
 import type { Dense } from "./reference-dense.ts";
 import { kernels } from "./reference-kernels.ts";
 
@@ -20,7 +21,7 @@ export function referenceEngine(): Engine {
     load: async (graph) => {
       if (closed) throw failure(graph, new Error("The engine is closed"));
       try {
-        checkNodes(graph);
+        checkGraph(graph);
         const constants = await readConstants(graph);
         return referenceSession(graph, constants, () => closed);
       } catch (cause) {
@@ -72,30 +73,6 @@ function interpret(node: Node, values: Map<string, Dense>): void {
   node.outputs.forEach(({ name, shape }, i) => {
     values.set(name, { shape, data: results[i] as Float64Array });
   });
-}
-
-/** Every value is made before it is used and has the type and shape that its operator gives. */
-function checkNodes(graph: Graph): void {
-  const known = new Set([...graph.inputs, ...graph.initializers.map((i) => i.value)].map(nameOf));
-  const need = (value: Value) => {
-    if (!known.has(value.name)) throw new Error(`nothing makes value ${value.name}`);
-  };
-  for (const node of graph.nodes) {
-    node.inputs.forEach(need);
-    const rule = shapeRules[node.op] as (
-      inputs: readonly Value[],
-      attributes: OpAttributes[OpName],
-    ) => readonly ValueSpec[];
-    const specs = rule(node.inputs, node.attributes);
-    node.outputs.forEach((output, i) => {
-      const spec = specs[i];
-      if (!spec || spec.dtype !== output.dtype || !sameShape(spec.shape, output.shape)) {
-        throw new Error(`${node.op} does not make ${describe(output)}`);
-      }
-      known.add(output.name);
-    });
-  }
-  graph.outputs.forEach(need);
 }
 
 async function readConstants(graph: Graph): Promise<Map<string, Dense>> {
@@ -154,10 +131,6 @@ function find(values: ReadonlyMap<string, Dense>, { name }: Value): Dense {
   const found = values.get(name);
   if (!found) throw new Error(`value ${name} is not known yet`);
   return found;
-}
-
-function nameOf(value: Value): string {
-  return value.name;
 }
 
 function describe({ name, dtype, shape }: Value): string {

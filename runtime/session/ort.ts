@@ -2,6 +2,7 @@
 import { availableParallelism } from "node:os";
 import { extname, resolve } from "node:path";
 import { runtimeErrors } from "../errors.ts";
+import { checkGraph } from "../graph/check.ts";
 import type { Graph } from "../graph/ir.ts";
 import { exportOnnx } from "../onnx/export.ts";
 import type { TensorBundle } from "../tensor.ts";
@@ -54,6 +55,7 @@ async function loadGraph(
   settings: SessionSettings,
 ): Promise<void> {
   try {
+    checkGraph(graph);
     const { model, weightsFolder } = exportOnnx(graph);
     const folder = weightsFolder === undefined ? undefined : resolve(weightsFolder);
     const request = { session, model, weightsFolder: folder, settings };
