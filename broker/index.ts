@@ -1,0 +1,11 @@
+export * from "./access.ts";
+export * from "./clock.ts";
+export type { Credentials } from "./credentials.ts";
+export * from "./embedded.ts";
+export * from "./errors.ts";
+export * from "./topics.ts";
+export { type BackOff, defaultBackOff } from "./transport/back-off.ts";
+export * from "./transport/memory.ts";
+export * from "./transport/mqtt.ts";
+export * from "./transport/traffic.ts";
+export * from "./transport/transport.ts";

@@ -1,0 +1,345 @@
+// The transport over MQTT 3.1.1. mqtt.js carries one connection at a time and nothing else: queueing,
+// reconnecting and subscribing again are the session's, because mqtt.js queues without limit while
+// offline and never calls back for what a dropped connection took with it.
+import type { Socket } from "node:net";
+import mqtt, { type IClientOptions, type MqttClient } from "mqtt";
+import type { TrifoldError } from "../../runtime/index.ts";
+import { type Clock, systemClock } from "../clock.ts";
+import { brokerErrors } from "../errors.ts";
+import { checkId } from "../topics.ts";
+import { type BackOff, backOffMs, defaultBackOff } from "./back-off.ts";
+import { type BrokerAddress, parseBrokerUrl } from "./broker-address.ts";
+import { type Connection, createSession, type Session } from "./session.ts";
+import { packetBytes } from "./traffic.ts";
+import type { LastWill, Log, Transport, WillOf } from "./transport.ts";
+
+/** How to reach a broker. */
+export interface MqttOptions {
+  /** `mqtt://host:port` or `mqtts://host:port`. */
+  readonly url: string;
+  readonly clientId: string;
+  readonly username?: string;
+  readonly password?: string;
+  /** PEM texts: authority to trust, own certificate and its key. Need an mqtts URL. */
+  readonly ca?: string;
+  readonly cert?: string;
+  readonly key?: string;
+  /** Made anew for each connection; retained, QoS 1. */
+  readonly will?: WillOf;
+  readonly log: Log;
+  /** Gives up waiting for the first connection. */
+  readonly signal?: AbortSignal;
+  readonly keepaliveSeconds?: number;
+  readonly backOff?: BackOff;
+  readonly maxWaiting?: number;
+  readonly clock?: Clock;
+  readonly random?: () => number;
+}
+
+/**
+ * Connects to a broker, trying again with back-off and a log line until it answers. Rejects at once with
+ * `BROKER_CREDENTIALS_REFUSED`, `BROKER_CERTIFICATE_REFUSED`, `BROKER_URL_INVALID` or `BROKER_TLS_FILES_INVALID`.
+ */
+export async function connectMqtt(options: MqttOptions): Promise<Transport> {
+  const address = parseBrokerUrl(options.url);
+  checkId("client", options.clientId);
+  const secrets = [options.ca, options.cert, options.key];
+  if (address.protocol === "mqtt" && secrets.some((text) => text !== undefined)) {
+    // mqtt.js would go on in the clear.
+    const text = `TLS files were given for ${address.shown}, which is not encrypted`;
+    const hint = "write the broker's URL as mqtts://HOST:8883";
+    throw brokerErrors.error("BROKER_URL_INVALID", text, { hint });
+  }
+  options.signal?.throwIfAborted();
+  return new MqttDriver(options, address).start();
+}
+
+/** A connection that lasted this long was not refused by a broker that lets in and throws out. */
+const stableAfterMs = 5000;
+
+class MqttDriver {
+  readonly #options: MqttOptions;
+  readonly #address: BrokerAddress;
+  readonly #clock: Clock;
+  readonly #session: Session;
+  #client: MqttClient | undefined;
+  #connections = 0;
+  #failures = 0;
+  #connectedAtMs: number | undefined;
+  #lastError: Error | undefined;
+  #cancelRetry = () => {};
+
+  constructor(options: MqttOptions, address: BrokerAddress) {
+    this.#options = options;
+    this.#address = address;
+    this.#clock = options.clock ?? systemClock;
+    this.#session = createSession({
+      clientId: options.clientId,
+      log: options.log,
+      ...(options.maxWaiting === undefined ? {} : { maxWaiting: options.maxWaiting }),
+      stop: () => this.#stop(),
+    });
+  }
+
+  start(): Promise<Transport> {
+    const { signal } = this.#options;
+    return new Promise((resolve, reject) => {
+      const settle = (action: () => void) => {
+        stopConnected();
+        stopClosed();
+        signal?.removeEventListener("abort", onAbort);
+        action();
+      };
+      const stopConnected = this.#session.onConnected(() => settle(() => resolve(this.#session)));
+      const stopClosed = this.#session.onClosed((why) => settle(() => reject(why)));
+      const onAbort = () => {
+        settle(() => reject(signal?.reason));
+        void this.#session.close();
+      };
+      signal?.addEventListener("abort", onAbort, { once: true });
+      this.#open();
+    });
+  }
+
+  #open(): void {
+    this.#connections += 1;
+    this.#lastError = undefined;
+    const client = this.#connect();
+    if (client === undefined) {
+      return;
+    }
+    this.#client = client;
+    // Nagle's algorithm costs 90 ms a round trip; mqtt.js does not turn it off.
+    (client.stream as Partial<Socket>).setNoDelay?.(true);
+    client.on("connect", () => this.#onConnect(client));
+    client.on("error", (error) => {
+      this.#lastError = error;
+    });
+    client.on("close", () => this.#onClose(client));
+    client.on("message", (topic, payload, packet) => {
+      const message = { topic, bytes: payload, retained: packet.retain };
+      this.#session.arrived(message, packet.qos);
+    });
+    this.#countControl(client);
+  }
+
+  #connect(): MqttClient | undefined {
+    try {
+      const will = this.#options.will?.(this.#connections);
+      return mqtt.connect(clientOptions(this.#options, this.#address, will));
+    } catch (cause) {
+      const text = `the TLS files for ${this.#address.shown} cannot be used`;
+      const hint = "give PEM texts: --ca the authority, --cert the certificate, --key its key";
+      this.#session.failed(brokerErrors.error("BROKER_TLS_FILES_INVALID", text, { cause, hint }));
+      return undefined;
+    }
+  }
+
+  #onConnect(client: MqttClient): void {
+    if (client !== this.#client || this.#session.closed) {
+      return;
+    }
+    this.#connectedAtMs = this.#clock.now();
+    if (this.#failures > 0) {
+      this.#options.log(`connected to ${this.#address.shown} again`);
+    }
+    void this.#session.opened(createConnection(client));
+  }
+
+  #onClose(client: MqttClient): void {
+    if (client !== this.#client) {
+      return;
+    }
+    this.#client = undefined;
+    const lastedMs = this.#clock.now() - (this.#connectedAtMs ?? this.#clock.now());
+    this.#connectedAtMs = undefined;
+    this.#failures = lastedMs >= stableAfterMs ? 1 : this.#failures + 1;
+    if (this.#session.closed) {
+      return;
+    }
+    this.#session.lost();
+    const final = finalRefusal(this.#lastError, this.#options.clientId, this.#address);
+    if (final !== undefined) {
+      this.#session.failed(final);
+      return;
+    }
+    this.#retry();
+  }
+
+  #retry(): void {
+    const random = this.#options.random ?? Math.random;
+    const delayMs = backOffMs(this.#options.backOff ?? defaultBackOff, this.#failures, random);
+    const why = reasonOf(this.#lastError);
+    const { shown } = this.#address;
+    this.#options.log(
+      `BROKER_UNREACHABLE: no connection to ${shown} (${why}); next try in ${(delayMs / 1000).toFixed(1)} s`,
+    );
+    this.#cancelRetry = this.#clock.after(delayMs, () => this.#open());
+  }
+
+  #stop(): void {
+    this.#cancelRetry();
+    if (this.#client?.connected === false) {
+      this.#client.end(true);
+    }
+  }
+
+  #countControl(client: MqttClient): void {
+    const { traffic } = this.#session;
+    client.on("packetsend", (packet) => {
+      if (packet.cmd === "connect") {
+        traffic.countControl("sent", connectBytes(this.#options, client.options.will));
+      } else if (packet.cmd === "subscribe") {
+        const filters = packet.subscriptions.map(({ topic }) => 3 + Buffer.byteLength(topic));
+        traffic.countControl("sent", packetBytes(2 + sum(filters)));
+      } else if (packet.cmd !== "publish") {
+        traffic.countControl("sent", packet.cmd === "puback" ? 4 : 2);
+      }
+    });
+    client.on("packetreceive", (packet) => {
+      if (packet.cmd !== "publish") {
+        traffic.countControl("received", packetBytes(packet.length ?? 0));
+      }
+    });
+  }
+}
+
+function createConnection(client: MqttClient): Connection {
+  return {
+    publish: ({ topic, bytes, qos, retain }) =>
+      new Promise((resolve) => {
+        const payload = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+        client.publish(topic, payload, { qos, retain }, (error) => {
+          // An error means the connection ended first: the session sends it again on the next one.
+          if (error === undefined || error === null) {
+            resolve();
+          }
+        });
+      }),
+    subscribe: (filter) =>
+      new Promise((resolve) => {
+        client.subscribe(filter, { qos: 1 }, (error, _granted, packet) => {
+          if (packet !== undefined) {
+            resolve(error === null && packet.granted.every((code) => Number(code) < 0x80));
+          }
+        });
+      }),
+    unsubscribe: (filter) =>
+      new Promise((resolve) => {
+        client.unsubscribe(filter, () => resolve());
+      }),
+    end: (will) => endClient(client, will),
+  };
+}
+
+/** Says goodbye so that the broker discards the will, but waits for a dead network only this long. */
+const goodbyeMs = 1000;
+
+function endClient(client: MqttClient, will: "discard" | "publish"): Promise<void> {
+  return new Promise((resolve) => {
+    client.once("close", () => resolve());
+    const cut = () => {
+      client.stream.destroy();
+      client.end(true);
+      resolve();
+    };
+    if (will === "publish" || !client.connected) {
+      cut();
+      return;
+    }
+    const timer = setTimeout(cut, goodbyeMs);
+    client.once("close", () => clearTimeout(timer));
+    // Nothing is waited for: the session has rejected what was under way. `end` would wait for its PUBACK.
+    client.outgoing = {};
+    client.end();
+  });
+}
+
+function clientOptions(
+  options: MqttOptions,
+  address: BrokerAddress,
+  will: LastWill | undefined,
+): IClientOptions {
+  const username = options.username ?? address.username;
+  const password = options.password ?? address.password;
+  return {
+    protocol: address.protocol,
+    hostname: address.host,
+    host: address.host,
+    port: address.port,
+    clientId: options.clientId,
+    protocolVersion: 4,
+    clean: true,
+    resubscribe: false,
+    reconnectPeriod: 0,
+    queueQoSZero: false,
+    connectTimeout: 10_000,
+    keepalive: options.keepaliveSeconds ?? 30,
+    ...(username === undefined ? {} : { username }),
+    ...(password === undefined ? {} : { password }),
+    ...(options.ca === undefined ? {} : { ca: options.ca }),
+    ...(options.cert === undefined ? {} : { cert: options.cert }),
+    ...(options.key === undefined ? {} : { key: options.key }),
+    ...(will === undefined
+      ? {}
+      : { will: { topic: will.topic, payload: Buffer.from(will.bytes), qos: 1, retain: true } }),
+  };
+}
+
+/** The error to stop with, when trying again cannot help. */
+function finalRefusal(
+  error: Error | undefined,
+  clientId: string,
+  { shown }: BrokerAddress,
+): TrifoldError | undefined {
+  const code = (error as { code?: unknown } | undefined)?.code;
+  if (code === 2 || code === 4 || code === 5) {
+    return brokerErrors.error(
+      "BROKER_CREDENTIALS_REFUSED",
+      `${shown} refused the client ${clientId} (CONNACK ${code}, ${connackMeanings[code]})`,
+      { cause: error, hint: "check user name and password; a device's user name is its id" },
+    );
+  }
+  if (typeof code === "string" && untrusted.test(code)) {
+    return brokerErrors.error(
+      "BROKER_CERTIFICATE_REFUSED",
+      `the certificate of ${shown} is not trusted (${code})`,
+      { cause: error, hint: "pass the broker's authority with --ca, and use the name it is for" },
+    );
+  }
+  return undefined;
+}
+
+const connackMeanings = {
+  2: "client id refused",
+  4: "wrong user name or password",
+  5: "not authorised",
+} as const;
+
+/** Validity dates are left out: a board without a clock chip is wrong about them until it has asked a time server. */
+const untrusted =
+  /SELF_SIGNED|UNABLE_TO_(VERIFY|GET_ISSUER)|CERT_(UNTRUSTED|REVOKED|REJECTED|SIGNATURE_FAILURE)|ALTNAME_INVALID/;
+
+function reasonOf(error: Error | undefined): string {
+  const code = (error as { code?: unknown } | undefined)?.code;
+  const text = error?.message === "" ? undefined : error?.message;
+  return typeof code === "string" ? code : (text ?? "the connection ended");
+}
+
+/** MQTT 3.1.1 section 3.1: ten bytes of protocol name, level, flags and keepalive, then length-prefixed fields. */
+function connectBytes(options: MqttOptions, will: IClientOptions["will"]): number {
+  const address = parseBrokerUrl(options.url);
+  const fields = [
+    options.clientId,
+    options.username ?? address.username,
+    options.password ?? address.password,
+    will?.topic,
+    will?.payload,
+  ];
+  const lengths = fields.map((field) => (field === undefined ? 0 : 2 + Buffer.byteLength(field)));
+  return packetBytes(10 + sum(lengths));
+}
+
+function sum(values: readonly number[]): number {
+  return values.reduce((total, value) => total + value, 0);
+}

@@ -1,0 +1,162 @@
+// What the broker tests share: a network that can be cut, a Mosquitto when there is one, and messages to wait for.
+import { type ChildProcess, spawn, spawnSync } from "node:child_process";
+import { once } from "node:events";
+import { writeFileSync } from "node:fs";
+import { connect, createServer, type Server, type Socket } from "node:net";
+import { join } from "node:path";
+import type { Transport, TransportMessage } from "../../broker/index.ts";
+
+/** A TCP hop in front of a port whose wire can be cut. */
+export interface Hop {
+  readonly port: number;
+  cut(): void;
+  restore(): void;
+  close(): Promise<void>;
+}
+
+/** Starts a hop to `target` on loopback. */
+export async function startHop(target: number): Promise<Hop> {
+  const sockets = new Set<Socket>();
+  let isCut = false;
+  const server = createServer({ noDelay: true }, (near) => {
+    if (isCut) {
+      near.destroy();
+      return;
+    }
+    const far = connect({ port: target, host: "127.0.0.1", noDelay: true });
+    for (const [socket, other] of [
+      [near, far],
+      [far, near],
+    ] as const) {
+      sockets.add(socket);
+      socket.on("error", () => {});
+      socket.on("close", () => {
+        sockets.delete(socket);
+        other.destroy();
+      });
+      socket.pipe(other);
+    }
+  });
+  const cut = () => {
+    isCut = true;
+    for (const socket of sockets) {
+      socket.resetAndDestroy();
+    }
+  };
+  return {
+    port: await listen(server),
+    cut,
+    restore: () => {
+      isCut = false;
+    },
+    close: async () => {
+      cut();
+      server.close();
+      await once(server, "close");
+    },
+  };
+}
+
+/** Listens on a free loopback port. */
+export async function listen(server: Server): Promise<number> {
+  server.listen(0, "127.0.0.1");
+  await once(server, "listening");
+  return (server.address() as { port: number }).port;
+}
+
+/** Messages of a filter as they arrive. */
+export interface Inbox {
+  readonly messages: readonly TransportMessage[];
+  /** The first `count` texts; waits until they are there. */
+  texts(count: number): Promise<string[]>;
+}
+
+/** Subscribes and collects. */
+export async function collect(transport: Transport, filter: string): Promise<Inbox> {
+  const messages: TransportMessage[] = [];
+  const waiting = new Set<() => void>();
+  await transport.subscribe(filter, (message) => {
+    messages.push(message);
+    for (const wake of [...waiting]) {
+      wake();
+    }
+  });
+  const texts = (count: number) =>
+    new Promise<string[]>((resolve) => {
+      const look = () => {
+        if (messages.length >= count) {
+          waiting.delete(look);
+          resolve(messages.slice(0, count).map(({ bytes }) => Buffer.from(bytes).toString()));
+        }
+      };
+      waiting.add(look);
+      look();
+    });
+  return { messages, texts };
+}
+
+/** Resolves when the transport is connected (again). */
+export function connected(transport: Transport): Promise<void> {
+  return new Promise((resolve) => {
+    const stop = transport.onConnected(() => {
+      stop();
+      resolve();
+    });
+  });
+}
+
+/** Resolves when the transport has lost its connection. */
+export function disconnected(transport: Transport): Promise<void> {
+  return new Promise((resolve) => {
+    const stop = transport.onDisconnected(() => {
+      stop();
+      resolve();
+    });
+  });
+}
+
+/** Why Mosquitto cannot be tested here, or undefined. */
+export function mosquittoMissing(): string | undefined {
+  const { error } = spawnSync("mosquitto", ["-h"], { env: searchPath() });
+  return error === undefined ? undefined : "mosquitto is not installed";
+}
+
+/** A Mosquitto with no-delay on a free port; its files go to `folder`. */
+export async function startMosquitto(
+  folder: string,
+): Promise<{ port: number; close(): Promise<void> }> {
+  const probe = createServer();
+  const port = await listen(probe);
+  probe.close();
+  await once(probe, "close");
+  const config = join(folder, "mosquitto.conf");
+  writeFileSync(config, `listener ${port} 127.0.0.1\nallow_anonymous true\nset_tcp_nodelay true\n`);
+  const child = spawn("mosquitto", ["-c", config], { env: searchPath() });
+  await running(child);
+  return {
+    port,
+    close: async () => {
+      child.kill();
+      await once(child, "exit");
+    },
+  };
+}
+
+/** Debian installs it where only root looks. */
+function searchPath(): NodeJS.ProcessEnv {
+  return { ...process.env, PATH: `${process.env["PATH"]}:/usr/sbin` };
+}
+
+function running(child: ChildProcess): Promise<void> {
+  return new Promise((resolve, reject) => {
+    let log = "";
+    child.stderr?.on("data", (chunk) => {
+      log += chunk;
+      if (log.includes(" running")) {
+        resolve();
+      }
+    });
+    child.on("error", reject);
+    child.on("exit", () => reject(new Error(`mosquitto did not start: ${log}`)));
+  });
+}
