@@ -33,7 +33,12 @@ interface Call {
 export function openWorkerChannel(file: URL): WorkerChannel {
   const busy = new Int32Array(new SharedArrayBuffer(Int32Array.BYTES_PER_ELEMENT));
   const start: WorkerStart = { busy };
-  const worker = new Worker(file, { name: "trifold-session", workerData: start });
+  const worker = new Worker(file, {
+    name: "trifold-session",
+    workerData: start,
+    // `node --input-type=module -e ...` would forbid the thread its file.
+    execArgv: process.execArgv.filter((argument) => !argument.startsWith("--input-type")),
+  });
   const queue: Call[] = [];
   let stopped: Error | undefined;
   let closing: Promise<void> | undefined;
@@ -66,13 +71,15 @@ export function openWorkerChannel(file: URL): WorkerChannel {
     else call?.reject(new Error(reply.message));
     next();
   });
-  worker.on("error", (cause) =>
-    stop(new Error(`The worker thread died: ${cause.message}`, { cause })),
-  );
-  worker.on("exit", (code) => {
+  const gone = (cause: Error) => {
+    Atomics.store(busy, 0, 0);
     computations.delete(busy);
-    stop(new Error(`The worker thread stopped with code ${code}`));
-  });
+    stop(cause);
+  };
+  worker.on("error", (cause) =>
+    gone(new Error(`The worker thread died: ${cause.message}`, { cause })),
+  );
+  worker.on("exit", (code) => gone(new Error(`The worker thread stopped with code ${code}`)));
   waitBeforeExit(busy);
 
   return {

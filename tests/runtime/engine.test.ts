@@ -1,7 +1,17 @@
+import { spawnSync } from "node:child_process";
+import { createRequire } from "node:module";
+import { extname } from "node:path";
+import * as fc from "fast-check";
 import t from "tap";
+import { graphBuilder } from "../../runtime/graph/builder.ts";
+import type { Graph } from "../../runtime/graph/ir.ts";
 import { referenceEngine } from "../../runtime/graph/reference.ts";
+import { randomStream } from "../../runtime/random.ts";
 import { ortEngine } from "../../runtime/session/ort.ts";
+import { openWorkerChannel } from "../../runtime/session/worker-channel.ts";
+import { float32, int64, type Tensor } from "../../runtime/tensor.ts";
 import { engineContract } from "./engine-contract.ts";
+import { randomGraphs } from "./random-graphs.ts";
 
 t.test("the reference interpreter keeps the contract of engines", async (t) =>
   engineContract(t, referenceEngine),
@@ -9,3 +19,173 @@ t.test("the reference interpreter keeps the contract of engines", async (t) =>
 t.test("ONNX Runtime keeps the contract of engines", async (t) =>
   engineContract(t, () => ortEngine({ threads: 1 })),
 );
+
+t.test("both engines give the same numbers on random graphs", async (t) => {
+  const [ort, reference] = [ortEngine({ threads: 1 }), referenceEngine()];
+  t.teardown(() => Promise.all([ort.close(), reference.close()]));
+  const agree = fc.asyncProperty(randomGraphs(), async ({ graph, x }) => {
+    const feeds = new Map([["x", x]]);
+    const [a, b] = await Promise.all([ort.load(graph), reference.load(graph)]);
+    const [actual, expected] = await Promise.all([a.run(feeds), b.run(feeds)]);
+    await a.close();
+    let largest = 1;
+    for (const [name, { data }] of expected) {
+      const numbers = Array.from(data, Number);
+      largest = Math.max(largest, ...numbers.map(Math.abs));
+      // Six operators, each off by a few float32 roundings (6e-8) of the largest number so far, and none
+      // of them makes an error more than about four times larger (sums of at most four, division by 1/2).
+      const tolerance = 1e-5 * largest;
+      const got = actual.get(name)?.data ?? [];
+      const wrong = numbers.findIndex(
+        (value, i) => !(Math.abs(Number(got[i]) - value) <= tolerance),
+      );
+      if (wrong >= 0) throw new Error(`${name}[${wrong}] is ${got[wrong]}, not ${numbers[wrong]}`);
+    }
+  });
+  await t.resolves(fc.assert(agree, { numRuns: 200, seed: 20 }));
+});
+
+t.test("the interpreter takes and gives float64 where a graph says float32", async (t) => {
+  const builder = graphBuilder();
+  const x = builder.input("x", "float32", [1]);
+  builder.output(builder.op("Add", [x, builder.scalar(1)], {}, "y"));
+  const graph = builder.build("precise");
+  // A step that float32 (24 bits) would round away.
+  const feed: Tensor = { dtype: "float64", shape: [1], data: Float64Array.of(2 ** -40) };
+  const precise = await referenceEngine().load(graph);
+  t.same(
+    await precise.run(new Map([["x", feed]])),
+    new Map([["y", { dtype: "float64", shape: [1], data: Float64Array.of(1 + 2 ** -40) }]]),
+  );
+  const ort = ortEngine({ threads: 1 });
+  t.teardown(() => ort.close());
+  const session = await ort.load(graph);
+  await t.rejects(session.run(new Map([["x", feed]])), {
+    code: "SESSION_FEED_INVALID",
+    message: /x must be float32\[1\], got float64\[1\]/,
+  });
+});
+
+t.test("repeated indices accumulate to the same bytes on two threads, run after run", async (t) => {
+  const [rows, width, count] = [50, 64, 4096] as const;
+  const builder = graphBuilder();
+  const table = builder.input("table", "float32", [rows, width]);
+  const indices = builder.input("indices", "int64", [count, width]);
+  const updates = builder.input("updates", "float32", [count, width]);
+  builder.output(builder.op("ScatterElements", [table, indices, updates], { axis: 0 }, "sum"));
+  const random = randomStream("scatter", 1);
+  const uniform = (size: number) => Array.from({ length: size }, () => random.next());
+  // About 80 updates hit every row: one index for a whole row of updates, as in an embedding's gradient.
+  const places = Array.from({ length: count }, () => random.below(rows));
+  const feeds = new Map<string, Tensor>([
+    ["table", float32([rows, width], uniform(rows * width))],
+    [
+      "indices",
+      int64(
+        [count, width],
+        places.flatMap((row) => new Array<number>(width).fill(row)),
+      ),
+    ],
+    ["updates", float32([count, width], uniform(count * width))],
+  ]);
+  const [ort, reference] = [ortEngine({ threads: 2 }), referenceEngine()];
+  t.teardown(() => ort.close());
+  const graph = builder.build("scatter");
+  const session = await ort.load(graph);
+  const expected = (await (await reference.load(graph)).run(feeds)).get("sum");
+  const first = (await session.run(feeds)).get("sum");
+  const sums = Array.from(first?.data ?? [], Number);
+  const errors = Array.from(expected?.data ?? [], Number).map((sum, i) =>
+    Math.abs(sum - (sums[i] ?? Number.NaN)),
+  );
+  const error = Math.max(...errors);
+  // About 80 float32 additions of numbers up to 80: 80 roundings of at most 4e-6 each.
+  t.ok(error < 3e-4, `largest error ${error}`);
+  for (let run = 1; run < 20; run++) {
+    const { data } = (await session.run(feeds)).get("sum") ?? {};
+    if (!t.same(data, first?.data, `run ${run}`)) break;
+  }
+});
+
+t.test("a run leaves the main thread free and never happens on it", async (t) => {
+  const engine = ortEngine({ threads: 1 });
+  t.teardown(() => engine.close());
+  const session = await engine.load(longGraph());
+  let turns = 0;
+  let done = false;
+  const count = () => {
+    turns += 1;
+    if (!done) setImmediate(count);
+  };
+  count();
+  await session.run(longFeeds());
+  done = true;
+  // A run of some 100 ms; a blocked loop would turn at most a handful of times around it.
+  t.ok(turns > 100, `the event loop turned ${turns} times`);
+  const loaded = Object.keys(createRequire(import.meta.url).cache);
+  t.same(
+    loaded.filter((file) => file.includes("onnxruntime-node")),
+    [],
+    "loaded in the worker only",
+  );
+  const worker = new URL(
+    `../../runtime/session/worker${extname(import.meta.url)}`,
+    import.meta.url,
+  );
+  await t.rejects(import(worker.href), { message: /must run in a worker thread/ });
+});
+
+t.test("closing an engine rejects what runs and waits, and lets the process live", async (t) => {
+  const engine = ortEngine({ threads: 1 });
+  const session = await engine.load(longGraph());
+  const closed = { code: "SESSION_FAILED", message: "Graph long: The engine is closed" };
+  const rejected = [0, 1].map(() => t.rejects(session.run(longFeeds()), closed));
+  await Promise.all([...rejected, engine.close()]);
+});
+
+t.test("process.exit in the middle of a run ends with the code asked for", async (t) => {
+  const modules = ["graph/builder", "session/ort"].map(
+    (name) => new URL(`../../runtime/${name}${extname(import.meta.url)}`, import.meta.url).href,
+  );
+  // The sum of eight products of 512 x 512 matrices runs for some 50 ms; exit comes with the next turn of the loop.
+  const program = `
+    const [{ graphBuilder }, { ortEngine }] = await Promise.all(${JSON.stringify(modules)}.map((m) => import(m)));
+    const builder = graphBuilder();
+    const x = builder.input("x", "float32", [512, 512]);
+    let y = x;
+    for (let i = 0; i < 8; i++) y = builder.op("MatMul", [y, x], {});
+    builder.output(y);
+    const session = await ortEngine({ threads: 1 }).load(builder.build("exit"));
+    session.run(new Map([["x", { dtype: "float32", shape: [512, 512], data: new Float32Array(512 * 512) }]]));
+    setTimeout(() => process.exit(3), 10);`;
+  const { status, stderr } = spawnSync(process.execPath, ["--input-type=module", "-e", program]);
+  t.equal(stderr.toString(), "");
+  t.equal(status, 3);
+});
+
+t.test("a worker thread that dies fails what it owed and what comes after", async (t) => {
+  for (const [program, message] of [
+    ["process.exit(7)", "The worker thread stopped with code 7"],
+    ["throw new Error('broken')", "The worker thread died: broken"],
+  ] as const) {
+    const channel = openWorkerChannel(new URL(`data:text/javascript,${program}`));
+    const owed = [1, 2].map((session) => channel.ask("release", { session }));
+    for (const asked of owed) await t.rejects(asked, { message });
+    await t.rejects(channel.ask("release", { session: 3 }), { message });
+    await Promise.all([channel.close(), channel.close()]);
+  }
+});
+
+/** x^13 of a [512, 512] matrix: some 100 ms on one thread. */
+function longGraph(): Graph {
+  const builder = graphBuilder();
+  const x = builder.input("x", "float32", [512, 512]);
+  let power = x;
+  for (let i = 0; i < 12; i++) power = builder.op("MatMul", [power, x], {});
+  builder.output(power);
+  return builder.build("long");
+}
+
+function longFeeds(): Map<string, Tensor> {
+  return new Map([["x", float32([512, 512])]]);
+}

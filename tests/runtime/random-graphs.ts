@@ -1,0 +1,170 @@
+// Random small graphs for comparing engines: chains of operators, each fed by the one before.
+import * as fc from "fast-check";
+import { type GraphBuilder, graphBuilder } from "../../runtime/graph/builder.ts";
+import type { Graph, Value } from "../../runtime/graph/ir.ts";
+import type { OpName } from "../../runtime/graph/ops.ts";
+import { type RandomStream, randomStream } from "../../runtime/random.ts";
+import { elementCount, type Float32Tensor, float32, int64 } from "../../runtime/tensor.ts";
+
+/** A graph of one input `x`, with every intermediate value as an output, and numbers to feed. */
+export interface RandomGraph {
+  readonly graph: Graph;
+  readonly x: Float32Tensor;
+}
+
+/** Chains of up to six operators over shapes of one to three axes of one to four elements. */
+export function randomGraphs(): fc.Arbitrary<RandomGraph> {
+  return fc
+    .record({
+      shape: fc.array(fc.integer({ min: 1, max: 4 }), { minLength: 1, maxLength: 3 }),
+      steps: fc.array(fc.constantFrom(...(Object.keys(steps) as OpName[])), {
+        minLength: 1,
+        maxLength: 6,
+      }),
+      seed: fc.nat(),
+    })
+    .map(({ shape, steps: names, seed }) => chain(shape, names, randomStream("graph", seed)));
+}
+
+function chain(shape: readonly number[], names: readonly OpName[], random: RandomStream) {
+  const builder = graphBuilder();
+  let value = builder.input("x", "float32", shape);
+  for (const name of names) {
+    value = steps[name]({ builder, x: value, random });
+    builder.output(value);
+  }
+  return { graph: builder.build(names.join("-")), x: numbers(shape, random) };
+}
+
+interface Site {
+  readonly builder: GraphBuilder;
+  readonly x: Value;
+  readonly random: RandomStream;
+}
+type Step = (site: Site) => Value;
+
+/** How each operator goes on from a float32 value of any shape; the result is one again. */
+const steps: { readonly [K in OpName]: Step } = {
+  Add: (site) => binary("Add", site),
+  Sub: (site) => binary("Sub", site),
+  Mul: (site) => binary("Mul", site),
+  // By at least a half, so that errors do not grow without bound.
+  Div: ({ builder, x, random }) => {
+    const divisor = numbers(x.shape.slice(-1), random);
+    const data = divisor.data.map((d) => Math.sign(d) * (Math.abs(d) + 0.5));
+    return builder.op("Div", [x, builder.constant(float32(divisor.shape, data))], {});
+  },
+  Neg: (site) => unary("Neg", site),
+  Exp: (site) => unary("Exp", { ...site, x: unary("Tanh", site) }),
+  Log: (site) => unary("Log", { ...site, x: atLeastOne(site) }),
+  Sqrt: (site) => unary("Sqrt", { ...site, x: atLeastOne(site) }),
+  Tanh: (site) => unary("Tanh", site),
+  Sigmoid: (site) => unary("Sigmoid", site),
+  Gelu: (site) => unary("Gelu", site),
+  MatMul: ({ builder, x: flat, random }) => {
+    const x = atLeastRank2(builder, flat);
+    const shape = [...x.shape.slice(0, -2), x.shape.at(-1) as number, 1 + random.below(4)];
+    return builder.op("MatMul", [x, builder.constant(numbers(shape, random))], {});
+  },
+  Gemm: ({ builder, x: any, random }) => {
+    const x = atRank2(builder, any);
+    const [transA, transB] = [random.below(2) === 1, random.below(2) === 1];
+    const k = x.shape[transA ? 0 : 1] as number;
+    const n = 1 + random.below(4);
+    const b = builder.constant(numbers(transB ? [n, k] : [k, n], random));
+    const bias = random.below(2) === 1 ? [builder.constant(numbers([n], random))] : [];
+    return builder.op("Gemm", [x, b, ...bias], { alpha: 0.5, transA, transB });
+  },
+  Reshape: ({ builder, x }) => builder.op("Reshape", [x], { shape: [elementCount(x.shape), 1] }),
+  Transpose: ({ builder, x, random }) => {
+    const perm = random.shuffle(x.shape.map((_, axis) => axis));
+    return builder.op("Transpose", [x], { perm });
+  },
+  Expand: ({ builder, x }) => builder.op("Expand", [x], { shape: [2, ...x.shape] }),
+  Concat: ({ builder, x, random }) =>
+    builder.op("Concat", [x, x], { axis: random.below(x.shape.length) }),
+  Split: ({ builder, x, random }) => {
+    const axis = random.below(x.shape.length);
+    const doubled = builder.op("Concat", [x, x, x], { axis });
+    const size = x.shape[axis] as number;
+    const parts = builder.apply("Split", [doubled], { axis, sizes: [size, 2 * size] });
+    return parts[random.below(2)] as Value;
+  },
+  ReduceSum: (site) => reduce("ReduceSum", site),
+  ReduceMean: (site) => reduce("ReduceMean", site),
+  ReduceLogSumExp: (site) => reduce("ReduceLogSumExp", site),
+  Softmax: (site) => unary("Softmax", site),
+  LayerNormalization: ({ builder, x, random }) => {
+    const width = x.shape.slice(-1);
+    const parts = [numbers(width, random), numbers(width, random)].map((tensor) =>
+      builder.constant(tensor),
+    );
+    return builder.op("LayerNormalization", [x, ...parts], { epsilon: 1 });
+  },
+  Gather: ({ builder, x, random }) => {
+    const rows = indices([3], x.shape[0] as number, random);
+    const gathered = builder.op("Gather", [x, builder.constant(rows)], {});
+    return gathered;
+  },
+  GatherElements: ({ builder, x, random }) => {
+    const axis = random.below(x.shape.length);
+    const places = indices(x.shape, x.shape[axis] as number, random);
+    return builder.op("GatherElements", [x, builder.constant(places)], { axis });
+  },
+  ScatterElements: ({ builder, x, random }) => {
+    const axis = random.below(x.shape.length);
+    const places = indices(x.shape, x.shape[axis] as number, random);
+    const updates = builder.constant(numbers(x.shape, random));
+    return builder.op("ScatterElements", [x, builder.constant(places), updates], { axis });
+  },
+  // To whole numbers of x itself would differ where rounding crosses one.
+  Cast: ({ builder, x, random }) => {
+    const places = builder.constant(indices(x.shape, 5, random));
+    return builder.op("Add", [x, builder.op("Cast", [places], { to: "float32" })], {});
+  },
+};
+
+function unary(
+  op: "Neg" | "Exp" | "Log" | "Sqrt" | "Tanh" | "Sigmoid" | "Gelu" | "Softmax",
+  site: Site,
+): Value {
+  return site.builder.op(op, [site.x], {});
+}
+
+function binary(op: "Add" | "Sub" | "Mul", { builder, x, random }: Site): Value {
+  // Whole shape, last axis only, or a scalar.
+  const shape = x.shape.slice(random.below(x.shape.length + 1));
+  return builder.op(op, [x, builder.constant(numbers(shape, random))], {});
+}
+
+function reduce(op: "ReduceSum" | "ReduceMean" | "ReduceLogSumExp", site: Site): Value {
+  const { builder, x, random } = site;
+  const axes = x.shape.flatMap((_, axis) => (random.below(2) === 1 ? [axis] : []));
+  // A scalar would leave later steps no axis to work on.
+  const keepDims = axes.length === x.shape.length || random.below(2) === 1;
+  return builder.op(op, [x], { axes, keepDims });
+}
+
+function atLeastOne({ builder, x }: Site): Value {
+  return builder.op("Add", [builder.op("Mul", [x, x], {}), builder.scalar(1)], {});
+}
+
+function atLeastRank2(builder: GraphBuilder, x: Value): Value {
+  return x.shape.length > 1 ? x : builder.op("Reshape", [x], { shape: [1, ...x.shape] });
+}
+
+function atRank2(builder: GraphBuilder, x: Value): Value {
+  const last = x.shape.at(-1) as number;
+  return builder.op("Reshape", [x], { shape: [elementCount(x.shape) / last, last] });
+}
+
+/** Uniform in [-1, 1). */
+function numbers(shape: readonly number[], random: RandomStream): Float32Tensor {
+  const data = Array.from({ length: elementCount(shape) }, () => 2 * random.next() - 1);
+  return float32(shape, data);
+}
+
+function indices(shape: readonly number[], limit: number, random: RandomStream) {
+  const data = Array.from({ length: elementCount(shape) }, () => random.below(limit));
+  return int64(shape, data);
+}
