@@ -1,0 +1,18 @@
+// What boards are: measured and declared profiles, budgets, a catalogue. Imports nothing of ours.
+export { type Accelerator, acceleratorOf } from "./accelerators.ts";
+export { type BoardKey, boardKeyOf, boardKeys, boardProfile } from "./boards.ts";
+export { DeviceError, type DeviceErrorCode, deviceErrors } from "./errors.ts";
+export { type LinkRates, type MeasureOptions, measureProfile } from "./measure.ts";
+export { type PowerReading, readPower } from "./power.ts";
+export {
+  type BoardIdentity,
+  type DeviceBudget,
+  type DeviceProfile,
+  type Figure,
+  type FigureOrigin,
+  type LinkFigures,
+  parseBudget,
+  parseProfile,
+} from "./profile.ts";
+export { openSysroot, type Sysroot } from "./sysroot.ts";
+export { formatQuantity, parseQuantity, type Unit } from "./units.ts";
