@@ -1,5 +1,8 @@
 // Which framework each device uses, decided from its profile and budget: a pure function that
-// explains every choice with the figure and the limit.
+// explains every choice with the figure and the limit. What a board is called plays no part in it.
+import type { DeviceBudget, DeviceProfile } from "../devices/index.ts";
+import { protocolErrors } from "./errors.ts";
+import { comparison, judgeCandidate, labelOf } from "./feasibility.ts";
 
 /** What one round costs a device. */
 export interface RoundCost {
@@ -22,4 +25,128 @@ export interface Assignment {
   readonly cutLayer?: number;
   /** One line for people: why this one. */
   readonly reason: string;
+}
+
+/** One way a device could take part, at its estimated cost. */
+export interface Candidate {
+  readonly protocol: string;
+  readonly version: number;
+  /** Blocks on the device; one candidate for each cut that is possible. */
+  readonly cutLayer?: number;
+  readonly cost: RoundCost;
+  /** Why the task or the device forbids it whatever it costs, such as labels that may not leave. */
+  readonly refusedBecause?: string;
+}
+
+/** What selection decides from. */
+export interface SelectionInput {
+  readonly deviceId: string;
+  readonly profile: DeviceProfile;
+  readonly budget: DeviceBudget;
+  readonly candidates: readonly Candidate[];
+  /** Protocol names, the preferred one first; others are not used. */
+  readonly order: readonly string[];
+}
+
+/** A choice with everything it was made from. */
+export interface Selection {
+  /** Absent when no candidate is feasible. */
+  readonly assignment?: Assignment;
+  /** Every candidate in the order of preference. */
+  readonly table: readonly CandidateVerdict[];
+}
+
+/** A candidate against the device's limits. */
+export interface CandidateVerdict {
+  readonly candidate: Candidate;
+  readonly feasible: boolean;
+  /** What a round is estimated to take, beside its limit where there is one. */
+  readonly figures: readonly RoundFigure[];
+  /** Every limit that it breaks; empty when feasible. */
+  readonly rejections: readonly Rejection[];
+  /** For people: the rejections, or what it takes when feasible. */
+  readonly text: string;
+}
+
+/** Name of an estimated figure. */
+export type FigureName =
+  | "peakMemoryBytes"
+  | "uplinkBytes"
+  | "downlinkBytes"
+  | "bytes"
+  | "seconds"
+  | "joules";
+
+/** One figure of a round; `value` is undefined when the profile cannot tell it. */
+export interface RoundFigure {
+  readonly name: FigureName;
+  readonly unit: "bytes" | "seconds" | "joules";
+  readonly value: number | undefined;
+  readonly limit: number | undefined;
+}
+
+/** Why a candidate is not feasible. Figures are absent when it is refused whatever it costs. */
+export interface Rejection extends Partial<RoundFigure> {
+  readonly text: string;
+}
+
+/**
+ * The first feasible candidate in the task's order; among several cuts of one protocol the one that takes the least
+ * memory, then the fewest FLOPs. A cut moves no bytes of activations, only work: every figure of the device rises with
+ * it, and split is chosen where the owner left little room, so the room beside it is worth more than the deeper front.
+ */
+export function selectAssignment(input: SelectionInput): Selection {
+  const { deviceId, profile, budget, candidates, order } = input;
+  const rank = ({ protocol }: Candidate) => {
+    const place = order.indexOf(protocol);
+    return place < 0 ? order.length : place;
+  };
+  const table = candidates
+    .toSorted((a, b) => rank(a) - rank(b) || lighter(a, b))
+    .map((candidate) => judgeCandidate(candidate, profile, budget, order));
+  const chosen = table.find(({ feasible }) => feasible);
+  if (!chosen) return { table };
+  const { protocol, version, cutLayer } = chosen.candidate;
+  const assignment: Assignment = {
+    deviceId,
+    protocol,
+    protocolVersion: version,
+    ...(cutLayer === undefined ? {} : { cutLayer }),
+    reason: reasonOf(chosen, table),
+  };
+  return { assignment, table };
+}
+
+/** The assignment of a selection; throws `SELECTION_IMPOSSIBLE` with every rejection when there is none. */
+export function requireAssignment(deviceId: string, { assignment, table }: Selection): Assignment {
+  if (assignment) return assignment;
+  const lines = table.map(({ text }) => text).join("; ") || "there are no candidates";
+  throw protocolErrors.error("SELECTION_IMPOSSIBLE", `device ${deviceId}: ${lines}`, {
+    hint: "Raise one of the limits named, or ask less of a round in the task: steps, batch, length, encoding.",
+  });
+}
+
+function lighter(a: Candidate, b: Candidate): number {
+  return (
+    a.cost.peakMemoryBytes - b.cost.peakMemoryBytes ||
+    a.cost.flops - b.cost.flops ||
+    (a.cutLayer ?? 0) - (b.cutLayer ?? 0)
+  );
+}
+
+/** The chosen one, and for every protocol without a feasible candidate why its lightest one is not. */
+function reasonOf(chosen: CandidateVerdict, table: readonly CandidateVerdict[]): string {
+  const label = labelOf(chosen.candidate);
+  const possible = new Set(
+    table.filter(({ feasible }) => feasible).map(({ candidate }) => candidate.protocol),
+  );
+  const refused = table.filter(
+    ({ candidate: { protocol } }, i) =>
+      !possible.has(protocol) &&
+      table.findIndex(({ candidate }) => candidate.protocol === protocol) === i,
+  );
+  const [memory] = chosen.figures;
+  const takes = memory ? `takes ${comparison(memory)} training memory` : "fits";
+  const first = chosen === table[0] ? [`first in the task's order, ${takes}`] : [];
+  return `${label}: ${[...first, ...refused.map(({ text }) => text)].join("; ") || takes}`;
 }
