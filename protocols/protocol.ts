@@ -1,8 +1,7 @@
 // The seam: one object per federated protocol, known by name at both ends. The device end is a linear
 // async function, the coordinator end a set of lanes, one per device and round.
-import type { Engine, Parameters } from "../runtime/index.ts";
+import type { BaseModel, Engine, Example, Parameters } from "../runtime/index.ts";
 import type { EncodedTensor } from "./encoding/encoded.ts";
-import type { ModelAccess, TextExample } from "./local-data.ts";
 import type { Assignment, RoundCost } from "./selection.ts";
 import type { Task } from "./task.ts";
 
@@ -21,6 +20,8 @@ export interface Protocol<Down extends Payload = Payload, Up extends Payload = P
   readonly version: number;
   /** What one round costs a device under these options. */
   estimate(task: Task, options: CostOptions): RoundCost;
+  /** Why a device must not be given this protocol under this task, or undefined when it may. */
+  refusal?(task: Task): string | undefined;
   /** Checks foreign fields and tensors; throws `PROTOCOL_PAYLOAD_INVALID`. */
   parseDown(payload: Payload): Down;
   parseUp(payload: Payload): Up;
@@ -32,8 +33,10 @@ export interface Protocol<Down extends Payload = Payload, Up extends Payload = P
 
 /** What the costs of a round depend on beside the task. */
 export interface CostOptions {
-  /** Blocks before the cut layer (split only); `undefined` lets the protocol take its default. */
+  /** Blocks before the cut layer (split only). */
   readonly cutLayer?: number;
+  /** Private examples held out for the local accuracy. */
+  readonly holdOut: number;
 }
 
 /** What identifies a round for one device. */
@@ -54,14 +57,23 @@ export interface ClientContext {
   readonly deviceId: string;
   readonly assignment: Assignment;
   readonly engine: Engine;
-  readonly model: ModelAccess;
+  readonly model: BaseModel;
   /** The device's private examples; they never leave it. */
-  readonly train: readonly TextExample[];
+  readonly train: readonly Example[];
   /** A fifth of the private examples, for the local accuracy. */
-  readonly holdOut: readonly TextExample[];
+  readonly holdOut: readonly Example[];
   /** The texts every party may see, fetched once and kept. Labels are absent. */
-  publicSet(): Promise<readonly TextExample[]>;
+  publicSet(): Promise<readonly Example[]>;
+  readonly state: ClientState;
   readonly log: (message: string) => void;
+}
+
+/** What a device end keeps between rounds; a round that is not accepted leaves it as it was. */
+export interface ClientState {
+  /** The last committed tensors, undefined before the first. */
+  read(): Promise<Parameters | undefined>;
+  /** Writes beside; the device commits when the coordinator has accepted the round. */
+  stage(tensors: Parameters): Promise<void>;
 }
 
 /** Device end of a protocol. */
@@ -104,8 +116,8 @@ export interface TrainReport {
 export interface ServerContext {
   readonly task: Task;
   readonly engine: Engine;
-  readonly model: ModelAccess;
-  readonly publicSet: readonly TextExample[];
+  readonly model: BaseModel;
+  readonly publicSet: readonly Example[];
   readonly log: (message: string) => void;
 }
 

@@ -5,19 +5,27 @@ export { type GraphBuilder, graphBuilder } from "./graph/builder.ts";
 export { graphFlops } from "./graph/flops.ts";
 export type { Graph, Initializer, Node, NodeOf, Value, ValueType } from "./graph/ir.ts";
 export { peakIntermediateBytes, valueBytes } from "./graph/memory.ts";
+export * from "./models/adapters.ts";
 export type { BaseModel, WeightLocation } from "./models/base-model.ts";
 export type { Gpt2Config, ModelConfig } from "./models/config.ts";
 export * from "./models/lora.ts";
 export * from "./models/partition.ts";
 export * from "./models/pretrained.ts";
 export { pretrainingGraph } from "./models/pretraining.ts";
+export {
+  readSafetensors,
+  type SafetensorsFile,
+  writeSafetensors,
+} from "./models/safetensors.ts";
 export { openTokenizer, type Tokenizer } from "./models/tokenizer.ts";
 export * from "./random.ts";
 export type { Engine, Session } from "./session/engine.ts";
 export { type OrtEngineOptions, ortEngine } from "./session/ort.ts";
 export * from "./tensor.ts";
 export * from "./train/batches.ts";
+export * from "./train/data.ts";
 export * from "./train/evaluate.ts";
+export * from "./train/memory.ts";
 export * from "./train/optimizer.ts";
 export * from "./train/steps.ts";
 export * from "./train/trainer.ts";

@@ -40,6 +40,8 @@ export interface Predictor extends Loaded {
 
 /** A front: activations forward, gradients backward (the forward pass computed again). */
 export interface Front extends Loaded {
+  /** FLOPs of a forward pass alone. */
+  readonly forwardFlops: number;
   forward(parameters: Parameters, feeds: TensorBundle): Promise<Float32Tensor>;
   backward(
     parameters: Parameters,
@@ -95,6 +97,7 @@ export async function loadFront(engine: Engine, spec: ModelSpec, cutLayer: numbe
   const wanted = [...backward.gradients.values()];
   return {
     flops: graphFlops(forward.graph) + graphFlops(backward.graph),
+    forwardFlops: graphFlops(forward.graph),
     close: async () => {
       await forwardSession.close();
       await backwardSession.close();

@@ -1,0 +1,57 @@
+// What the cost estimates of the protocols share. They build the very graphs a device would run, so
+// FLOPs are exact and memory follows from the lives of their values.
+import {
+  type BaseModel,
+  elementCount,
+  gpt2TensorShapes,
+  graphFlops,
+  logitsGraph,
+  stepGraph,
+  trainingMemoryBytes,
+} from "../runtime/index.ts";
+import type { EncodingName } from "./encoding/encoded.ts";
+import { encodedByteLength } from "./encoding/index.ts";
+import { batchCount } from "./local-training.ts";
+import { modelSpec } from "./plan.ts";
+import type { CostOptions } from "./protocol.ts";
+import type { RoundCost } from "./selection.ts";
+import type { Task } from "./task.ts";
+
+/** A base model without bytes: shapes enough to build graphs that are measured, never run. */
+export function sketchModel({ manifest }: Task): BaseModel {
+  let offsetBytes = 0;
+  const weights = new Map(
+    [...gpt2TensorShapes(manifest.config)].map(([name, shape]) => {
+      const lengthBytes = 4 * elementCount(shape);
+      const location = { shape, offsetBytes, lengthBytes };
+      offsetBytes += lengthBytes;
+      return [name, location];
+    }),
+  );
+  return { config: manifest.config, weightsFile: "", weights, sha256: manifest.modelSha256 };
+}
+
+/** Bytes of encoded tensors of these shapes. */
+export function encodedBundleBytes(
+  shapes: ReadonlyMap<string, readonly number[]>,
+  encoding: EncodingName,
+): number {
+  let bytes = 0;
+  for (const shape of shapes.values()) bytes += encodedByteLength(shape, encoding);
+  return bytes;
+}
+
+/** Memory and FLOPs of a round that trains the whole model on the device and scores the hold-out. */
+export function wholeModelCost(
+  task: Task,
+  { holdOut }: CostOptions,
+): Pick<RoundCost, "peakMemoryBytes" | "flops"> {
+  const spec = modelSpec(task, sketchModel(task));
+  const step = stepGraph(spec).graph;
+  const logits = logitsGraph(spec).graph;
+  const { localSteps, batchSize } = task.training;
+  return {
+    peakMemoryBytes: trainingMemoryBytes([step, logits]),
+    flops: localSteps * graphFlops(step) + batchCount(holdOut, batchSize) * graphFlops(logits),
+  };
+}

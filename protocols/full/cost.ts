@@ -1,0 +1,17 @@
+// What a round of `full` costs a device.
+import { encodedBundleBytes, wholeModelCost } from "../cost.ts";
+import { shapesOf } from "../plan.ts";
+import type { CostOptions } from "../protocol.ts";
+import type { RoundCost } from "../selection.ts";
+import type { Task } from "../task.ts";
+
+/** All parameters both ways, the whole model in memory. */
+export function estimateFull(task: Task, options: CostOptions): RoundCost {
+  const parameterBytes = encodedBundleBytes(shapesOf(task), task.full.encoding);
+  return {
+    ...wholeModelCost(task, options),
+    uplinkBytes: parameterBytes,
+    downlinkBytes: parameterBytes,
+    roundTrips: 2,
+  };
+}

@@ -1,0 +1,71 @@
+// The one global adapter set: how it travels to devices and how a round's contributions move it.
+import { z } from "zod";
+import { type Float32Tensor, float32, type Parameters } from "../runtime/index.ts";
+import { applyUpdate, meanAccumulator } from "./aggregation/index.ts";
+import type { EncodedTensor, EncodingName } from "./encoding/encoded.ts";
+import { decodeAll, encodeAll } from "./encoding/index.ts";
+import { decodeExactly, difference } from "./payload.ts";
+import type { Contribution, GlobalModel } from "./protocol.ts";
+
+/** Fields that go with encoded global parameters. */
+export const globalFields = z.strictObject({
+  /** What the tensors are added to: nothing (float32) or the task's seeded start. */
+  relativeTo: z.enum(["nothing", "initial"]),
+});
+
+/** Global parameters as they travel. */
+export interface EncodedGlobal {
+  readonly fields: z.output<typeof globalFields>;
+  readonly tensors: ReadonlyMap<string, EncodedTensor>;
+}
+
+/**
+ * Narrows the global parameters. Float32 travels as it is; narrower encodings carry the distance from the
+ * seeded start, which both ends know, so that what training moved keeps the encoding's full precision.
+ */
+export function encodeGlobal(
+  parameters: Parameters,
+  initial: Parameters,
+  encoding: EncodingName,
+): EncodedGlobal {
+  if (encoding === "float32") {
+    return { fields: { relativeTo: "nothing" }, tensors: encodeAll(parameters, encoding) };
+  }
+  return {
+    fields: { relativeTo: "initial" },
+    tensors: encodeAll(difference(parameters, initial), encoding),
+  };
+}
+
+/** What a device makes of encoded parameters that must have the names and shapes of `initial`. */
+export function decodeGlobal({ fields, tensors }: EncodedGlobal, initial: Parameters): Parameters {
+  const shapes = new Map([...initial].map(([name, { shape }]) => [name, shape]));
+  const decoded = decodeExactly(tensors, shapes);
+  return fields.relativeTo === "nothing" ? decoded : applyUpdate(initial, decoded);
+}
+
+/** The parameters as every device will decode them: the coordinator adopts these, so that both ends agree to the bit. */
+export function adoptDecoded(
+  parameters: Parameters,
+  initial: Parameters,
+  encoding: EncodingName,
+): Parameters {
+  if (encoding === "float32") return parameters;
+  return applyUpdate(initial, decodeAll(encodeAll(difference(parameters, initial), encoding)));
+}
+
+/**
+ * The global model after a round: theta + the mean of the contributions, per tensor over those that carry
+ * it (FRAMEWORKS.md section 4). Contributions must come in device-id order; none leaves theta as it is.
+ */
+export function foldRound(global: GlobalModel, contributions: Iterable<Contribution>): GlobalModel {
+  const mean = meanAccumulator();
+  for (const contribution of contributions) mean.add(contribution);
+  return { round: global.round + 1, parameters: applyUpdate(global.parameters, mean.finish()) };
+}
+
+/** A deep copy, so that a lane's training cannot touch the global arrays. */
+export function copyParameters(parameters: Parameters): Parameters {
+  const copy = ({ shape, data }: Float32Tensor) => float32(shape, data.slice());
+  return new Map([...parameters].map(([name, tensor]) => [name, copy(tensor)]));
+}

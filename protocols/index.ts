@@ -1,0 +1,12 @@
+// What is agreed: the seam, selection, rounds, the three frameworks, aggregation and encodings.
+export * from "./aggregation/index.ts";
+export * from "./encoding/index.ts";
+export * from "./errors.ts";
+export * from "./global-model.ts";
+export { difference } from "./payload.ts";
+export * from "./plan.ts";
+export type * from "./protocol.ts";
+export * from "./registry.ts";
+export * from "./round.ts";
+export * from "./selection.ts";
+export * from "./task.ts";

@@ -1,0 +1,44 @@
+// Device end of `kd` (KD-FedLLM): learn from the coordinator's logits, then from private data, then tell
+// what the local model makes of the public set.
+import type { Parameters } from "../../runtime/index.ts";
+import { openLocalModel, reportOf } from "../local-training.ts";
+import { initialOf } from "../plan.ts";
+import type { ClientContext, ClientSide } from "../protocol.ts";
+import { distil, loadDistillation } from "./distillation.ts";
+import { packLogits, softmax, unpackLogits } from "./logits.ts";
+import type { KdDown, KdUp } from "./messages.ts";
+
+/** Loads a whole local model; it stays on the device from round to round and never travels. */
+export async function createKdClient(context: ClientContext): Promise<ClientSide<KdDown, KdUp>> {
+  const { task, engine, model, deviceId, state } = context;
+  const local = await openLocalModel(context);
+  const distillation = await loadDistillation(engine, task, model);
+  const publicSet = await context.publicSet();
+  const size = { examples: publicSet.length, classes: task.head.labels.length };
+
+  const learn = async (initial: Parameters, start: KdDown, round: number, signal: AbortSignal) => {
+    if (start.kind === "begin") return { parameters: initial, flops: 0 };
+    const teacher = softmax(unpackLogits(start, size), size.classes, task.kd.temperature);
+    const key = ["distillation", round, deviceId];
+    return distil(task, distillation, { initial, publicSet, teacher, key, signal });
+  };
+  return {
+    runRound: async (info, start, link, signal) => {
+      const before = (await state.read()) ?? initialOf(task);
+      const taught = await learn(before, start, info.round, signal);
+      const trained = await local.train(taught.parameters, info, signal);
+      const logits = await local.predict(trained.parameters, publicSet);
+      const packed = packLogits(logits, size, task.kd);
+      const fields = { ...packed.fields, examples: context.train.length, steps: trained.steps };
+      await state.stage(trained.parameters);
+      await link.send({ kind: "knowledge", fields, tensors: packed.tensors });
+      const predicted = local.predictor.flops * Math.ceil(size.examples / task.training.batchSize);
+      const flops = trained.flops + taught.flops + predicted;
+      return reportOf(context, { ...trained, flops }, await local.score(trained.parameters));
+    },
+    close: async () => {
+      await local.close();
+      await distillation.close();
+    },
+  };
+}

@@ -1,0 +1,69 @@
+// What follows from a task and a base model at both ends: the model parts, the parameters' names and
+// shapes, the batches of a round and the learning rate of a step.
+import {
+  type BaseModel,
+  type BatchShape,
+  batchIndices,
+  type HeadSettings,
+  initialParameters,
+  linearRate,
+  type ModelSpec,
+  type Parameters,
+  parameterShapes,
+} from "../runtime/index.ts";
+import type { RoundInfo } from "./protocol.ts";
+import type { Task } from "./task.ts";
+
+/** The task's head in the runtime's words. */
+export function headOf(task: Task): HeadSettings {
+  return { kind: "classification", classes: task.head.labels.length };
+}
+
+/** What every graph of the task is built from. */
+export function modelSpec(task: Task, model: BaseModel): ModelSpec {
+  const { batchSize, sequenceLength } = task.training;
+  const size = { batch: batchSize, sequence: sequenceLength };
+  return { model, lora: task.adapter, head: headOf(task), ...size };
+}
+
+/** How the task's examples become batches. */
+export function batchShape(task: Task): BatchShape {
+  const { batchSize, sequenceLength } = task.training;
+  const { padTokenId } = task.manifest.config;
+  return { batch: batchSize, sequence: sequenceLength, padTokenId };
+}
+
+/** Names and shapes of the trainable parameters of blocks [from, to), all of them when left out. */
+export function shapesOf(
+  task: Task,
+  blocks?: { readonly from: number; readonly to: number },
+): ReadonlyMap<string, readonly number[]> {
+  return parameterShapes(task.manifest.config, task.adapter, headOf(task), blocks);
+}
+
+/** The parameters before the first round: both ends make the same ones from the task's seed. */
+export function initialOf(task: Task): Parameters {
+  return initialParameters(task.manifest.config, task.adapter, headOf(task), task.seed);
+}
+
+/** Example indices of each local step; equal for `full`, `kd` and `split`, for every attempt. */
+export function roundBatches(
+  task: Task,
+  deviceId: string,
+  round: number,
+  examples: number,
+): number[][] {
+  const { batchSize, localSteps } = task.training;
+  return batchIndices(examples, batchSize, localSteps, [task.seed, "batches", round, deviceId]);
+}
+
+/** The learning rate of a round's n-th local step: schedules count global steps. */
+export function rateOf(task: Task, info: RoundInfo): (step: number) => number {
+  const { learningRate, finalRateFraction, rounds, localSteps } = task.training;
+  const schedule = {
+    rate: learningRate,
+    finalFraction: finalRateFraction,
+    totalSteps: rounds * localSteps,
+  };
+  return (step) => linearRate(info.globalStep + step, schedule);
+}

@@ -1,0 +1,103 @@
+// The protocols a program knows. A name on the wire is looked up here and never imported.
+import type { DeviceBudget, DeviceProfile } from "../devices/index.ts";
+import { protocolErrors } from "./errors.ts";
+import { full } from "./full/index.ts";
+import { kd } from "./kd/index.ts";
+import { shapesOf } from "./plan.ts";
+import type { Payload, Protocol } from "./protocol.ts";
+import { type Candidate, type Selection, selectAssignment } from "./selection.ts";
+import { split } from "./split/index.ts";
+import type { Task } from "./task.ts";
+
+/** A protocol with its message types forgotten: what comes from the wire is parsed by the protocol itself. */
+export type AnyProtocol = Protocol<Payload, Payload>;
+
+/** The three frameworks of Yan et al. 2025. */
+export const builtInProtocols: readonly AnyProtocol[] = [full, kd, split].map(
+  (protocol) => protocol as unknown as AnyProtocol,
+);
+
+/** The protocol of that name and version; throws `PROTOCOL_UNKNOWN` or `PROTOCOL_VERSION_MISMATCH`. */
+export function findProtocol(
+  known: readonly AnyProtocol[],
+  name: string,
+  version: number,
+): AnyProtocol {
+  const protocol = known.find((candidate) => candidate.name === name);
+  if (!protocol) {
+    const names = known.map((candidate) => candidate.name).join(", ");
+    throw protocolErrors.error(
+      "PROTOCOL_UNKNOWN",
+      `no protocol is called "${name}"; this end has ${names}`,
+    );
+  }
+  if (protocol.version !== version) {
+    throw protocolErrors.error(
+      "PROTOCOL_VERSION_MISMATCH",
+      `"${name}": this end speaks version ${protocol.version}, the other ${version}`,
+      { hint: "Install the same version of Trifold on the coordinator and on the device." },
+    );
+  }
+  return protocol;
+}
+
+/** What a device says of itself when it is ready. */
+export interface DeviceOffer {
+  readonly deviceId: string;
+  readonly profile: DeviceProfile;
+  readonly budget: DeviceBudget;
+  /** Private examples held out for the local accuracy. */
+  readonly holdOut: number;
+  /** Version of each protocol the device has, by name. */
+  readonly protocols: Readonly<Record<string, number>>;
+}
+
+/** Chooses a device's framework and cut among what both ends know. */
+export function assignDevice(
+  known: readonly AnyProtocol[],
+  task: Task,
+  offer: DeviceOffer,
+): Selection {
+  const candidates = known
+    .filter(({ name }) => task.selection.order.includes(name))
+    .flatMap((protocol) => candidatesOf(protocol, task, offer));
+  const { deviceId, profile, budget } = offer;
+  return selectAssignment({ deviceId, profile, budget, candidates, order: task.selection.order });
+}
+
+/** Every way a device could use a protocol: one for each cut of `split`, one otherwise. */
+function candidatesOf(protocol: AnyProtocol, task: Task, offer: DeviceOffer): Candidate[] {
+  const { name, version } = protocol;
+  const refusedBecause = versionRefusal(protocol, offer) ?? protocol.refusal?.(task);
+  const refusal = refusedBecause === undefined ? {} : { refusedBecause };
+  const cost = (cutLayer?: number) =>
+    protocol.estimate(task, {
+      holdOut: offer.holdOut,
+      ...(cutLayer === undefined ? {} : { cutLayer }),
+    });
+  if (name !== split.name) return [{ protocol: name, version, cost: cost(), ...refusal }];
+  return cutLayers(task).map((cutLayer) => ({
+    protocol: name,
+    version,
+    cutLayer,
+    cost: cost(cutLayer),
+    ...refusal,
+  }));
+}
+
+function versionRefusal({ name, version }: AnyProtocol, offer: DeviceOffer): string | undefined {
+  const theirs = offer.protocols[name];
+  if (theirs === version) return undefined;
+  return theirs === undefined
+    ? `the device does not have "${name}"`
+    : `the device speaks version ${theirs} of "${name}", the coordinator ${version}`;
+}
+
+/** Cuts that leave at least one block on each side and something to train in front. */
+function cutLayers(task: Task): number[] {
+  const { cutLayer } = task.split;
+  const inner = Array.from({ length: task.manifest.config.layers - 1 }, (_, i) => i + 1);
+  const wanted = cutLayer === "auto" ? inner : inner.filter((cut) => cut === cutLayer);
+  const trains = (cut: number) => shapesOf(task, { from: 0, to: cut }).size > 0;
+  return wanted.filter(trains);
+}

@@ -1,0 +1,34 @@
+// What a round of `split` costs a device.
+import {
+  frontBackwardGraph,
+  frontForwardGraph,
+  graphFlops,
+  trainingMemoryBytes,
+} from "../../runtime/index.ts";
+import { encodedBundleBytes, sketchModel } from "../cost.ts";
+import { encodedByteLength } from "../encoding/index.ts";
+import { batchCount } from "../local-training.ts";
+import { modelSpec, shapesOf } from "../plan.ts";
+import type { CostOptions } from "../protocol.ts";
+import type { RoundCost } from "../selection.ts";
+import type { Task } from "../task.ts";
+
+/** Activations of every step and of the hold-out up, gradients down; only the front in memory. */
+export function estimateSplit(task: Task, { cutLayer = 1, holdOut }: CostOptions): RoundCost {
+  const spec = modelSpec(task, sketchModel(task));
+  const forward = frontForwardGraph(spec, cutLayer).graph;
+  const backward = frontBackwardGraph(spec, cutLayer).graph;
+  const { batchSize, sequenceLength, localSteps } = task.training;
+  const shape = [batchSize, sequenceLength, task.manifest.config.hiddenSize];
+  const front = encodedBundleBytes(shapesOf(task, { from: 0, to: cutLayer }), task.full.encoding);
+  const evaluations = batchCount(holdOut, batchSize);
+  const exchanges = localSteps + evaluations;
+  return {
+    peakMemoryBytes: trainingMemoryBytes([forward, backward]),
+    uplinkBytes: front + exchanges * encodedByteLength(shape, task.split.activations),
+    downlinkBytes: front + localSteps * encodedByteLength(shape, task.split.gradients),
+    flops:
+      localSteps * (graphFlops(forward) + graphFlops(backward)) + evaluations * graphFlops(forward),
+    roundTrips: exchanges + 2,
+  };
+}

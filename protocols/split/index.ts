@@ -1,0 +1,23 @@
+// `split` (Split-FedLLM; Yan et al. 2025): activations up, their gradients down.
+import { parsePayload, rawTensorBytes } from "../payload.ts";
+import type { Protocol } from "../protocol.ts";
+import { createSplitClient } from "./client.ts";
+import { estimateSplit } from "./cost.ts";
+import { type SplitDown, type SplitUp, splitDownKinds, splitUpKinds } from "./messages.ts";
+import { createSplitServer } from "./server.ts";
+
+/** The front on the device, the tail on the coordinator. */
+export const split: Protocol<SplitDown, SplitUp> = {
+  name: "split",
+  version: 1,
+  estimate: estimateSplit,
+  refusal: ({ labelsMayLeave }) =>
+    labelsMayLeave
+      ? undefined
+      : "labels would leave the device and the task does not say labelsMayLeave",
+  parseDown: (payload) => parsePayload(payload, splitDownKinds),
+  parseUp: (payload) => parsePayload(payload, splitUpKinds),
+  rawBytes: rawTensorBytes,
+  createClient: createSplitClient,
+  createServer: createSplitServer,
+};
