@@ -16,8 +16,7 @@ import {
   valueInfoProto,
 } from "./proto.ts";
 
-/** The operator set that exported models import. */
-export const onnxOpset = 20;
+const opset = 20;
 
 /** An encoded model and where its weights lie. */
 export interface OnnxModel {
@@ -38,7 +37,7 @@ export function exportOnnx(graph: Graph): OnnxModel {
   const inputs = graph.inputs.map(valueInfo);
   const outputs = graph.outputs.map(valueInfo);
   return {
-    model: modelProto(onnxOpset, graphProto(graph.name, { nodes, initializers, inputs, outputs })),
+    model: modelProto(opset, graphProto(graph.name, { nodes, initializers, inputs, outputs })),
     weightsFolder: findWeightsFolder(graph),
   };
 }
@@ -81,9 +80,10 @@ const forms: { readonly [K in OpName]: (attributes: OpAttributes[K]) => Form } =
   ReduceSum: reduction,
   ReduceMean: reduction,
   ReduceLogSumExp: reduction,
-  Softmax: () => ({ attributes: { axis: int(-1) } }),
+  // The last axis is the default of Softmax and LayerNormalization.
+  Softmax: plain,
   LayerNormalization: ({ epsilon }) => ({
-    attributes: { axis: int(-1), epsilon: { kind: "float", value: epsilon } },
+    attributes: { epsilon: { kind: "float", value: epsilon } },
   }),
   Gather: () => ({ attributes: { axis: int(0) } }),
   GatherElements: onAxis,

@@ -124,12 +124,12 @@ function float(field: number, value: number): Message {
   return join([Uint8Array.from(digits((field << 3) | 5)), encoded]);
 }
 
-/** Base 128, least significant digit first; a negative int64 is its two's complement, ten digits long. */
+/** Base 128, least significant digit first. Whole numbers from 0 up: no field of ours is ever negative. */
 function digits(value: number): number[] {
-  let rest = BigInt.asUintN(64, BigInt(value));
   const result: number[] = [];
-  for (; rest > 0x7fn; rest >>= 7n) result.push(Number(rest & 0x7fn) | 0x80);
-  return [...result, Number(rest)];
+  let rest = value;
+  for (; rest > 0x7f; rest = Math.floor(rest / 0x80)) result.push((rest % 0x80) | 0x80);
+  return [...result, rest];
 }
 
 function join(parts: readonly Uint8Array[]): Message {
