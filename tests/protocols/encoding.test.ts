@@ -99,6 +99,21 @@ t.test("int8 lays out the axis, the scales, then the values", async (t) => {
   t.same([...bytes], [0, 0, 0, 0x80, 0x3f, 0, 0, 0, 0, 127, 256 - 64, 0, 0]);
 });
 
+t.test(
+  "int8 of the tiniest and the largest values keeps their sign and stays finite",
+  async (t) => {
+    // 190 subnormal units / 127 rounds down to a scale of one unit, so the value itself is 190 steps off zero.
+    const unit = 2 ** -149;
+    const tiny = decodeTensor(encodeTensor(float32([2], [190 * unit, -190 * unit]), "int8"));
+    t.same([...tiny.data], [127 * unit, -127 * unit]);
+    const largest = 3.4028234663852886e38;
+    const { data } = decodeTensor(encodeTensor(float32([2], [largest, -largest]), "int8"));
+    // One unit in the last place of the scale, 2^-23, for keeping the product below infinity.
+    t.ok(Math.abs((data[0] ?? 0) / largest - 1) < 2 ** -22);
+    t.ok(Math.abs((data[1] ?? 0) / largest + 1) < 2 ** -22);
+  },
+);
+
 t.test("the announced length is the length made", async (t) => {
   const shapes = [[], [0], [7], [3, 5], [0, 4], [2, 3, 4]];
   for (const encoding of encodingNames) {

@@ -192,6 +192,27 @@ t.test("the declared order wins, and what it leaves out is not used", async (t) 
   t.match(table.at(-1)?.text, "is not among the task's protocols (split)");
 });
 
+t.test(
+  "among cuts the least memory wins, then the least work, then the smallest cut",
+  async (t) => {
+    const cut = (cutLayer: number, memory: number, flops: number): Candidate => {
+      const costs = cost({ memory, up: 1, down: 1, flops, trips: 1 });
+      return { protocol: "split", version: 1, cutLayer, cost: costs };
+    };
+    const of = (...cuts: Candidate[]) =>
+      selectAssignment({
+        deviceId: "d1",
+        profile: boardProfile("pi-4"),
+        budget: {},
+        candidates: cuts,
+        order,
+      }).assignment?.cutLayer;
+    t.equal(of(cut(1, 20 * MB, 1e9), cut(2, 10 * MB, 2e9)), 2, "as when blocks are recomputed");
+    t.equal(of(cut(1, 10 * MB, 2e9), cut(2, 10 * MB, 1e9)), 2);
+    t.equal(of(cut(2, 10 * MB, 1e9), cut(1, 10 * MB, 1e9)), 1);
+  },
+);
+
 t.test("what is refused outright stays refused, with its reason", async (t) => {
   const refusedBecause = "labels may not leave the device";
   const refusing = candidates.map((c) => (c.protocol === "split" ? { ...c, refusedBecause } : c));
