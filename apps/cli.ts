@@ -1,0 +1,45 @@
+#!/usr/bin/env node
+// The program `trifold`. Commands register themselves here and load what is heavy when they run, so that
+// `--help` answers at once.
+import { Command } from "commander";
+import { verifyCommand } from "./commands/verify.ts";
+import { exitStatusOf, failureText } from "./failure.ts";
+import { packageVersion } from "./package-root.ts";
+
+const commands = [verifyCommand];
+
+const program = new Command("trifold")
+  .description("Fine-tune language models on edge boards that keep their data.")
+  .version(packageVersion())
+  // Errors are printed below, in the form of all others.
+  .configureOutput({ outputError: () => undefined })
+  .exitOverride()
+  .addHelpText(
+    "after",
+    "\nExit status: 0 done, 1 failed, 2 wrong usage or configuration, 130 interrupted.",
+  );
+for (const register of commands) register(program);
+
+process.on("uncaughtException", end);
+process.on("unhandledRejection", end);
+process.stdout.on("error", (error: NodeJS.ErrnoException) => {
+  // The reader went away (`trifold profile | head`): nobody is left to tell.
+  process.exit(error.code === "EPIPE" ? 0 : 1);
+});
+
+try {
+  await program.parseAsync();
+} catch (error) {
+  fail(error);
+}
+
+function fail(error: unknown): void {
+  process.stderr.write(failureText(error, { debug: process.env["TRIFOLD_DEBUG"] === "1" }));
+  process.exitCode = exitStatusOf(error);
+}
+
+/** For errors nobody awaited: the state is unknown, so nothing may go on. */
+function end(error: unknown): void {
+  fail(error);
+  process.exit();
+}

@@ -1,0 +1,11 @@
+// Codes of the programs: what a person asked for that cannot be done.
+import { defineErrors } from "../runtime/index.ts";
+
+/** Codes of `apps/`. */
+export const appErrors = defineErrors({
+  REFERENCE_INVALID:
+    "The reference file lacks a field or a tensor, or holds one that does not fit.",
+  MODEL_TOKENIZER_MISMATCH: "The tokenizer knows more tokens than the model has embeddings.",
+  DATA_LABELS_TOO_FEW: "The data file has fewer than two labels, so there is nothing to learn.",
+  OPTION_INVALID: "An option has a value that does not fit the model or the data.",
+});

@@ -1,0 +1,21 @@
+// Ctrl-C as an AbortSignal, for commands that have something to save or to close.
+import { interruption } from "./failure.ts";
+
+/**
+ * Aborts at the first SIGINT or SIGTERM, with an interruption as the reason; a second one ends the process at
+ * once. `close` gives the signals back.
+ */
+export function interruptSignal(): { readonly signal: AbortSignal; close(): void } {
+  const controller = new AbortController();
+  const close = () => {
+    process.off("SIGINT", stop);
+    process.off("SIGTERM", stop);
+  };
+  const stop = () => {
+    close();
+    controller.abort(interruption());
+  };
+  process.on("SIGINT", stop);
+  process.on("SIGTERM", stop);
+  return { signal: controller.signal, close };
+}

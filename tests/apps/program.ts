@@ -1,0 +1,46 @@
+// The program as a person runs it: a process with its own standard streams.
+import { spawn } from "node:child_process";
+import { text } from "node:stream/consumers";
+import { fileURLToPath } from "node:url";
+
+/** What a finished process left. */
+export interface Finished {
+  /** Exit status; null when a signal ended it. */
+  readonly status: number | null;
+  readonly stdout: string;
+  readonly stderr: string;
+}
+
+/** A process of the program; `finished` resolves when it ended. */
+export interface Running {
+  readonly process: ReturnType<typeof spawn>;
+  readonly finished: Promise<Finished>;
+}
+
+/** Starts `trifold` with these arguments and additional environment variables. */
+export function startTrifold(
+  args: readonly string[],
+  environment: Readonly<Record<string, string>> = {},
+): Running {
+  const program = fileURLToPath(new URL("../../apps/cli.js", import.meta.url));
+  const child = spawn(process.execPath, [program, ...args], {
+    env: { ...process.env, TRIFOLD_DEBUG: "", ...environment },
+    stdio: ["ignore", "pipe", "pipe"],
+  });
+  const ended = new Promise<number | null>((resolve, reject) => {
+    child.once("error", reject);
+    child.once("close", resolve);
+  });
+  const finished = Promise.all([ended, text(child.stdout), text(child.stderr)]).then(
+    ([status, stdout, stderr]) => ({ status, stdout, stderr }),
+  );
+  return { process: child, finished };
+}
+
+/** Runs `trifold` to its end. */
+export async function runTrifold(
+  args: readonly string[],
+  environment: Readonly<Record<string, string>> = {},
+): Promise<Finished> {
+  return await startTrifold(args, environment).finished;
+}
