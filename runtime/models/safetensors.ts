@@ -54,6 +54,14 @@ export async function readSafetensors(file: string): Promise<SafetensorsFile> {
   return { file, tensors, metadata, readTensor, readFloat32 };
 }
 
+/** Every tensor of a file, all of floating point, in the file's order. */
+export async function readParameterFile(file: string): Promise<Map<string, Float32Tensor>> {
+  const opened = await readSafetensors(file);
+  const tensors = new Map<string, Float32Tensor>();
+  for (const name of opened.tensors.keys()) tensors.set(name, await opened.readFloat32(name));
+  return tensors;
+}
+
 /** Writes tensors in name order, replacing the file as a whole; equal tensors and options give equal bytes. */
 export async function writeSafetensors(
   file: string,
@@ -120,11 +128,11 @@ async function readEntry(
       `${file} has no tensor ${name}; it has ${known}`,
     );
   }
-  const decode = decoders[entry.dtype];
+  const decode = decoders.get(entry.dtype);
   if (decode === undefined) {
     throw runtimeErrors.error(
       "MODEL_TENSOR_INVALID",
-      `${file}: tensor ${name} is of type ${entry.dtype}, expected one of ${Object.keys(decoders).join(", ")}`,
+      `${file}: tensor ${name} is of type ${entry.dtype}, expected one of ${[...decoders.keys()].join(", ")}`,
       { hint: "Convert the tensor to float32 or float16." },
     );
   }
@@ -135,14 +143,13 @@ async function readEntry(
 }
 
 /** A table over the types that we compute with; `bytes` holds the tensor and nothing else. */
-const decoders: Readonly<
-  Record<string, (shape: readonly number[], bytes: ArrayBuffer) => Float32Tensor | Int64Tensor>
-> = {
-  F32: (shape, bytes) => float32(shape, new Float32Array(bytes)),
-  F16: (shape, bytes) => float32(shape, decodeFloat16(new Uint16Array(bytes))),
-  BF16: (shape, bytes) => float32(shape, decodeBfloat16(new Uint16Array(bytes))),
-  I64: (shape, bytes) => int64(shape, new BigInt64Array(bytes)),
-};
+const decoders: ReadonlyMap<string, Decode> = new Map<string, Decode>([
+  ["F32", (shape, bytes) => float32(shape, new Float32Array(bytes))],
+  ["F16", (shape, bytes) => float32(shape, decodeFloat16(new Uint16Array(bytes)))],
+  ["BF16", (shape, bytes) => float32(shape, decodeBfloat16(new Uint16Array(bytes)))],
+  ["I64", (shape, bytes) => int64(shape, new BigInt64Array(bytes))],
+]);
+type Decode = (shape: readonly number[], bytes: ArrayBuffer) => Float32Tensor | Int64Tensor;
 
 /** One read call takes at most 2 GiB. */
 const maximumReadBytes = 2 ** 30;

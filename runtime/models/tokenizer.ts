@@ -11,7 +11,7 @@ import { readJsonFile } from "./json-file.ts";
 export interface Tokenizer {
   /** One above the largest id. */
   readonly vocabSize: number;
-  /** Token ids of a text; no special token is added. */
+  /** Token ids of a text; no special token is added. Like Hugging Face's, BPE without an unknown token skips what it lacks. */
   encode(text: string): number[];
   /** The text of token ids, special tokens included. */
   decode(ids: readonly number[]): string;

@@ -6,7 +6,7 @@ import { mkdir, readdir, readFile, rename, rm, stat } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import { z } from "zod";
 import { syncFolder, writeFileAtomic, writeSynced } from "../files.ts";
-import { type Float32Tensor, sameShape } from "../tensor.ts";
+import { elementCount, type Float32Tensor, sameShape } from "../tensor.ts";
 import type { BaseModel } from "./base-model.ts";
 import type { Gpt2Config } from "./config.ts";
 import { gpt2TensorShapes } from "./gpt2-tensors.ts";
@@ -32,9 +32,11 @@ export async function findCachedModel(
   }
   if (modelSha256(config, index.tensors) !== sha256) return undefined;
   const shapes = gpt2TensorShapes(config);
-  const isWhole = [...shapes].every(([name, shape]) =>
-    sameShape(shape, index.tensors[name]?.shape ?? []),
-  );
+  const isWhole = [...shapes].every(([name, shape]) => {
+    const { offsetBytes = 0, lengthBytes = -1, shape: stored = [] } = index.tensors[name] ?? {};
+    const isInside = offsetBytes + lengthBytes <= index.sizeBytes;
+    return isInside && lengthBytes === 4 * elementCount(shape) && sameShape(shape, stored);
+  });
   return isWhole ? { config, weightsFile, sha256, weights: locations(index) } : undefined;
 }
 
