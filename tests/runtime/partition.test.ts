@@ -1,0 +1,202 @@
+// A model cut at any layer must compute the same bits as the whole one: what split rests on.
+import t from "tap";
+import {
+  adamW,
+  type BaseModel,
+  baseModelFromTensors,
+  clipScale,
+  type Float32Tensor,
+  type Gpt2Config,
+  graphFlops,
+  headParameter,
+  initialParameters,
+  int64,
+  type LoraSettings,
+  loadFront,
+  loadStep,
+  type ModelSpec,
+  makeBatch,
+  ortEngine,
+  type Parameters,
+  randomGpt2,
+  randomStream,
+  squaredNorms,
+  stepGraph,
+} from "../../runtime/index.ts";
+
+const config: Gpt2Config = {
+  family: "gpt2",
+  vocabSize: 97,
+  positions: 64,
+  hiddenSize: 48,
+  layers: 4,
+  heads: 4,
+  innerSize: 192,
+  layerNormEpsilon: 1e-5,
+  padTokenId: 0,
+};
+const cacheFolder = t.testdir();
+const engine = ortEngine({ threads: 2 });
+t.teardown(() => engine.close());
+const model = await baseModelFromTensors(config, randomGpt2(config, 1), { cacheFolder });
+const lora: LoraSettings = { rank: 4, alpha: 8, targets: ["c_attn", "mlp.c_fc"] };
+
+// One token, sizes that fill no vector register, and sizes that do.
+const shapes = [
+  [1, 1],
+  [3, 7],
+  [5, 33],
+  [8, 64],
+] as const;
+
+for (const [batch, sequence] of shapes) {
+  t.test(
+    `cut at any layer, a step of ${batch} x ${sequence} gives the bits of the whole`,
+    async (t) => {
+      const spec = classifier(model, batch, sequence);
+      const feeds = classifierFeeds(batch, sequence);
+      const parameters = trainedParameters(spec);
+      const whole = await loadStep(engine, spec);
+      const expected = await whole.run(parameters, feeds);
+      for (let cutLayer = 1; cutLayer < config.layers; cutLayer++) {
+        const front = await loadFront(engine, spec, cutLayer);
+        const tail = await loadStep(engine, spec, { from: cutLayer });
+        const activations = await front.forward(parameters, feeds);
+        const tailFeeds = new Map([...feeds, ["activations", activations] as const]);
+        const { loss, gradients, cutGradient } = await tail.run(parameters, tailFeeds);
+        const frontGradients = await front.backward(
+          parameters,
+          feeds,
+          cutGradient as Float32Tensor,
+        );
+        t.equal(loss, expected.loss, `loss at cut ${cutLayer}`);
+        const together = new Map([...frontGradients, ...gradients]);
+        t.equal(together.size, frontGradients.size + gradients.size, "no parameter on both sides");
+        t.same(differing(together, expected.gradients), [], `gradients at cut ${cutLayer}`);
+        // Clipping and the optimizer see both sides' squares, in name order.
+        const squares = new Map([...squaredNorms(gradients), ...squaredNorms(frontGradients)]);
+        const limit = 1e-3;
+        t.equal(clipScale(squares, limit), clipScale(squaredNorms(expected.gradients), limit));
+        await front.close();
+        await tail.close();
+      }
+      await whole.close();
+    },
+  );
+}
+
+t.test("a cut language model gives the bits of the whole", async (t) => {
+  const [batch, sequence] = [2, 9];
+  const spec: ModelSpec = { model, lora, head: { kind: "lm" }, batch, sequence };
+  const parameters = trainedParameters(spec);
+  const tokens = batch * sequence;
+  const random = randomStream("lm labels");
+  const labels = Array.from({ length: tokens }, () => random.below(config.vocabSize));
+  const feeds = new Map([
+    ...classifierFeeds(batch, sequence),
+    ["labels", int64([tokens], labels)] as const,
+    ["weights", { dtype: "float32", shape: [tokens], data: evenWeights(tokens) }] as const,
+  ]);
+  const whole = await loadStep(engine, spec);
+  const expected = await whole.run(parameters, feeds);
+  const front = await loadFront(engine, spec, 2);
+  const tail = await loadStep(engine, spec, { from: 2 });
+  const activations = await front.forward(parameters, feeds);
+  const result = await tail.run(parameters, new Map([...feeds, ["activations", activations]]));
+  const cutGradient = result.cutGradient as Float32Tensor;
+  const gradients = await front.backward(parameters, feeds, cutGradient);
+  t.equal(result.loss, expected.loss);
+  t.same(differing(new Map([...result.gradients, ...gradients]), expected.gradients), []);
+});
+
+t.test("steps cut at changing layers train the same adapter as whole ones", async (t) => {
+  const [batch, sequence] = [4, 16];
+  const spec = classifier(model, batch, sequence);
+  const whole = await loadStep(engine, spec);
+  const wholeOptimizer = adamW(trainedParameters(spec));
+  const cutOptimizer = adamW(trainedParameters(spec));
+  for (const [index, cutLayer] of [1, 3, 2].entries()) {
+    const feeds = classifierFeeds(batch, sequence, index);
+    const expected = await whole.run(wholeOptimizer.parameters, feeds);
+    wholeOptimizer.step(expected.gradients, { rate: 1e-2 });
+    const front = await loadFront(engine, spec, cutLayer);
+    const tail = await loadStep(engine, spec, { from: cutLayer });
+    const activations = await front.forward(cutOptimizer.parameters, feeds);
+    const withActivations = new Map([...feeds, ["activations", activations] as const]);
+    const behind = await tail.run(cutOptimizer.parameters, withActivations);
+    const before = await front.backward(
+      cutOptimizer.parameters,
+      feeds,
+      behind.cutGradient as Float32Tensor,
+    );
+    cutOptimizer.step(new Map([...before, ...behind.gradients]), { rate: 1e-2 });
+    await front.close();
+    await tail.close();
+  }
+  t.same(differing(cutOptimizer.parameters, wholeOptimizer.parameters), []);
+});
+
+t.test("padding and other rows' texts change no row's gradient", async (t) => {
+  const [batch, sequence] = [2, 12];
+  const head = { kind: "classification", classes: 3 } as const;
+  const shape = { batch, sequence, padTokenId: 0 };
+  const text = { tokens: [5, 6, 7, 8], label: 2 };
+  const step = await loadStep(engine, { model, lora, head, batch, sequence });
+  const parameters = trainedParameters({ model, lora, head, batch, sequence });
+  const alone = await step.run(parameters, makeBatch([text], shape).feeds);
+  const other = makeBatch([text, { tokens: [9, 9], label: -1 }], { ...shape, padTokenId: 96 });
+  const together = await step.run(parameters, other.feeds);
+  t.equal(together.loss, alone.loss);
+  t.same(differing(together.gradients, alone.gradients), []);
+});
+
+t.test("a step costs about twice the products of its loss", (t) => {
+  const spec = classifier(model, 4, 16);
+  const loss = graphFlops(stepGraph(spec, { wantsGradients: false }).graph);
+  const step = graphFlops(stepGraph(spec).graph);
+  // Backward to activations doubles the products of the frozen weights; attention and adapters have two each.
+  t.ok(step / loss > 1.9 && step / loss < 2.3, `${step / loss}`);
+  t.end();
+});
+
+function classifier(model: BaseModel, batch: number, sequence: number): ModelSpec {
+  return { model, lora, head: { kind: "classification", classes: 5 }, batch, sequence };
+}
+
+function classifierFeeds(batch: number, sequence: number, key = 0) {
+  const random = randomStream("texts", key);
+  const examples = Array.from({ length: batch }, (_, row) => ({
+    // Short texts too, so that there is padding.
+    tokens: Array.from({ length: Math.max(1, sequence - row) }, () => random.below(97)),
+    label: row % 5,
+  }));
+  return makeBatch(examples, { batch, sequence, padTokenId: 0 }).feeds;
+}
+
+/** Parameters as training leaves them: no factor is zero. */
+function trainedParameters({ model, lora, head }: ModelSpec): Parameters {
+  const random = randomStream("trained");
+  return new Map(
+    [...initialParameters(model.config, lora, head, 1)].map(([name, tensor]) => [
+      name,
+      name === headParameter
+        ? tensor
+        : { ...tensor, data: tensor.data.map(() => 0.1 * random.normal()) },
+    ]),
+  );
+}
+
+function evenWeights(count: number): Float32Array {
+  return new Float32Array(count).fill(1 / count);
+}
+
+/** Names of the tensors that are not equal to the last bit. */
+function differing(actual: Parameters, expected: Parameters): string[] {
+  const names = new Set([...actual.keys(), ...expected.keys()]);
+  const bytes = (tensor: Float32Tensor | undefined) =>
+    tensor && Buffer.from(tensor.data.buffer, tensor.data.byteOffset, tensor.data.byteLength);
+  return [...names].filter((name) => {
+    const [a, b] = [bytes(actual.get(name)), bytes(expected.get(name))];
+    return !a || !b || !a.equals(b);
+  });
+}
