@@ -115,6 +115,7 @@ t.test("a damaged cache is built anew", async (t) => {
   const { weightsFile, sha256 } = await openBaseModel(folder, { cacheFolder });
   const whole = readFileSync(weightsFile);
   const index = join(weightsFile, "..", "index.json");
+  const wholeIndex = readFileSync(index);
   const editIndex = (change: object) => {
     const json = JSON.parse(readFileSync(index, "utf8"));
     Object.assign(json.tensors["ln_f.bias"], change);
@@ -132,6 +133,7 @@ t.test("a damaged cache is built anew", async (t) => {
     const again = await openBaseModel(folder, { cacheFolder });
     t.equal(again.sha256, sha256, title);
     t.ok(readFileSync(weightsFile).equals(whole), `${title}: the weights are back`);
+    t.ok(readFileSync(index).equals(wholeIndex), `${title}: the index is back`);
     t.same(await readBaseModelTensors(again), new Map([...tensors].sort(byName)));
   }
 });
