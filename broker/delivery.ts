@@ -1,0 +1,223 @@
+// Whole messages between two peers, at least once, over a pair of topics. PUBACK only says that the broker has
+// a frame; here the other end says what it has. It knows nothing of what messages mean.
+//
+// After any interruption:
+//   1. whoever (re)connects or starts says hello on its outbound topic;
+//   2. a peer that hears hello, and whoever said it, asks for the state of each message it has under way;
+//   3. the answer names the chunks that are there, and only the others are sent again;
+//   4. a peer with a new instance has forgotten everything: `onPeerChanged` lets the caller start over.
+import { randomBytes } from "node:crypto";
+import type { Clock } from "./clock.ts";
+import { createAssembler, type Progress } from "./codec/assembler.ts";
+import { type ChunkFrame, decodeFrame, encodeFrame, type Frame } from "./codec/frames.ts";
+import { createOutflow, type OutflowOptions, type Sending } from "./outflow.ts";
+import { publishPacketBytes } from "./transport/traffic.ts";
+import type { Log, Transport } from "./transport/transport.ts";
+
+/** How two peers are joined. */
+export interface DeliveryOptions
+  extends Pick<OutflowOptions, "chunkBytes" | "window" | "silence" | "clock"> {
+  readonly transport: Transport;
+  /** Topic the peer publishes to, and topic it reads. */
+  readonly inbound: string;
+  readonly outbound: string;
+  readonly maxMessageBytes: number;
+  readonly onMessage: (bytes: Uint8Array, instance: string) => void;
+  /** The peer is another process than before. */
+  readonly onPeerChanged: () => void;
+  readonly log: Log;
+  readonly clock: Clock;
+}
+
+/** What went over the wire; bytes of whole PUBLISH packets. */
+export interface DeliveryCounters {
+  readonly sentBytes: number;
+  readonly receivedBytes: number;
+  /** Of those sent, bytes of chunks sent before. */
+  readonly repeatedBytes: number;
+  /** Frames that were malformed, too large or of a process that is gone. */
+  readonly refusedFrames: number;
+}
+
+/** Whole messages to and from one peer. */
+export interface Delivery {
+  /** 16 hexadecimal digits, new for each delivery. */
+  readonly instance: string;
+  /** The peer's, once it has been heard. */
+  readonly peerInstance: string | undefined;
+  send(bytes: Uint8Array): Sending;
+  counters(): DeliveryCounters;
+  close(): void;
+}
+
+/** Subscribes and says hello. */
+export async function createDelivery(options: DeliveryOptions): Promise<Delivery> {
+  const delivery = new StandingDelivery(options);
+  await delivery.start();
+  return delivery;
+}
+
+/** Messages a peer may have open, and finished ones that are remembered by name. */
+const maxOpen = 8;
+const maxRemembered = 256;
+
+class StandingDelivery implements Delivery {
+  readonly instance = randomBytes(8).toString("hex");
+  peerInstance: string | undefined;
+  readonly #options: DeliveryOptions;
+  readonly #outflow;
+  readonly #assembler;
+  readonly #finished = new Set<string>();
+  readonly #gonePeers = new Set<string>();
+  readonly #stops: (() => void)[] = [];
+  readonly #counters = { sentBytes: 0, receivedBytes: 0, repeatedBytes: 0, refusedFrames: 0 };
+  #closed = false;
+
+  constructor(options: DeliveryOptions) {
+    const { chunkBytes, window, silence, clock, maxMessageBytes } = options;
+    this.#options = options;
+    this.#assembler = createAssembler({ maxMessageBytes, maxOpen });
+    this.#outflow = createOutflow({
+      instance: this.instance,
+      publish: (frame, isRepeat) => this.#publish(frame, isRepeat),
+      newMessageId: () => randomBytes(8).toString("hex"),
+      chunkBytes,
+      window,
+      silence,
+      clock,
+    });
+  }
+
+  async start(): Promise<void> {
+    const { transport, inbound } = this.#options;
+    this.#stops.push(await transport.subscribe(inbound, ({ bytes }) => this.#arrived(bytes)));
+    const hello = () => {
+      this.#publish({ kind: "hello", instance: this.instance }, false);
+      this.#outflow.probeAll();
+    };
+    this.#stops.push(transport.onConnected(hello));
+    if (transport.connected) {
+      hello();
+    }
+  }
+
+  send(bytes: Uint8Array): Sending {
+    return this.#outflow.send(bytes);
+  }
+
+  counters(): DeliveryCounters {
+    return { ...this.#counters };
+  }
+
+  close(): void {
+    this.#closed = true;
+    this.#outflow.close();
+    this.#assembler.clear();
+    for (const stop of this.#stops.splice(0)) {
+      stop();
+    }
+  }
+
+  #publish(frame: Frame, isRepeat: boolean): void {
+    const { transport, outbound, log } = this.#options;
+    const bytes = encodeFrame(frame);
+    const packetBytes = publishPacketBytes(outbound, bytes.byteLength, 1);
+    this.#counters.sentBytes += packetBytes;
+    this.#counters.repeatedBytes += isRepeat ? packetBytes : 0;
+    transport.publish(outbound, bytes).catch((error: Error) => {
+      // Not lost: a probe finds out. After `close` nothing is.
+      if (!this.#closed) {
+        log(`a frame to ${outbound} waits for the next probe: ${error.message}`);
+      }
+    });
+  }
+
+  #arrived(bytes: Uint8Array): void {
+    const { inbound, log } = this.#options;
+    this.#counters.receivedBytes += publishPacketBytes(inbound, bytes.byteLength, 1);
+    try {
+      const frame = decodeFrame(bytes);
+      if (this.#gonePeers.has(frame.instance)) {
+        this.#counters.refusedFrames += 1;
+        return;
+      }
+      this.#meet(frame.instance);
+      this.#take(frame);
+    } catch (error) {
+      this.#counters.refusedFrames += 1;
+      log(`refused a frame on ${inbound}: ${error instanceof Error ? error.message : error}`);
+    }
+  }
+
+  /** Notices that the peer is another process; frames of the former may still be under way. */
+  #meet(instance: string): void {
+    if (this.peerInstance === instance) {
+      return;
+    }
+    const former = this.peerInstance;
+    this.peerInstance = instance;
+    if (former === undefined) {
+      return;
+    }
+    this.#gonePeers.add(former);
+    forgetOldest(this.#gonePeers, maxRemembered);
+    this.#assembler.clear();
+    this.#finished.clear();
+    this.#options.onPeerChanged();
+  }
+
+  #take(frame: Frame): void {
+    switch (frame.kind) {
+      case "chunk":
+        this.#takeChunk(frame);
+        break;
+      case "state":
+        this.#outflow.heard(frame);
+        break;
+      case "probe":
+        this.#report(frame.message, true);
+        break;
+      case "drop":
+        this.#assembler.drop(frame.message);
+        break;
+      case "hello":
+        this.#outflow.probeAll();
+        break;
+    }
+  }
+
+  #takeChunk(chunk: ChunkFrame): void {
+    if (this.#finished.has(chunk.message)) {
+      this.#report(chunk.message, false);
+      return;
+    }
+    const progress = this.#assembler.add(chunk);
+    if (progress.kind === "complete") {
+      this.#finished.add(chunk.message);
+      forgetOldest(this.#finished, maxRemembered);
+      this.#report(chunk.message, false);
+      this.#options.onMessage(progress.bytes, chunk.instance);
+    } else if (isWorthReporting(progress)) {
+      this.#report(chunk.message, false);
+    }
+  }
+
+  #report(message: string, isProbed: boolean): void {
+    const isComplete = this.#finished.has(message);
+    const chunks = isComplete ? new Uint8Array(0) : this.#assembler.chunksOf(message);
+    const { instance } = this;
+    this.#publish({ kind: "state", instance, message, isComplete, isProbed, chunks }, false);
+  }
+}
+
+/** Every second chunk: a window of two, the smallest, never runs dry without a report under way. */
+function isWorthReporting(progress: Progress & { kind: "partial" }): boolean {
+  return !progress.isNew || progress.received % 2 === 0;
+}
+
+function forgetOldest(names: Set<string>, limit: number): void {
+  const [oldest] = names;
+  if (names.size > limit && oldest !== undefined) {
+    names.delete(oldest);
+  }
+}

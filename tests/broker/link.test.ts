@@ -1,0 +1,528 @@
+import t, { type Test } from "tap";
+import {
+  coordinatorLinkTopics,
+  createLaneInbox,
+  createLink,
+  createMemoryHub,
+  createRoundLink,
+  deviceLinkTopics,
+  type Link,
+  type LinkOptions,
+  type RequestHandler,
+  type Transport,
+} from "../../broker/index.ts";
+import type { Payload } from "../../protocols/index.ts";
+import { randomStream, TrifoldError } from "../../runtime/index.ts";
+import { createManualClock, type ManualClock } from "./manual-clock.ts";
+
+const federation = "farm";
+const deviceId = "pi-4";
+
+t.test("a request gets its reply, with fields, tensors and blobs both ways", async (t) => {
+  const { device } = await join(t, async (request) => ({
+    kind: "echo",
+    fields: { of: request.kind, round: request.round, ...request.fields },
+    tensors: request.tensors,
+    blobs: request.blobs,
+  }));
+  const tensor = { shape: [2], encoding: "bf16", bytes: Uint8Array.of(1, 2, 3, 4) } as const;
+  const reply = await device.request({
+    kind: "join",
+    round: 4,
+    fields: { board: "pi" },
+    tensors: new Map([["w", tensor]]),
+    blobs: new Map([["file", Uint8Array.of(7)]]),
+  });
+  t.equal(reply.sender, "coordinator");
+  t.strictSame(reply.fields, { of: "join", round: 4, board: "pi" });
+  t.same(reply.tensors.get("w"), tensor);
+  t.same(reply.blobs.get("file"), Uint8Array.of(7));
+});
+
+t.test("the coordinator asks too, and many requests run at once", async (t) => {
+  const gates = new Map<number, () => void>();
+  const { coordinator } = await join(t, undefined, {
+    device: async (request) => {
+      const number = Number(request.fields["number"]);
+      await new Promise<void>((resolve) => {
+        gates.set(number, resolve);
+        // The last to come is answered first.
+        if (gates.size === 20) {
+          for (const gate of [...gates.values()].reverse()) {
+            gate();
+          }
+        }
+      });
+      return { kind: "answer", fields: { number } };
+    },
+  });
+  const numbers = Array.from({ length: 20 }, (_, number) => number);
+  const replies = await Promise.all(
+    numbers.map((number) => coordinator.request({ kind: "ask", fields: { number } })),
+  );
+  t.strictSame(
+    replies.map((reply) => reply.fields["number"]),
+    numbers,
+  );
+});
+
+t.test("an error reaches the asker with code, text and hint; others stay private", async (t) => {
+  const log: string[] = [];
+  const { device } = await join(
+    t,
+    async ({ kind }) => {
+      if (kind === "private") {
+        throw new Error("row 7 says: secret");
+      }
+      throw new TrifoldError("PROTOCOL_VERSION_MISMATCH", "no such version", { hint: "update" });
+    },
+    { log: (line) => log.push(line) },
+  );
+  await t.rejects(device.request({ kind: "join" }), {
+    code: "PROTOCOL_VERSION_MISMATCH",
+    message: "no such version",
+    hint: "update",
+  });
+  const failure = await device.request({ kind: "private" }).catch((error: TrifoldError) => error);
+  t.match(failure, { code: "PEER_FAILED" });
+  t.notMatch(String(failure), /secret/);
+  t.match(log.join("\n"), /secret/, "the peer's own log says why");
+});
+
+t.test("a message too large, not plain or aborted is rejected, and the link goes on", async (t) => {
+  const { device } = await join(t, echo, { maxMessageBytes: 4000 });
+  const large = new Map([["x", new Uint8Array(5000)]]);
+  await t.rejects(device.request({ kind: "a", blobs: large }), { code: "ENVELOPE_TOO_LARGE" });
+  await t.rejects(device.request({ kind: "a", fields: { x: Number.NaN } }), {
+    code: "ENVELOPE_INVALID",
+  });
+  const signal = AbortSignal.abort(new Error("stopped"));
+  await t.rejects(device.request({ kind: "a" }, { signal }), { message: "stopped" });
+  t.equal((await device.request({ kind: "b" })).kind, "echo");
+});
+
+t.test("an aborted request rejects with the reason while its answer is awaited", async (t) => {
+  const { device } = await join(t, () => new Promise(() => {}));
+  const abort = new AbortController();
+  const request = device.request({ kind: "slow" }, abort);
+  setImmediate(() => abort.abort(new Error("round is over")));
+  await t.rejects(request, { message: "round is over" });
+});
+
+t.test("closing rejects what waits, and the handler's signal says so", async (t) => {
+  let aborted: AbortSignal | undefined;
+  let called = () => {};
+  const isCalled = new Promise<void>((resolve) => {
+    called = resolve;
+  });
+  const { device, coordinator } = await join(t, (_request, signal) => {
+    aborted = signal;
+    called();
+    return new Promise(() => {});
+  });
+  const waiting = t.rejects(device.request({ kind: "slow" }), { code: "LINK_CLOSED" });
+  await isCalled;
+  await Promise.all([device.close(), device.close(), coordinator.close()]);
+  await waiting;
+  t.equal(aborted?.aborted, true);
+  await t.rejects(device.request({ kind: "late" }), { code: "LINK_CLOSED" });
+});
+
+t.test("lost, doubled and reordered frames cost repeats and nothing else", async (t) => {
+  for (const seed of [1, 2, 3, 4, 5]) {
+    const clock = createManualClock();
+    const seen: number[] = [];
+    const { device, coordinator } = await join(
+      t,
+      async (request) => {
+        seen.push(Number(request.fields["number"]));
+        return { kind: "echo", blobs: request.blobs };
+      },
+      { clock, wrap: (transport) => lossy(transport, seed), chunkBytes: 1024 },
+    );
+    const sent = Array.from({ length: 6 }, (_, number) => noise(number * 3000 + 10, number));
+    const finished = Promise.all(
+      sent.map((bytes, number) => {
+        const blobs = new Map([["x", bytes]]);
+        return device.request({ kind: "lane", fields: { number }, blobs });
+      }),
+    );
+    const replies = await withTime(clock, finished);
+    t.ok(
+      replies.every((reply, number) => equal(reply.blobs.get("x"), sent[number])),
+      `seed ${seed}: every reply is its request's`,
+    );
+    t.strictSame([...seen].sort(), [0, 1, 2, 3, 4, 5], "each was processed once");
+    t.ok(device.counters().repeatedBytes > 0, "the network was bad");
+    await Promise.all([device.close(), coordinator.close()]);
+  }
+});
+
+t.test("no more than four chunks are on their way", async (t) => {
+  const clock = createManualClock();
+  const { device, pause } = await join(t, echo, { clock, chunkBytes: 1024 });
+  const request = device.request({ kind: "big", blobs: new Map([["x", noise(50_000, 1)]]) });
+  pause.down();
+  while (device.counters().sentBytes < 4 * 1024) {
+    await settle(1);
+  }
+  await settle();
+  const stalled = device.counters().sentBytes;
+  // A hello of about 60 bytes and four chunks of 1 KiB, each with 30 bytes of header and 40 of MQTT.
+  t.ok(stalled > 4 * 1024 && stalled < 4 * 1100 + 120, `${stalled} bytes`);
+  pause.up();
+  clock.advance(10_000);
+  await request;
+});
+
+t.test("after a reconnect only what is missing is sent again", async (t) => {
+  const { device, hub, transports } = await join(t, echo, { chunkBytes: 1024 });
+  const blobs = new Map([["x", noise(200_000, 2)]]);
+  const request = device.request({ kind: "big", blobs });
+  while (device.counters().sentBytes < 100_000) {
+    await settle(1);
+  }
+  hub.cut(transports.device);
+  await hub.restore(transports.device);
+  await request;
+  // What was under way: a window of four chunks, sent again by the transport and at most once more by the link.
+  t.ok(device.counters().repeatedBytes <= 4 * 1200, `${device.counters().repeatedBytes}`);
+});
+
+t.test("a request outlives the coordinator's process", async (t) => {
+  const first: string[] = [];
+  const world = await join(t, async (request) => {
+    first.push(request.kind);
+    return new Promise(() => {});
+  });
+  const request = world.device.request({
+    kind: "upload",
+    blobs: new Map([["x", noise(90_000, 3)]]),
+  });
+  while (first.length === 0) {
+    await settle(1);
+  }
+  await world.transports.coordinator.close({ will: "publish" });
+  const again = await world.startCoordinator(async ({ kind, blobs }) => {
+    return { kind: "done", fields: { kind, bytes: blobs.get("x")?.byteLength ?? 0 } };
+  });
+  t.strictSame((await request).fields, { kind: "upload", bytes: 90_000 });
+  await again.close();
+});
+
+t.test("a device that restarts is not given its former process's answers", async (t) => {
+  let release = () => {};
+  const processed: unknown[] = [];
+  const world = await join(t, async (request) => {
+    processed.push(request.fields["process"]);
+    if (request.fields["process"] === 1) {
+      await new Promise<void>((resolve) => {
+        release = resolve;
+      });
+    }
+    return { kind: "echo", fields: request.fields };
+  });
+  const lost = world.device.request({ kind: "hello", fields: { process: 1 } }).catch(() => {});
+  while (processed.length === 0) {
+    await settle(1);
+  }
+  await world.transports.device.close({ will: "publish" });
+  await lost;
+  const device = await world.startDevice();
+  const request = device.request({ kind: "hello", fields: { process: 2 } });
+  release();
+  t.strictSame((await request).fields, { process: 2 });
+  t.strictSame(processed, [1, 2], "the same sequence of another process is another request");
+});
+
+t.test("an envelope whose sender is not the topic's is dropped and logged", async (t) => {
+  const log: string[] = [];
+  const world = await join(t, echo, { log: (line) => log.push(line) });
+  const transport = await world.hub.connect({ clientId: "liar" });
+  const liar = await createLink({
+    ...world.options,
+    ...deviceLinkTopics(federation, deviceId),
+    transport,
+    self: "someone-else",
+    peer: "coordinator",
+  });
+  const request = liar.request({ kind: "join" });
+  while (world.coordinator.counters().refusedEnvelopes === 0) {
+    await settle(1);
+  }
+  t.match(log.join("\n"), /refused an envelope .*someone-else/);
+  const rejected = t.rejects(request, { code: "LINK_CLOSED" });
+  await liar.close();
+  await rejected;
+});
+
+t.test("garbage on the topic is refused, logged and counted", async (t) => {
+  const log: string[] = [];
+  const world = await join(t, echo, { log: (line) => log.push(line) });
+  const { outbound } = deviceLinkTopics(federation, deviceId);
+  await world.transports.device.publish(outbound, Buffer.from("not a frame"));
+  t.equal((await world.device.request({ kind: "still-here" })).kind, "echo");
+  t.equal(world.coordinator.counters().refusedFrames, 1);
+  t.match(log.join("\n"), /refused a frame/);
+});
+
+t.test("a peer that has too many open requests is told so", async (t) => {
+  const { device } = await join(t, () => new Promise(() => {}));
+  const requests = Array.from({ length: 65 }, () => device.request({ kind: "slow" }));
+  await t.rejects(Promise.race(requests), { code: "LINK_OVERLOADED" });
+  await device.close();
+  await Promise.allSettled(requests);
+});
+
+t.test("a lane's messages are processed once and in order", async (t) => {
+  const inbox = createLaneInbox(deviceId);
+  inbox.open(place);
+  const processed: string[] = [];
+  const { device } = await join(t, (request) =>
+    inbox.accept(request, async (up) => {
+      await settle(1);
+      processed.push(up.kind);
+      return up.kind === "last" ? undefined : { ...up, kind: `${up.kind} answered` };
+    }),
+  );
+  const link = roundLink(device);
+  const [first, second] = await Promise.all([
+    link.ask(payload("one", { loss: 0.25 })),
+    link.ask(payload("two")),
+    link.send(payload("last")),
+  ]);
+  t.strictSame(processed, ["one", "two", "last"]);
+  t.strictSame(
+    [first.kind, first.fields, second.kind],
+    ["one answered", { loss: 0.25 }, "two answered"],
+  );
+  await t.rejects(link.ask(payload("last")), { message: /gave no answer/ });
+});
+
+t.test("a message that overtook another waits for it", async (t) => {
+  const inbox = createLaneInbox(deviceId);
+  inbox.open(place);
+  const order: number[] = [];
+  const process = async (_up: Payload, laneSequence: number) => {
+    order.push(laneSequence);
+    return undefined;
+  };
+  const third = inbox.accept(laneMessage(3), process);
+  const second = inbox.accept(laneMessage(2), process);
+  await settle();
+  t.strictSame(order, [], "nothing before the first");
+  await Promise.all([inbox.accept(laneMessage(1), process), second, third]);
+  t.strictSame(order, [1, 2, 3]);
+});
+
+t.test("a repeat gets the stored answer, also after a restart; a lost one says so", async (t) => {
+  const inbox = createLaneInbox(deviceId);
+  const answers = new Map([[5, payload("kept")]]);
+  inbox.open(place, { lastSequence: 5, answers });
+  const never = () => Promise.reject(new Error("processed again"));
+  const reply = await inbox.accept(laneMessage(5), never);
+  t.match(reply.fields, { payload: { kind: "kept" } });
+  await t.rejects(inbox.accept(laneMessage(4), never), { code: "LANE_ANSWER_LOST" });
+  const once = await inbox.accept(laneMessage(6), async () => payload("new"));
+  t.equal(await inbox.accept(laneMessage(6), never), once);
+  t.strictSame(inbox.counters(), { repeats: 2, stale: 0 });
+});
+
+t.test("a failed message fails alike when repeated, and the lane goes on", async (t) => {
+  const inbox = createLaneInbox(deviceId);
+  inbox.open(place);
+  const bad = () => Promise.reject(new TrifoldError("PROTOCOL_PAYLOAD_INVALID", "shape"));
+  await t.rejects(inbox.accept(laneMessage(1), bad), { code: "PROTOCOL_PAYLOAD_INVALID" });
+  const ok = async () => undefined;
+  await t.rejects(inbox.accept(laneMessage(1), ok), { code: "PROTOCOL_PAYLOAD_INVALID" });
+  t.match(await inbox.accept(laneMessage(2), ok), { kind: "lane" });
+});
+
+t.test("messages of any other lane are stale", async (t) => {
+  const inbox = createLaneInbox(deviceId);
+  const process = async () => undefined;
+  const stale = { code: "LANE_STALE" };
+  await t.rejects(inbox.accept(laneMessage(1), process), stale, "none is open");
+  inbox.open(place);
+  await t.rejects(inbox.accept({ ...laneMessage(1), lane: 6 }, process), stale);
+  await t.rejects(inbox.accept({ ...laneMessage(1), attempt: 1 }, process), stale);
+  const waiting = t.rejects(inbox.accept(laneMessage(2), process), stale, "its turn never came");
+  inbox.open({ ...place, lane: 8 });
+  await waiting;
+  const first = inbox.accept(laneMessage(1), process);
+  await t.rejects(first, { ...stale, message: /lane 7 .* current one is lane 8/ });
+  inbox.close();
+  t.equal(inbox.counters().stale, 5);
+});
+
+t.test("a lane message out of form or far ahead is refused", async (t) => {
+  const inbox = createLaneInbox(deviceId);
+  inbox.open(place);
+  const process = async () => undefined;
+  const code = "ENVELOPE_INVALID";
+  await t.rejects(inbox.accept(laneMessage(0), process), { code });
+  await t.rejects(inbox.accept(laneMessage(1000), process), { code, message: /far ahead/ });
+  await t.rejects(inbox.accept({ ...laneMessage(1), kind: "join" }, process), { code });
+});
+
+const place = { round: 2, attempt: 2, lane: 7 };
+
+function payload(kind: string, fields: Record<string, unknown> = {}): Payload {
+  return { kind, fields, tensors: new Map() };
+}
+
+function laneMessage(laneSequence: number) {
+  const bodies = { tensors: new Map(), blobs: new Map() };
+  const who = { federation, task: "", sender: deviceId, instance: "0".repeat(16), sequence: 1 };
+  const fields = { laneSequence, payload: { kind: "x", fields: {} } };
+  return { ...place, ...who, ...bodies, kind: "lane", fields };
+}
+
+function roundLink(link: Link) {
+  const { signal } = new AbortController();
+  return createRoundLink({ link, task: "sotu", place, signal, parseDown: (down) => down });
+}
+
+const echo: RequestHandler = async ({ fields, blobs }) => ({ kind: "echo", fields, blobs });
+
+interface JoinOptions extends Partial<Omit<LinkOptions, "transport" | "clock">> {
+  readonly clock?: ManualClock;
+  readonly device?: RequestHandler;
+  readonly wrap?: (transport: Transport) => Transport;
+}
+
+/** A device and a coordinator over one hub, with the parts that a test takes away. */
+async function join(t: Test, onRequest: RequestHandler | undefined, options: JoinOptions = {}) {
+  const { device: onDeviceRequest, wrap = (transport: Transport) => transport, ...rest } = options;
+  const hub = createMemoryHub();
+  t.teardown(() => hub.close());
+  const shared = { federation, log: () => {}, ...rest };
+  const connect = async (clientId: string) => hub.connect({ clientId });
+  const transports = { device: await connect(deviceId), coordinator: await connect("coordinator") };
+  let isPaused = false;
+  const startCoordinator = (handler: RequestHandler | undefined) =>
+    createLink({
+      ...shared,
+      ...coordinatorLinkTopics(federation, deviceId),
+      transport: pausable(wrap(transports.coordinator), () => isPaused),
+      self: "coordinator",
+      peer: deviceId,
+      ...(handler === undefined ? {} : { onRequest: handler }),
+    });
+  const startDevice = () =>
+    createLink({
+      ...shared,
+      ...deviceLinkTopics(federation, deviceId),
+      transport: wrap(transports.device),
+      self: deviceId,
+      peer: "coordinator",
+      ...(onDeviceRequest === undefined ? {} : { onRequest: onDeviceRequest }),
+    });
+  return {
+    hub,
+    transports,
+    options: shared,
+    pause: {
+      down: () => {
+        isPaused = true;
+      },
+      up: () => {
+        isPaused = false;
+      },
+    },
+    device: await startDevice(),
+    coordinator: await startCoordinator(onRequest),
+    startCoordinator: async (handler: RequestHandler) => {
+      transports.coordinator = await connect("coordinator");
+      return startCoordinator(handler);
+    },
+    startDevice: async () => {
+      transports.device = await connect(deviceId);
+      return startDevice();
+    },
+  };
+}
+
+/** Swallows what the coordinator says while paused. */
+function pausable(transport: Transport, isPaused: () => boolean): Transport {
+  return overriding(transport, {
+    publish: (topic, bytes, options) =>
+      isPaused() ? Promise.resolve() : transport.publish(topic, bytes, options),
+  });
+}
+
+/** A third of the frames is lost, doubled or late. */
+function lossy(transport: Transport, seed: number): Transport {
+  const random = randomStream("lossy", seed, transport.clientId);
+  const late: (() => void)[] = [];
+  return overriding(transport, {
+    publish: async (topic, bytes, options) => {
+      const fate = random.next();
+      const send = () => transport.publish(topic, bytes, options);
+      if (fate < 0.12) {
+        return;
+      }
+      if (fate < 0.22) {
+        late.push(() => void send());
+        return;
+      }
+      await send();
+      if (fate < 0.33) {
+        await send();
+      }
+      late.splice(0).forEach((sendLate) => {
+        sendLate();
+      });
+    },
+  });
+}
+
+/** The transport with some of its methods replaced. */
+function overriding(transport: Transport, methods: Partial<Transport>): Transport {
+  return {
+    clientId: transport.clientId,
+    traffic: transport.traffic,
+    get connected() {
+      return transport.connected;
+    },
+    get connection() {
+      return transport.connection;
+    },
+    publish: (...args) => transport.publish(...args),
+    subscribe: (...args) => transport.subscribe(...args),
+    onConnected: (callback) => transport.onConnected(callback),
+    onDisconnected: (callback) => transport.onDisconnected(callback),
+    onClosed: (callback) => transport.onClosed(callback),
+    close: (...args) => transport.close(...args),
+    ...methods,
+  };
+}
+
+/** Lets everything happen that needs no time. */
+async function settle(turns = 50): Promise<void> {
+  for (let turn = 0; turn < turns; turn += 1) {
+    await new Promise((resolve) => setImmediate(resolve));
+  }
+}
+
+/** Moves the clock on whenever nothing happens by itself. */
+async function withTime<T>(clock: ManualClock, work: Promise<T>): Promise<T> {
+  let isDone = false;
+  const finished = work.finally(() => {
+    isDone = true;
+  });
+  while (!isDone) {
+    await settle();
+    clock.advance(60_000);
+  }
+  return finished;
+}
+
+function noise(length: number, seed: number): Uint8Array {
+  const random = randomStream("noise", seed);
+  return Uint8Array.from({ length }, () => random.below(256));
+}
+
+function equal(a: Uint8Array | undefined, b: Uint8Array | undefined): boolean {
+  return a !== undefined && b !== undefined && Buffer.compare(a, b) === 0;
+}
