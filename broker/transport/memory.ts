@@ -85,7 +85,7 @@ async function open(broker: Broker, client: Client): Promise<void> {
   }
   client.online = true;
   client.connections += 1;
-  await client.session.opened(createConnection(broker, client));
+  await client.session.opened(createConnection(broker, client), client.connections);
 }
 
 function createConnection(broker: Broker, client: Client): Connection {

@@ -143,7 +143,7 @@ class MqttDriver {
     if (this.#failures > 0) {
       this.#options.log(`connected to ${this.#address.shown} again`);
     }
-    void this.#session.opened(createConnection(client));
+    void this.#session.opened(createConnection(client), this.#connections);
   }
 
   #onClose(client: MqttClient): void {

@@ -29,8 +29,8 @@ export interface Connection {
 /** A transport and the events its driver tells it of. */
 export interface Session extends Transport {
   readonly closed: boolean;
-  /** A connection stands. Resolves once subscriptions are granted again. */
-  opened(connection: Connection): Promise<void>;
+  /** The `number`-th connection stands. Resolves once subscriptions are granted again. */
+  opened(connection: Connection, number: number): Promise<void>;
   /** The connection is gone. */
   lost(): void;
   /** Going on is pointless. */
@@ -56,6 +56,7 @@ export function createSession(options: SessionOptions): Session {
 class StandingSession implements Session {
   readonly clientId: string;
   readonly traffic = createTrafficMeter();
+  connection = 0;
   readonly #options: SessionOptions;
   readonly #subscriptions = createSubscriptions();
   readonly #outbox;
@@ -131,7 +132,8 @@ class StandingSession implements Session {
     return this.#ending;
   }
 
-  async opened(connection: Connection): Promise<void> {
+  async opened(connection: Connection, number: number): Promise<void> {
+    this.connection = number;
     this.#connection = connection;
     const subscriptions = this.#subscriptions.all();
     await Promise.all(subscriptions.map((one) => this.#grant(one, connection)));

@@ -8,6 +8,8 @@ import type { TrafficMeter } from "./traffic.ts";
 export interface Transport {
   readonly clientId: string;
   readonly connected: boolean;
+  /** Number of the last connection, the one its will was made with. */
+  readonly connection: number;
   /** What this client sent and received since it was made. */
   readonly traffic: TrafficMeter;
   /**
