@@ -38,8 +38,10 @@ export function ortEngine({
       if (closed) throw failure(graph, new Error("The engine is closed"));
       channel ??= openWorkerChannel(workerFile());
       lastSession += 1;
-      await loadGraph(channel, lastSession, graph, settings);
-      return ortSession(channel, lastSession, graph);
+      // Its own, for another load may begin while this one waits.
+      const session = lastSession;
+      await loadGraph(channel, session, graph, settings);
+      return ortSession(channel, session, graph);
     },
     close: async () => {
       closed = true;

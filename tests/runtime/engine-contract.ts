@@ -15,6 +15,7 @@ export function engineContract(t: Test, makeEngine: () => Engine): void {
   t.test("feeds that do not fit are refused by name", (t) => feedChecks(t, makeEngine()));
   t.test("a run computes the outputs asked for and no others", (t) => subsets(t, makeEngine()));
   t.test("runs started together do not mix", (t) => together(t, makeEngine()));
+  t.test("graphs loaded together do not mix", (t) => loadedTogether(t, makeEngine()));
   t.test("weights come from their place in a file", (t) => externalWeights(t, makeEngine()));
   t.test("a graph that cannot be computed is refused", (t) => badGraphs(t, makeEngine()));
   t.test("closing twice is harmless and ends everything", (t) => closing(t, makeEngine()));
@@ -143,6 +144,20 @@ async function together(t: Test, engine: Engine): Promise<void> {
   );
   t.same(order, [0, 1, 2, 3]);
   t.equal(message.length, 60, "the caller keeps the buffer");
+}
+
+async function loadedTogether(t: Test, engine: Engine): Promise<void> {
+  t.teardown(() => engine.close());
+  const addGraph = (term: number): Graph => {
+    const builder = graphBuilder();
+    const x = builder.input(`x${term}`, "float32", [1]);
+    builder.output(builder.op("Add", [x, builder.constant(float32([1], [term]), "term")], {}));
+    return builder.build(`add-${term}`);
+  };
+  const sessions = await Promise.all([1, 2, 3].map((term) => engine.load(addGraph(term))));
+  for (const [i, session] of sessions.entries()) {
+    t.same(await firstOutput(session, { [`x${i + 1}`]: float32([1], [10]) }), [11 + i]);
+  }
 }
 
 async function externalWeights(t: Test, engine: Engine): Promise<void> {
