@@ -1,5 +1,6 @@
 // The life of a round as a pure state machine: who takes part, who has delivered, when it closes and
 // when it is opened again. Clocks and messages stay outside.
+import { compareDeviceIds } from "./aggregation/index.ts";
 
 /** Where one device stands in a round. */
 export type LanePhase = "open" | "delivered" | "lost";
@@ -28,39 +29,40 @@ export type RoundDecision =
   /** Too few delivered: start the next attempt from the same global model. */
   | { readonly kind: "reopen"; readonly reason: string };
 
-/** A round that nobody has joined yet. */
-export function openRound(round: number, attempt = 1): RoundState {
-  return { round, attempt, lanes: new Map() };
+/** When a round may close. */
+export interface RoundRules {
+  readonly minimumDevices: number;
+  readonly deadlinePassed: boolean;
+}
+
+/** A round that waits for the devices of `cohort` from the start, so that the quickest cannot close it alone. */
+export function openRound(round: number, attempt = 1, cohort: Iterable<string> = []): RoundState {
+  return { round, attempt, lanes: new Map([...cohort].map((deviceId) => [deviceId, "open"])) };
 }
 
 /** The round after an event. A delivery is final; a lost device that joins again starts over. */
-export function advance(state: RoundState, event: RoundEvent): RoundState {
-  const current = state.lanes.get(event.deviceId);
-  if (current === "delivered") return state;
-  const phase: LanePhase = event.kind === "joined" ? "open" : event.kind;
-  return { ...state, lanes: new Map(state.lanes).set(event.deviceId, phase) };
+export function advance(state: RoundState, { kind, deviceId }: RoundEvent): RoundState {
+  if (state.lanes.get(deviceId) === "delivered") return state;
+  const phase: LanePhase = kind === "joined" ? "open" : kind;
+  return { ...state, lanes: new Map(state.lanes).set(deviceId, phase) };
 }
 
 /**
- * Closes a round when every lane has ended or the deadline has passed, and enough devices delivered;
- * opens it again when the deadline passed below the minimum or nobody is left to wait for.
+ * Closes a round when enough devices have delivered and no lane is open, or the deadline has passed. Below
+ * the minimum it waits until the deadline, so that what was delivered is not thrown away while a lost
+ * device may come back, and only then opens the round again.
  */
 export function decide(
-  state: RoundState,
-  {
-    minimumDevices,
-    deadlinePassed,
-  }: { readonly minimumDevices: number; readonly deadlinePassed: boolean },
+  { lanes }: RoundState,
+  { minimumDevices, deadlinePassed }: RoundRules,
 ): RoundDecision {
-  const phases = [...state.lanes];
-  const accepted = phases
-    .filter(([, phase]) => phase === "delivered")
-    .map(([deviceId]) => deviceId)
-    .sort();
-  const waiting = phases.some(([, phase]) => phase === "open");
-  if (waiting && !deadlinePassed) return { kind: "wait" };
-  if (accepted.length >= minimumDevices) return { kind: "close", accepted };
-  if (!deadlinePassed && phases.length < minimumDevices) return { kind: "wait" };
+  const inPhase = (wanted: LanePhase) =>
+    [...lanes].filter(([, phase]) => phase === wanted).map(([deviceId]) => deviceId);
+  const accepted = inPhase("delivered").sort(compareDeviceIds);
+  const enough = accepted.length >= minimumDevices;
+  const done = inPhase("open").length === 0;
+  if (enough && (done || deadlinePassed)) return { kind: "close", accepted };
+  if (!deadlinePassed) return { kind: "wait" };
   const reason = `${accepted.length} of at least ${minimumDevices} devices delivered`;
-  return deadlinePassed || phases.length > 0 ? { kind: "reopen", reason } : { kind: "wait" };
+  return { kind: "reopen", reason };
 }
