@@ -1,11 +1,14 @@
 // The one global adapter set: how it travels to devices and how a round's contributions move it.
 import { z } from "zod";
-import { type Float32Tensor, float32, type Parameters } from "../runtime/index.ts";
+import type { Parameters } from "../runtime/index.ts";
 import { applyUpdate, meanAccumulator } from "./aggregation/index.ts";
 import type { EncodedTensor, EncodingName } from "./encoding/encoded.ts";
-import { decodeAll, encodeAll } from "./encoding/index.ts";
+import { encodeAll } from "./encoding/index.ts";
 import { decodeExactly, difference } from "./payload.ts";
+import { perGlobal } from "./per-global.ts";
+import { initialOf } from "./plan.ts";
 import type { Contribution, GlobalModel } from "./protocol.ts";
+import type { Task } from "./task.ts";
 
 /** Fields that go with encoded global parameters. */
 export const globalFields = z.strictObject({
@@ -37,6 +40,12 @@ export function encodeGlobal(
   };
 }
 
+/** Encodes for all lanes of a round what its global model is at the task's encoding, once. */
+export function globalEncoder(task: Task): (global: GlobalModel) => EncodedGlobal {
+  const initial = initialOf(task);
+  return perGlobal(({ parameters }) => encodeGlobal(parameters, initial, task.full.encoding));
+}
+
 /** What a device makes of encoded parameters that must have the names and shapes of `initial`. */
 export function decodeGlobal({ fields, tensors }: EncodedGlobal, initial: Parameters): Parameters {
   const shapes = new Map([...initial].map(([name, { shape }]) => [name, shape]));
@@ -50,8 +59,7 @@ export function adoptDecoded(
   initial: Parameters,
   encoding: EncodingName,
 ): Parameters {
-  if (encoding === "float32") return parameters;
-  return applyUpdate(initial, decodeAll(encodeAll(difference(parameters, initial), encoding)));
+  return decodeGlobal(encodeGlobal(parameters, initial, encoding), initial);
 }
 
 /**
@@ -62,10 +70,4 @@ export function foldRound(global: GlobalModel, contributions: Iterable<Contribut
   const mean = meanAccumulator();
   for (const contribution of contributions) mean.add(contribution);
   return { round: global.round + 1, parameters: applyUpdate(global.parameters, mean.finish()) };
-}
-
-/** A deep copy, so that a lane's training cannot touch the global arrays. */
-export function copyParameters(parameters: Parameters): Parameters {
-  const copy = ({ shape, data }: Float32Tensor) => float32(shape, data.slice());
-  return new Map([...parameters].map(([name, tensor]) => [name, copy(tensor)]));
 }

@@ -1,82 +1,93 @@
 // What `full` and `kd` devices share: a whole model on the device, trained on private data and scored on
-// the hold-out.
+// the hold-out. The report of a round is the same in every protocol.
 import {
-  type Engine,
   type Example,
   loadPredictor,
   loadStep,
-  makeBatch,
   type Parameters,
-  type Predictor,
   predictAll,
   scoreClassification,
-  type TrainingStep,
+  type TensorBundle,
   type TrainResult,
   train,
 } from "../runtime/index.ts";
-import { batchShape, modelSpec, rateOf, roundBatches } from "./plan.ts";
+import { batchesOf, batchShape, modelSpec, rateOf, roundBatches } from "./plan.ts";
 import type { ClientContext, RoundInfo, TrainReport } from "./protocol.ts";
 
 /** A device's whole model, loaded once and used every round. */
 export interface LocalModel {
-  readonly step: TrainingStep;
-  readonly predictor: Predictor;
   /** The round's local steps from `initial`, on the batches every framework would see. */
   train(initial: Parameters, info: RoundInfo, signal: AbortSignal): Promise<TrainResult>;
-  /** Accuracy on the hold-out, 0..1, and the FLOPs it took; undefined without a hold-out. */
-  score(parameters: Parameters): Promise<{ accuracy: number; flops: number } | undefined>;
-  /** Logits [examples, classes]. */
-  predict(parameters: Parameters, examples: readonly Example[]): Promise<Float32Array>;
+  /** Logits of texts in their order. */
+  predict(
+    parameters: Parameters,
+    examples: readonly Example[],
+    signal: AbortSignal,
+  ): Promise<Prediction>;
+  /** Accuracy on the hold-out; undefined without one. */
+  score(parameters: Parameters, signal: AbortSignal): Promise<Score | undefined>;
   close(): Promise<void>;
 }
 
+/** What a model makes of some texts, and the work it took. */
+export interface Prediction {
+  /** [examples, classes] */
+  readonly logits: Float32Array;
+  readonly flops: number;
+}
+
+/** The share of the hold-out that a model gets right, and the work it took. */
+export interface Score {
+  /** 0..1. */
+  readonly accuracy: number;
+  readonly flops: number;
+}
+
 /** Loads the step and the forward pass of the task's model. */
-export async function openLocalModel(
-  context: ClientContext & { engine: Engine },
-): Promise<LocalModel> {
-  const { task, engine, model, deviceId, train: examples, holdOut } = context;
+export async function openLocalModel(context: ClientContext): Promise<LocalModel> {
+  const { task, engine, model, holdOut } = context;
   const spec = modelSpec(task, model);
   const shape = batchShape(task);
   const step = await loadStep(engine, spec);
   const predictor = await loadPredictor(engine, spec);
-  const predict = (parameters: Parameters, texts: readonly Example[]) =>
-    predictAll(predictor, parameters, texts, shape);
+  const predict: LocalModel["predict"] = async (parameters, examples, signal) => {
+    const source = {
+      run: (current: Parameters, feeds: TensorBundle) => {
+        signal.throwIfAborted();
+        return predictor.run(current, feeds);
+      },
+    };
+    const logits = await predictAll(source, parameters, examples, shape);
+    return { logits, flops: predictor.flops * batchCount(examples.length, shape.batch) };
+  };
   return {
-    step,
-    predictor,
     predict,
     train: (initial, info, signal) =>
       train({
         step,
         initial,
-        batches: feeds(roundBatches(task, deviceId, info.round, examples.length), examples),
+        batches: roundFeeds(context, info),
         rateAt: rateOf(task, info),
         maxGradientNorm: task.training.maxGradientNorm,
         weightDecay: task.training.weightDecay,
         signal,
       }),
-    score: async (parameters) => {
+    score: async (parameters, signal) => {
       if (holdOut.length === 0) return undefined;
-      const logits = await predict(parameters, holdOut);
-      const { accuracy } = scoreClassification(
-        logits,
-        holdOut.map(({ label }) => label),
-      );
-      return { accuracy, flops: predictor.flops * batchCount(holdOut.length, shape.batch) };
+      const { logits, flops } = await predict(parameters, holdOut, signal);
+      return { accuracy: accuracyOf(logits, holdOut), flops };
     },
     close: async () => {
       await step.close();
       await predictor.close();
     },
   };
+}
 
-  function* feeds(indices: readonly (readonly number[])[], texts: readonly Example[]) {
-    for (const batch of indices)
-      yield makeBatch(
-        batch.map((i) => texts[i] as Example),
-        shape,
-      ).feeds;
-  }
+/** Share of the examples, 0..1, whose largest logit is their label's. */
+export function accuracyOf(logits: Float32Array, examples: readonly Example[]): number {
+  const labels = examples.map(({ label }) => label);
+  return scoreClassification(logits, labels).accuracy;
 }
 
 /** Batches that hold `examples` examples. */
@@ -86,17 +97,24 @@ export function batchCount(examples: number, batchSize: number): number {
 
 /** The report of a round of local training. */
 export function reportOf(
-  context: ClientContext,
+  { task, train: examples }: ClientContext,
   trained: Pick<TrainResult, "steps" | "meanLoss" | "flops">,
-  score: { readonly accuracy: number; readonly flops: number } | undefined,
+  score: Score | undefined,
 ): TrainReport {
-  const { batchSize } = context.task.training;
   return {
-    examples: context.train.length,
-    examplesSeen: trained.steps * batchSize,
+    examples: examples.length,
+    examplesSeen: trained.steps * task.training.batchSize,
     steps: trained.steps,
     loss: trained.meanLoss,
     flops: trained.flops + (score?.flops ?? 0),
     ...(score ? { accuracy: score.accuracy } : {}),
   };
+}
+
+function* roundFeeds(
+  { task, deviceId, train: examples }: ClientContext,
+  { round }: RoundInfo,
+): Iterable<TensorBundle> {
+  const order = roundBatches(task, deviceId, round, examples.length);
+  for (const { feeds } of batchesOf(task, examples, order)) yield feeds;
 }

@@ -68,8 +68,16 @@ export function decodeExactly(
   return new Map([...shapes].map(([name, shape]) => [name, decodeOne(tensors, name, shape)]));
 }
 
-/** Decodes one tensor that must be there with this shape. */
-export function decodeOne(
+/** Decodes the only tensor of a message, which must have this name and shape. */
+export function decodeOnly(
+  tensors: ReadonlyMap<string, EncodedTensor>,
+  name: string,
+  shape: readonly number[],
+): Float32Tensor {
+  return decodeExactly(tensors, new Map([[name, shape]])).get(name) as Float32Tensor;
+}
+
+function decodeOne(
   tensors: ReadonlyMap<string, EncodedTensor>,
   name: string,
   shape: readonly number[],
@@ -107,7 +115,15 @@ export function difference(after: Parameters, before: Parameters): Parameters {
   );
 }
 
-/** The tensors of a bundle that `names` has. */
-export function subset(tensors: Parameters, names: Iterable<string>): Parameters {
-  return new Map([...names].map((name) => [name, tensors.get(name) as Float32Tensor]));
+/** The tensors of those names, all of which `tensors` must have. */
+export function subset<T>(
+  tensors: ReadonlyMap<string, T>,
+  names: Iterable<string>,
+): ReadonlyMap<string, T> {
+  return new Map([...names].map((name) => [name, tensors.get(name) as T]));
+}
+
+/** The error for a message that this moment of the round does not expect. */
+export function outOfTurn(what: string): Error {
+  return protocolErrors.error("PROTOCOL_OUT_OF_TURN", what);
 }

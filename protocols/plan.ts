@@ -2,12 +2,15 @@
 // shapes, the batches of a round and the learning rate of a step.
 import {
   type BaseModel,
+  type Batch,
   type BatchShape,
   batchIndices,
+  type Example,
   type HeadSettings,
   initialParameters,
   linearRate,
   type ModelSpec,
+  makeBatch,
   type Parameters,
   parameterShapes,
 } from "../runtime/index.ts";
@@ -55,6 +58,19 @@ export function roundBatches(
 ): number[][] {
   const { batchSize, localSteps } = task.training;
   return batchIndices(examples, batchSize, localSteps, [task.seed, "batches", round, deviceId]);
+}
+
+/** The batches of an order of examples, each made when it is its turn. */
+export function* batchesOf(
+  task: Task,
+  examples: readonly Example[],
+  order: readonly (readonly number[])[],
+): Iterable<Batch> {
+  const shape = batchShape(task);
+  for (const indices of order) {
+    const chosen = indices.map((i) => examples[i] as Example);
+    yield makeBatch(chosen, shape);
+  }
 }
 
 /** The learning rate of a round's n-th local step: schedules count global steps. */

@@ -13,9 +13,7 @@ import type { Task } from "./task.ts";
 export type AnyProtocol = Protocol<Payload, Payload>;
 
 /** The three frameworks of Yan et al. 2025. */
-export const builtInProtocols: readonly AnyProtocol[] = [full, kd, split].map(
-  (protocol) => protocol as unknown as AnyProtocol,
-);
+export const builtInProtocols: readonly AnyProtocol[] = [full, kd, split];
 
 /** The protocol of that name and version; throws `PROTOCOL_UNKNOWN` or `PROTOCOL_VERSION_MISMATCH`. */
 export function findProtocol(

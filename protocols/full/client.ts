@@ -18,14 +18,10 @@ export async function createFullClient(
     runRound: async (info, start, link, signal) => {
       const theta = decodeGlobal(start, initial);
       const trained = await local.train(theta, info, signal);
-      const update = difference(trained.parameters, theta);
-      const tensors = encodeAll(update, task.full.encoding);
-      await link.send({
-        kind: "update",
-        fields: { examples: context.train.length, steps: trained.steps },
-        tensors,
-      });
-      return reportOf(context, trained, await local.score(trained.parameters));
+      const tensors = encodeAll(difference(trained.parameters, theta), task.full.encoding);
+      const fields = { examples: context.train.length, steps: trained.steps };
+      await link.send({ kind: "update", fields, tensors });
+      return reportOf(context, trained, await local.score(trained.parameters, signal));
     },
     close: () => local.close(),
   };

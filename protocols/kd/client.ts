@@ -11,9 +11,9 @@ import type { KdDown, KdUp } from "./messages.ts";
 /** Loads a whole local model; it stays on the device from round to round and never travels. */
 export async function createKdClient(context: ClientContext): Promise<ClientSide<KdDown, KdUp>> {
   const { task, engine, model, deviceId, state } = context;
+  const publicSet = await context.publicSet();
   const local = await openLocalModel(context);
   const distillation = await loadDistillation(engine, task, model);
-  const publicSet = await context.publicSet();
   const size = { examples: publicSet.length, classes: task.head.labels.length };
 
   const learn = async (initial: Parameters, start: KdDown, round: number, signal: AbortSignal) => {
@@ -27,14 +27,14 @@ export async function createKdClient(context: ClientContext): Promise<ClientSide
       const before = (await state.read()) ?? initialOf(task);
       const taught = await learn(before, start, info.round, signal);
       const trained = await local.train(taught.parameters, info, signal);
-      const logits = await local.predict(trained.parameters, publicSet);
-      const packed = packLogits(logits, size, task.kd);
+      const opinion = await local.predict(trained.parameters, publicSet, signal);
+      const packed = packLogits(opinion.logits, size, task.kd);
       const fields = { ...packed.fields, examples: context.train.length, steps: trained.steps };
       await state.stage(trained.parameters);
       await link.send({ kind: "knowledge", fields, tensors: packed.tensors });
-      const predicted = local.predictor.flops * Math.ceil(size.examples / task.training.batchSize);
-      const flops = trained.flops + taught.flops + predicted;
-      return reportOf(context, { ...trained, flops }, await local.score(trained.parameters));
+      const flops = taught.flops + trained.flops + opinion.flops;
+      const score = await local.score(trained.parameters, signal);
+      return reportOf(context, { ...trained, flops }, score);
     },
     close: async () => {
       await local.close();

@@ -8,7 +8,7 @@ import type { CostOptions } from "../protocol.ts";
 import type { RoundCost } from "../selection.ts";
 import type { Task } from "../task.ts";
 
-/** Logits of the public set both ways; the whole model in memory, and a second step graph to distil with. */
+/** Logits of the public set both ways, as in every round after the first; the whole model in memory, and a second step graph to distil with. */
 export function estimateKd(task: Task, options: CostOptions): RoundCost {
   const spec = modelSpec(task, sketchModel(task));
   const objective = { kind: "teacher", temperature: task.kd.temperature } as const;
@@ -18,13 +18,14 @@ export function estimateKd(task: Task, options: CostOptions): RoundCost {
   const examples = task.manifest.publicSet?.size ?? 0;
   const bytes = logitsBytes(task, examples);
   const predictions = batchCount(examples, task.training.batchSize);
-  const extra =
-    task.kd.distillationSteps * graphFlops(distillation) + predictions * graphFlops(logits);
   return {
     peakMemoryBytes: trainingMemoryBytes([step, distillation, logits]),
     uplinkBytes: bytes,
     downlinkBytes: bytes,
-    flops: wholeModelCost(task, options).flops + extra,
+    flops:
+      wholeModelCost(task, options).flops +
+      task.kd.distillationSteps * graphFlops(distillation) +
+      predictions * graphFlops(logits),
     roundTrips: 2,
   };
 }

@@ -5,7 +5,7 @@ import { type Float32Tensor, float32 } from "../../runtime/index.ts";
 import type { EncodedTensor, EncodingName } from "../encoding/encoded.ts";
 import { encodeTensor } from "../encoding/index.ts";
 import { protocolErrors } from "../errors.ts";
-import { decodeOne } from "../payload.ts";
+import { decodeExactly } from "../payload.ts";
 import type { Payload } from "../protocol.ts";
 
 /** Fields beside the tensors `values` [examples, kept] and, when classes were dropped, `rest` [examples]. */
@@ -77,11 +77,15 @@ export function unpackLogits(
   if (fields.classes !== classes)
     throw invalid(`${fields.classes} classes, the task has ${classes}`);
   if (kept > classes) throw invalid(`${kept} logits kept of ${classes} classes`);
-  const values = decodeOne(tensors, "values", [examples, kept]).data;
+  const shapes = new Map([["values", [examples, kept]]]);
+  if (kept < classes) shapes.set("rest", [examples]);
+  const decoded = decodeExactly(tensors, shapes);
+  const values = (decoded.get("values") as Float32Tensor).data;
+  const indexBytes = kept < classes ? 2 * examples * kept : 0;
+  if (indices.byteLength !== indexBytes)
+    throw invalid(`${indices.byteLength} bytes of indices, expected ${indexBytes}`);
   if (kept === classes) return values;
-  if (indices.byteLength !== 2 * examples * kept)
-    throw invalid(`${indices.byteLength} bytes of indices`);
-  const rest = decodeOne(tensors, "rest", [examples]).data;
+  const rest = (decoded.get("rest") as Float32Tensor).data;
   const order = new DataView(indices.buffer, indices.byteOffset, indices.byteLength);
   const logits = new Float32Array(examples * classes);
   const share = Math.log(classes - kept);

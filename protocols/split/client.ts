@@ -4,37 +4,44 @@ import {
   adamW,
   type Batch,
   clipScale,
-  type Example,
   type Front,
   float32,
   loadFront,
   makeBatch,
   type Optimizer,
-  scoreClassification,
   squaredNorms,
 } from "../../runtime/index.ts";
+import type { EncodedTensor } from "../encoding/encoded.ts";
 import { encodeAll, encodeTensor } from "../encoding/index.ts";
 import { protocolErrors } from "../errors.ts";
 import { decodeGlobal } from "../global-model.ts";
-import { batchCount, reportOf } from "../local-training.ts";
-import { decodeOne, difference, subset } from "../payload.ts";
-import { batchShape, initialOf, modelSpec, rateOf, roundBatches, shapesOf } from "../plan.ts";
+import { accuracyOf, batchCount, reportOf, type Score } from "../local-training.ts";
+import { decodeOnly, difference, outOfTurn, subset } from "../payload.ts";
+import {
+  batchesOf,
+  batchShape,
+  initialOf,
+  modelSpec,
+  rateOf,
+  roundBatches,
+  shapesOf,
+} from "../plan.ts";
 import type { ClientContext, ClientSide, RoundLink } from "../protocol.ts";
-import { cutShape, outOfTurn } from "./cut.ts";
+import { cutLayerOf, cutShape, labelRefusal } from "./cut.ts";
 import type { SplitDown, SplitUp } from "./messages.ts";
 
-/** Loads the front of `assignment.cutLayer` blocks and trains it step by step with the coordinator. */
+/**
+ * Loads the front of `assignment.cutLayer` blocks and trains it step by step with the coordinator.
+ * Throws `PROTOCOL_LABELS_WOULD_LEAVE` when the task does not allow that.
+ */
 export async function createSplitClient(
   context: ClientContext,
 ): Promise<ClientSide<SplitDown, SplitUp>> {
   const { task, engine, model, deviceId, assignment, train: examples } = context;
-  const { cutLayer } = assignment;
-  if (cutLayer === undefined) {
-    throw protocolErrors.error(
-      "PROTOCOL_PAYLOAD_INVALID",
-      "a split assignment must name its cut layer",
-    );
-  }
+  const cutLayer = cutLayerOf(assignment, task);
+  const refusal = labelRefusal(task);
+  if (refusal) throw protocolErrors.error("PROTOCOL_LABELS_WOULD_LEAVE", `split: ${refusal}`);
+  context.log("split: the labels of the training texts go to the coordinator, the texts stay here");
   const initial = subset(initialOf(task), shapesOf(task, { from: 0, to: cutLayer }).keys());
   const front = await loadFront(engine, modelSpec(task, model), cutLayer);
   return {
@@ -42,29 +49,23 @@ export async function createSplitClient(
       if (start.kind !== "front") throw unexpected(start);
       const theta = decodeGlobal(start, initial);
       const optimizer = adamW(theta, { weightDecay: task.training.weightDecay });
+      const session: SplitSession = { context, front, optimizer, link, squares: {} };
       const rateAt = rateOf(task, info);
-      const session = { context, front, optimizer, link, squares: {} };
+      const order = roundBatches(task, deviceId, info.round, examples.length);
+      let steps = 0;
       let totalLoss = 0;
-      const batches = roundBatches(task, deviceId, info.round, examples.length);
-      for (const [step, indices] of batches.entries()) {
+      for (const batch of batchesOf(task, examples, order)) {
         signal.throwIfAborted();
-        const batch = makeBatch(
-          indices.map((i) => examples[i] as Example),
-          batchShape(task),
-        );
-        totalLoss += await trainStep(session, batch, { step, rate: rateAt(step) });
+        totalLoss += await trainStep(session, batch, { step: steps, rate: rateAt(steps) });
+        steps += 1;
       }
-      signal.throwIfAborted();
       const score = await scoreHoldOut(session, signal);
+      signal.throwIfAborted();
+      const fields = { examples: examples.length, steps, squares: session.squares };
       const tensors = encodeAll(difference(optimizer.parameters, theta), task.full.encoding);
-      const fields = { examples: examples.length, steps: batches.length, squares: session.squares };
       await link.send({ kind: "update", fields, tensors });
-      const flops = batches.length * front.flops;
-      return reportOf(
-        context,
-        { steps: batches.length, meanLoss: totalLoss / batches.length, flops },
-        score,
-      );
+      const trained = { steps, meanLoss: totalLoss / steps, flops: steps * front.flops };
+      return reportOf(context, trained, score);
     },
     close: () => front.close(),
   };
@@ -87,21 +88,19 @@ async function trainStep(
   { step, rate }: { readonly step: number; readonly rate: number },
 ): Promise<number> {
   const { context, front, optimizer, link } = session;
-  const activations = await encodeActivations(session, batch);
-  const fields = { step, lengths: batch.lengths, labels: batch.labels, squares: session.squares };
-  const answer = await link.ask({
-    kind: "activations",
-    fields: { ...fields, lengths: [...batch.lengths], labels: [...batch.labels] },
-    tensors: activations,
-  });
+  const { task } = context;
+  const tensors = await encodeActivations(session, batch);
+  const texts = { lengths: [...batch.lengths], labels: [...batch.labels] };
+  const fields = { step, ...texts, squares: session.squares };
+  const answer = await link.ask({ kind: "activations", fields, tensors });
   if (answer.kind !== "gradient" || answer.fields.step !== step) throw unexpected(answer);
-  const [rows, sequence, hidden] = cutShape(context.task);
-  const cut = decodeOne(answer.tensors, "gradient", [rows, sequence, hidden]);
-  const flat = float32([rows * sequence, hidden], cut.data);
-  const gradients = await front.backward(optimizer.parameters, batch.feeds, flat);
+  const [rows, sequence, hidden] = cutShape(task);
+  const { data } = decodeOnly(answer.tensors, "gradient", [rows, sequence, hidden]);
+  const cutGradient = float32([rows * sequence, hidden], data);
+  const gradients = await front.backward(optimizer.parameters, batch.feeds, cutGradient);
   const own = squaredNorms(gradients);
-  const all = new Map([...own, ...Object.entries(answer.fields.squares)]);
-  optimizer.step(gradients, { rate, scale: clipScale(all, context.task.training.maxGradientNorm) });
+  const all = new Map([...Object.entries(answer.fields.squares), ...own]);
+  optimizer.step(gradients, { rate, scale: clipScale(all, task.training.maxGradientNorm) });
   session.squares = Object.fromEntries(own);
   return answer.fields.loss;
 }
@@ -110,8 +109,9 @@ async function trainStep(
 async function scoreHoldOut(
   session: SplitSession,
   signal: AbortSignal,
-): Promise<{ accuracy: number; flops: number } | undefined> {
-  const { task, holdOut } = session.context;
+): Promise<Score | undefined> {
+  const { context, front, link } = session;
+  const { task, holdOut } = context;
   if (holdOut.length === 0) return undefined;
   const shape = batchShape(task);
   const classes = task.head.labels.length;
@@ -121,27 +121,26 @@ async function scoreHoldOut(
     const batch = makeBatch(holdOut.slice(first, first + shape.batch), shape);
     const tensors = await encodeActivations(session, batch);
     const fields = { lengths: [...batch.lengths], squares: session.squares };
-    const answer = await session.link.ask({ kind: "evaluate", fields, tensors });
+    const answer = await link.ask({ kind: "evaluate", fields, tensors });
     if (answer.kind !== "logits") throw unexpected(answer);
     session.squares = {};
-    const part = decodeOne(answer.tensors, "logits", [shape.batch, classes]);
-    logits.set(part.data.subarray(0, batch.size * classes), first * classes);
+    const { data } = decodeOnly(answer.tensors, "logits", [shape.batch, classes]);
+    logits.set(data.subarray(0, batch.size * classes), first * classes);
   }
-  const { accuracy } = scoreClassification(
-    logits,
-    holdOut.map(({ label }) => label),
-  );
-  return { accuracy, flops: session.front.forwardFlops * batchCount(holdOut.length, shape.batch) };
+  const flops = batchCount(holdOut.length, shape.batch) * front.forwardFlops;
+  return { accuracy: accuracyOf(logits, holdOut), flops };
 }
 
-async function encodeActivations({ context, front, optimizer }: SplitSession, batch: Batch) {
-  const flat = await front.forward(optimizer.parameters, batch.feeds);
-  const shaped = float32(cutShape(context.task), flat.data);
-  return new Map([
-    ["activations", encodeTensor(shaped, context.task.split.activations, { name: "activations" })],
-  ]);
+async function encodeActivations(
+  { context: { task }, front, optimizer }: SplitSession,
+  { feeds }: Batch,
+): Promise<ReadonlyMap<string, EncodedTensor>> {
+  const { data } = await front.forward(optimizer.parameters, feeds); // [tokens, hidden]
+  const activations = float32(cutShape(task), data);
+  const name = "activations";
+  return new Map([[name, encodeTensor(activations, task.split.activations, { name })]]);
 }
 
 function unexpected(message: SplitDown): Error {
-  return outOfTurn(`"${message.kind}" is not the answer expected now`);
+  return outOfTurn(`split: "${message.kind}" is not the answer expected now`);
 }

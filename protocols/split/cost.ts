@@ -12,21 +12,24 @@ import { modelSpec, shapesOf } from "../plan.ts";
 import type { CostOptions } from "../protocol.ts";
 import type { RoundCost } from "../selection.ts";
 import type { Task } from "../task.ts";
+import { cutShape } from "./cut.ts";
 
-/** Activations of every step and of the hold-out up, gradients down; only the front in memory. */
+/** Activations of every step and of the hold-out up, gradients and logits down; only the front in memory. */
 export function estimateSplit(task: Task, { cutLayer = 1, holdOut }: CostOptions): RoundCost {
   const spec = modelSpec(task, sketchModel(task));
   const forward = frontForwardGraph(spec, cutLayer).graph;
   const backward = frontBackwardGraph(spec, cutLayer).graph;
-  const { batchSize, sequenceLength, localSteps } = task.training;
-  const shape = [batchSize, sequenceLength, task.manifest.config.hiddenSize];
+  const { batchSize, localSteps } = task.training;
+  const shape = cutShape(task);
   const front = encodedBundleBytes(shapesOf(task, { from: 0, to: cutLayer }), task.full.encoding);
   const evaluations = batchCount(holdOut, batchSize);
   const exchanges = localSteps + evaluations;
+  const gradient = encodedByteLength(shape, task.split.gradients);
+  const logits = encodedByteLength([batchSize, task.head.labels.length], "float32");
   return {
     peakMemoryBytes: trainingMemoryBytes([forward, backward]),
     uplinkBytes: front + exchanges * encodedByteLength(shape, task.split.activations),
-    downlinkBytes: front + localSteps * encodedByteLength(shape, task.split.gradients),
+    downlinkBytes: front + localSteps * gradient + evaluations * logits,
     flops:
       localSteps * (graphFlops(forward) + graphFlops(backward)) + evaluations * graphFlops(forward),
     roundTrips: exchanges + 2,

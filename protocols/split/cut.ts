@@ -1,13 +1,28 @@
 // What both sides of the cut agree on.
 import { protocolErrors } from "../errors.ts";
+import type { Assignment } from "../selection.ts";
 import type { Task } from "../task.ts";
-
-/** A message that this moment of the round does not expect. */
-export function outOfTurn(what: string): Error {
-  return protocolErrors.error("PROTOCOL_OUT_OF_TURN", `split: ${what}`);
-}
 
 /** Shape of activations and their gradients at the cut: [batch, seq, hidden]. */
 export function cutShape({ training, manifest }: Task): [number, number, number] {
   return [training.batchSize, training.sequenceLength, manifest.config.hiddenSize];
+}
+
+/** The cut layer of an assignment; throws `PROTOCOL_PAYLOAD_INVALID` when it leaves nothing on one of the sides. */
+export function cutLayerOf({ cutLayer, deviceId }: Assignment, { manifest }: Task): number {
+  const { layers } = manifest.config;
+  if (cutLayer !== undefined && Number.isInteger(cutLayer) && cutLayer > 0 && cutLayer < layers) {
+    return cutLayer;
+  }
+  const expected = `a cut layer from 1 to ${layers - 1}`;
+  throw protocolErrors.error(
+    "PROTOCOL_PAYLOAD_INVALID",
+    `split: the assignment of ${deviceId} needs ${expected}, got ${cutLayer}`,
+  );
+}
+
+/** Why labels keep a task from being cut, or undefined when they may leave. */
+export function labelRefusal({ labelsMayLeave }: Task): string | undefined {
+  if (labelsMayLeave) return undefined;
+  return "labels would leave the device and the task does not say labelsMayLeave";
 }

@@ -3,6 +3,7 @@ import { parsePayload, rawTensorBytes } from "../payload.ts";
 import type { Protocol } from "../protocol.ts";
 import { createSplitClient } from "./client.ts";
 import { estimateSplit } from "./cost.ts";
+import { labelRefusal } from "./cut.ts";
 import { type SplitDown, type SplitUp, splitDownKinds, splitUpKinds } from "./messages.ts";
 import { createSplitServer } from "./server.ts";
 
@@ -11,10 +12,7 @@ export const split: Protocol<SplitDown, SplitUp> = {
   name: "split",
   version: 1,
   estimate: estimateSplit,
-  refusal: ({ labelsMayLeave }) =>
-    labelsMayLeave
-      ? undefined
-      : "labels would leave the device and the task does not say labelsMayLeave",
+  refusal: labelRefusal,
   parseDown: (payload) => parsePayload(payload, splitDownKinds),
   parseUp: (payload) => parsePayload(payload, splitUpKinds),
   rawBytes: rawTensorBytes,

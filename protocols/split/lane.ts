@@ -1,50 +1,53 @@
 // One device's lane of `split`: the order of its messages, from the front's parameters to the merged
 // contribution of front and tail.
-import { encodeGlobal } from "../global-model.ts";
-import { decodeExactly, subset } from "../payload.ts";
-import { initialOf, shapesOf } from "../plan.ts";
-import type { Contribution, GlobalModel, Lane, RoundInfo, ServerContext } from "../protocol.ts";
-import type { Assignment } from "../selection.ts";
+import type { Parameters } from "../../runtime/index.ts";
+import { decodeGlobal, type EncodedGlobal } from "../global-model.ts";
+import { decodeExactly, outOfTurn, subset } from "../payload.ts";
+import { shapesOf } from "../plan.ts";
+import type { Contribution, Lane, RoundInfo } from "../protocol.ts";
+import type { Task } from "../task.ts";
 import { contributionWeight } from "../weight.ts";
-import { outOfTurn } from "./cut.ts";
 import type { SplitDown, SplitUp } from "./messages.ts";
 import { type Tail, tailTrainer } from "./tail.ts";
 
 /** What a lane is opened with. */
 export interface SplitLaneOptions {
-  readonly context: ServerContext;
+  readonly task: Task;
   readonly tail: Tail;
   readonly cutLayer: number;
-  readonly assignment: Assignment;
+  readonly deviceId: string;
   readonly info: RoundInfo;
-  readonly global: GlobalModel;
+  /** The round's global model as every device of the round gets it. */
+  readonly published: EncodedGlobal;
+  /** The task's seeded start. */
+  readonly initial: Parameters;
 }
 
-/** A lane that trains its own copy of the tail from the round's global parameters. */
+/** A lane that trains its own copy of the tail from the very values a whole device would decode. */
 export function openSplitLane(options: SplitLaneOptions): Lane<SplitDown, SplitUp> {
-  const { context, tail, cutLayer, assignment, info, global } = options;
-  const { task } = context;
+  const { task, tail, cutLayer, deviceId, info, published, initial } = options;
+  const { layers } = task.manifest.config;
   const frontShapes = shapesOf(task, { from: 0, to: cutLayer });
-  const tailShapes = shapesOf(task, { from: cutLayer, to: task.manifest.config.layers });
-  const trainer = tailTrainer(task, tail, subset(global.parameters, tailShapes.keys()), info);
-  const initialFront = subset(initialOf(task), frontShapes.keys());
-  const front = subset(global.parameters, frontShapes.keys());
+  const tailNames = [...shapesOf(task, { from: cutLayer, to: layers }).keys()];
+  const encodedTail = { ...published, tensors: subset(published.tensors, tailNames) };
+  const start = decodeGlobal(encodedTail, subset(initial, tailNames));
+  const trainer = tailTrainer({ task, tail, info, start, frontNames: [...frontShapes.keys()] });
   let result: Contribution | undefined;
 
-  const finish = (up: Extract<SplitUp, { kind: "update" }>): undefined => {
+  const deliver = (up: Extract<SplitUp, { kind: "update" }>): undefined => {
     const weight = contributionWeight(task, up.fields);
     const frontUpdate = decodeExactly(up.tensors, frontShapes);
     const update = new Map([...frontUpdate, ...trainer.finish(up)]);
-    result = { kind: "contribution", deviceId: assignment.deviceId, weight, update };
+    result = { kind: "contribution", deviceId, weight, update };
   };
   return {
-    first: { kind: "front", ...encodeGlobal(front, initialFront, task.full.encoding) },
+    first: { ...published, kind: "front", tensors: subset(published.tensors, frontShapes.keys()) },
     resumable: false,
     receive: async (up) => {
-      if (result) throw outOfTurn(`"${up.kind}" after the round's update`);
+      if (result) throw outOfTurn(`split: "${up.kind}" came after the round's update`);
       if (up.kind === "activations") return trainer.train(up);
       if (up.kind === "evaluate") return trainer.evaluate(up);
-      return finish(up);
+      return deliver(up);
     },
     finish: async () => result,
     close: async () => {},

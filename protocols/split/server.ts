@@ -1,21 +1,27 @@
 // Coordinator end of `split`: a tail copy for every device (SplitFed V1; Thapa et al. 2022, arXiv
 // 2004.12088), the step graphs shared by all lanes of one cut.
 import { loadPredictor, loadStep } from "../../runtime/index.ts";
-import { modelSpec } from "../plan.ts";
+import { globalEncoder } from "../global-model.ts";
+import { initialOf, modelSpec } from "../plan.ts";
 import type { ServerContext, ServerSide } from "../protocol.ts";
+import { cutLayerOf } from "./cut.ts";
 import { openSplitLane } from "./lane.ts";
 import type { SplitDown, SplitUp } from "./messages.ts";
 import type { Tail } from "./tail.ts";
 
 /** Lanes of `split`; a lane lives in memory only, so a restart begins it again. */
-export async function createSplitServer(
-  context: ServerContext,
-): Promise<ServerSide<SplitDown, SplitUp>> {
+export async function createSplitServer({
+  task,
+  engine,
+  model,
+}: ServerContext): Promise<ServerSide<SplitDown, SplitUp>> {
   const tails = new Map<number, Promise<Tail>>();
-  const spec = modelSpec(context.task, context.model);
+  const spec = modelSpec(task, model);
+  const initial = initialOf(task);
+  const encode = globalEncoder(task);
   const load = async (from: number): Promise<Tail> => ({
-    step: await loadStep(context.engine, spec, { from }),
-    predictor: await loadPredictor(context.engine, spec, from),
+    step: await loadStep(engine, spec, { from }),
+    predictor: await loadPredictor(engine, spec, from),
   });
   const tailAt = (cutLayer: number): Promise<Tail> => {
     const loading = tails.get(cutLayer) ?? load(cutLayer);
@@ -24,15 +30,11 @@ export async function createSplitServer(
   };
   return {
     openLane: async (assignment, info, global) => {
-      const cutLayer = assignment.cutLayer as number;
-      return openSplitLane({
-        context,
-        tail: await tailAt(cutLayer),
-        cutLayer,
-        assignment,
-        info,
-        global,
-      });
+      const cutLayer = cutLayerOf(assignment, task);
+      const tail = await tailAt(cutLayer);
+      const { deviceId } = assignment;
+      const published = encode(global);
+      return openSplitLane({ task, tail, cutLayer, deviceId, info, published, initial });
     },
     close: async () => {
       for (const tail of await Promise.all(tails.values())) {

@@ -16,11 +16,11 @@ import {
 } from "../../runtime/index.ts";
 import { encodeTensor } from "../encoding/index.ts";
 import { protocolErrors } from "../errors.ts";
-import { decodeOne, difference } from "../payload.ts";
+import { decodeOnly, difference, outOfTurn } from "../payload.ts";
 import { rateOf } from "../plan.ts";
 import type { RoundInfo } from "../protocol.ts";
 import type { Task } from "../task.ts";
-import { cutShape, outOfTurn } from "./cut.ts";
+import { cutShape } from "./cut.ts";
 import type { SplitDown, SplitUp } from "./messages.ts";
 
 /** The loaded graphs behind one cut layer, shared by the lanes of that cut. */
@@ -29,13 +29,19 @@ export interface Tail {
   readonly predictor: Predictor;
 }
 
-/** A message of one kind. */
-type Up<Kind extends SplitUp["kind"]> = Extract<SplitUp, { kind: Kind }>;
+/** What one device's tail is trained with. */
+export interface TailOptions {
+  readonly task: Task;
+  readonly tail: Tail;
+  readonly info: RoundInfo;
+  /** The global parameters behind the cut. */
+  readonly start: Parameters;
+  /** Parameters before the cut, whose squared norms the device tells. */
+  readonly frontNames: readonly string[];
+}
 
-/** One device's tail in training. */
+/** One device's tail in training. Every message is checked before it moves anything. */
 export interface TailTrainer {
-  /** Steps whose gradients went back. */
-  readonly steps: number;
   /** One step forward and backward; the parameters move once the front's norms have come. */
   train(up: Up<"activations">): Promise<SplitDown>;
   /** Logits of hold-out texts. */
@@ -44,44 +50,44 @@ export interface TailTrainer {
   finish(up: Up<"update">): Parameters;
 }
 
-/** A tail that starts from `start`, the global parameters behind the cut. */
-export function tailTrainer(
-  task: Task,
-  tail: Tail,
-  start: Parameters,
-  info: RoundInfo,
-): TailTrainer {
-  const { maxGradientNorm, weightDecay } = task.training;
+/** A tail that starts from `start`. */
+export function tailTrainer(options: TailOptions): TailTrainer {
+  const { task, tail, info, start, frontNames } = options;
+  const { maxGradientNorm, weightDecay, localSteps } = task.training;
   const optimizer = adamW(start, { weightDecay });
   const rateAt = rateOf(task, info);
   let steps = 0;
   /** The step whose gradients wait for the front's squared norms. */
   let pending: { gradients: Parameters; squares: ReadonlyMap<string, number> } | undefined;
 
-  const settle = (squares: Readonly<Record<string, number>>): void => {
+  const settle = (frontSquares: Readonly<Record<string, number>>): void => {
     if (!pending) return;
-    const all = new Map([...pending.squares, ...Object.entries(squares)]);
+    checkNames(frontSquares, frontNames);
+    const all = new Map([...pending.squares, ...Object.entries(frontSquares)]);
     const scale = clipScale(all, maxGradientNorm);
     optimizer.step(pending.gradients, { rate: rateAt(steps - 1), scale });
     pending = undefined;
   };
   return {
-    get steps() {
-      return steps;
-    },
     train: async (up) => {
       const { step, lengths, labels } = up.fields;
-      if (step !== steps) throw outOfTurn(`step ${step} came, step ${steps} was expected`);
+      const expected = steps < localSteps ? `step ${steps} was expected` : "the round has no more";
+      if (step !== steps || steps >= localSteps)
+        throw outOfTurn(`split: step ${step} came, ${expected}`);
       checkLabels(task, labels, lengths);
       const feeds = tailFeeds(task, lengths, decodeActivations(task, up), labels);
       settle(up.fields.squares);
       const { loss, gradients, cutGradient } = await tail.step.run(optimizer.parameters, feeds);
       const squares = squaredNorms(gradients);
       checkFinite(step, loss, squares);
+      const tensors = encodeGradient(task, cutGradient as Float32Tensor);
       pending = { gradients, squares };
       steps += 1;
-      const fields = { step, loss, squares: Object.fromEntries(squares) };
-      return { kind: "gradient", fields, tensors: encodeGradient(task, cutGradient) };
+      return {
+        kind: "gradient",
+        fields: { step, loss, squares: Object.fromEntries(squares) },
+        tensors,
+      };
     },
     evaluate: async (up) => {
       const feeds = tailFeeds(task, up.fields.lengths, decodeActivations(task, up));
@@ -92,7 +98,7 @@ export function tailTrainer(
     },
     finish: (up) => {
       if (up.fields.steps !== steps) {
-        throw outOfTurn(`the device made ${up.fields.steps} steps, the tail ${steps}`);
+        throw outOfTurn(`split: the device made ${up.fields.steps} steps, the tail ${steps}`);
       }
       settle(up.fields.squares);
       return difference(optimizer.parameters, start);
@@ -100,15 +106,18 @@ export function tailTrainer(
   };
 }
 
-function encodeGradient(task: Task, cutGradient: Float32Tensor | undefined) {
-  const shaped = float32(cutShape(task), (cutGradient as Float32Tensor).data);
+/** A message of one kind. */
+type Up<Kind extends SplitUp["kind"]> = Extract<SplitUp, { kind: Kind }>;
+
+function encodeGradient(task: Task, cutGradient: Float32Tensor) {
+  const shaped = float32(cutShape(task), cutGradient.data);
   return new Map([["gradient", encodeTensor(shaped, task.split.gradients, { name: "gradient" })]]);
 }
 
 function decodeActivations(task: Task, up: SplitUp): Float32Tensor {
-  const shape = cutShape(task);
-  const { data } = decodeOne(up.tensors, "activations", shape);
-  return float32([shape[0] * shape[1], shape[2]], data); // [tokens, hidden]
+  const [rows, sequence, hidden] = cutShape(task);
+  const { data } = decodeOnly(up.tensors, "activations", [rows, sequence, hidden]);
+  return float32([rows * sequence, hidden], data); // [tokens, hidden]
 }
 
 function tailFeeds(
@@ -119,8 +128,7 @@ function tailFeeds(
 ): TensorBundle {
   const { batchSize: batch, sequenceLength: sequence } = task.training;
   if (lengths.length > batch || lengths.some((length) => length > sequence)) {
-    const limit = `a batch of ${batch} x ${sequence} tokens`;
-    throw protocolErrors.error("PROTOCOL_PAYLOAD_INVALID", `lengths exceed ${limit}`);
+    throw invalid(`lengths exceed a batch of ${batch} x ${sequence} tokens`);
   }
   return new Map([
     ["activations", activations],
@@ -133,6 +141,16 @@ function checkLabels(task: Task, labels: readonly number[], lengths: readonly nu
   const classes = task.head.labels.length;
   const known = labels.every((label) => label >= 0 && label < classes);
   if (known && labels.length === lengths.length) return;
-  const expected = `one class of ${classes} for each text`;
-  throw protocolErrors.error("PROTOCOL_PAYLOAD_INVALID", `labels must be ${expected}`);
+  throw invalid(`labels must be one class of ${classes} for each text`);
+}
+
+/** Exactly the front's names: one too many would stand in for a tensor of the tail. */
+function checkNames(squares: Readonly<Record<string, number>>, names: readonly string[]): void {
+  const told = Object.keys(squares);
+  if (told.length === names.length && names.every((name) => Object.hasOwn(squares, name))) return;
+  throw invalid(`squared norms of ${names.length} front tensors expected, got ${told.length}`);
+}
+
+function invalid(what: string): Error {
+  return protocolErrors.error("PROTOCOL_PAYLOAD_INVALID", `split: ${what}`);
 }
