@@ -1,8 +1,10 @@
 // What is agreed: the seam, selection, rounds, the three frameworks, aggregation and encodings.
 export * from "./aggregation/index.ts";
+export * from "./contract/index.ts";
 export * from "./encoding/index.ts";
 export * from "./errors.ts";
 export * from "./global-model.ts";
+export * from "./loopback-link.ts";
 export { difference } from "./payload.ts";
 export * from "./plan.ts";
 export type * from "./protocol.ts";

@@ -1,0 +1,149 @@
+// Where the contract's rounds are played: both ends of a protocol in one process, every message recorded.
+import { isDeepStrictEqual } from "node:util";
+import type { BaseModel, Engine, Example } from "../../runtime/index.ts";
+import { loopbackLink } from "../loopback-link.ts";
+import { initialOf } from "../plan.ts";
+import type {
+  ClientContext,
+  Lane,
+  LaneResult,
+  Payload,
+  RoundInfo,
+  ServerSide,
+  TrainReport,
+} from "../protocol.ts";
+import type { AnyProtocol } from "../registry.ts";
+import type { Assignment } from "../selection.ts";
+import type { Task } from "../task.ts";
+
+/** What the contract plays with: a small task, its model and data. The caller closes the engine. */
+export interface ContractSetting {
+  readonly task: Task;
+  readonly engine: Engine;
+  readonly model: BaseModel;
+  /** Private examples of each device. */
+  readonly train: readonly Example[];
+  readonly holdOut: readonly Example[];
+  readonly publicSet: readonly Example[];
+  /** For protocols that cut the model. */
+  readonly cutLayer?: number;
+}
+
+/** How a round is played. */
+export interface PlayOptions {
+  /** Global rounds folded in before: 0 plays the first round. */
+  readonly after?: number;
+  readonly deviceId?: string;
+  readonly signal?: AbortSignal;
+  readonly engine?: Engine;
+  /** Called with every message from the device before the lane gets it. */
+  readonly before?: (up: Payload, lane: Lane<Payload, Payload>) => Promise<void>;
+}
+
+/** A round that was played to its end. */
+export interface PlayedRound {
+  readonly first: Payload;
+  /** Messages in their order, as they were sent. */
+  readonly ups: readonly Payload[];
+  readonly downs: readonly Payload[];
+  readonly result: LaneResult | undefined;
+  readonly report: TrainReport;
+}
+
+/** Plays one round of one device against a coordinator end. */
+export async function playRound(
+  protocol: AnyProtocol,
+  setting: ContractSetting,
+  server: ServerSide<Payload, Payload>,
+  options: PlayOptions = {},
+): Promise<PlayedRound> {
+  const { deviceId = "a", after = 0, signal = new AbortController().signal, before } = options;
+  const lane = await openLane(protocol, setting, server, { deviceId, after });
+  const context = clientContext(protocol, setting, deviceId);
+  const client = await protocol.createClient({
+    ...context,
+    engine: options.engine ?? setting.engine,
+  });
+  const ups: Payload[] = [];
+  const downs: Payload[] = [];
+  const observe = (direction: "up" | "down", payload: Payload) => {
+    (direction === "up" ? ups : downs).push(payload);
+  };
+  const checkedLane: Lane<Payload, Payload> = {
+    ...lane,
+    receive: async (up, laneSignal) => {
+      await before?.(up, lane);
+      return lane.receive(up, laneSignal);
+    },
+  };
+  try {
+    const link = loopbackLink({ protocol, lane: checkedLane, signal, observe });
+    const first = protocol.parseDown(structuredClone(lane.first));
+    const report = await client.runRound(roundInfo(setting.task, after), first, link, signal);
+    return { first: lane.first, ups, downs, result: await lane.finish(), report };
+  } finally {
+    await client.close();
+    await lane.close();
+  }
+}
+
+/** Opens a lane of the round after `after` rounds, whose global model is the task's seeded start. */
+export function openLane(
+  protocol: AnyProtocol,
+  setting: ContractSetting,
+  server: ServerSide<Payload, Payload>,
+  { deviceId = "a", after = 0 }: Pick<PlayOptions, "deviceId" | "after"> = {},
+): Promise<Lane<Payload, Payload>> {
+  const { task } = setting;
+  const global = { round: after, parameters: initialOf(task) };
+  const assignment = assignmentOf(protocol, setting, deviceId);
+  return server.openLane(assignment, roundInfo(task, after), global);
+}
+
+/** The context of a coordinator end. */
+export function openServer(
+  protocol: AnyProtocol,
+  { task, model, publicSet }: ContractSetting,
+  engine: Engine,
+): Promise<ServerSide<Payload, Payload>> {
+  return protocol.createServer({ task, engine, model, publicSet, log: () => {} });
+}
+
+/** Whether two rounds or results agree in every field and every bit. */
+export function isSame(a: unknown, b: unknown): boolean {
+  return isDeepStrictEqual(a, b);
+}
+
+/** The context of a device end; its state is never committed. */
+export function clientContext(
+  protocol: AnyProtocol,
+  setting: ContractSetting,
+  deviceId = "a",
+): ClientContext {
+  const { task, engine, model, train, holdOut, publicSet } = setting;
+  return {
+    task,
+    deviceId,
+    assignment: assignmentOf(protocol, setting, deviceId),
+    engine,
+    model,
+    train,
+    holdOut,
+    publicSet: async () => publicSet,
+    state: { read: async () => undefined, stage: async () => {} },
+    log: () => {},
+  };
+}
+
+function assignmentOf(
+  { name, version }: AnyProtocol,
+  { cutLayer }: ContractSetting,
+  deviceId: string,
+): Assignment {
+  const cut = cutLayer === undefined ? {} : { cutLayer };
+  return { deviceId, protocol: name, protocolVersion: version, ...cut, reason: "contract" };
+}
+
+function roundInfo({ training }: Task, after: number): RoundInfo {
+  return { round: after + 1, attempt: 1, lane: 1, globalStep: after * training.localSteps };
+}

@@ -1,0 +1,205 @@
+// A federation in one process, without a broker: rounds of real devices and lanes that pass every message
+// through its parser.
+import {
+  type AnyProtocol,
+  type Assignment,
+  adoptDecoded,
+  builtInProtocols,
+  type ClientSide,
+  type ClientState,
+  type Contribution,
+  compareDeviceIds,
+  foldRound,
+  type GlobalModel,
+  initialOf,
+  type KnowledgeReport,
+  type LaneResult,
+  loopbackLink,
+  type Payload,
+  type RoundInfo,
+  type ServerSide,
+  type Task,
+  type TrainReport,
+} from "../../protocols/index.ts";
+import type { Example, Parameters } from "../../runtime/index.ts";
+import type { Toy } from "./toy.ts";
+
+/** A device and what it holds. */
+export interface ToyDevice {
+  readonly id: string;
+  readonly protocol: "full" | "kd" | "split";
+  readonly cutLayer?: number;
+  readonly train: readonly Example[];
+  readonly holdOut?: readonly Example[];
+}
+
+/** What a device's round came to. */
+export interface DeviceRound {
+  readonly report: TrainReport;
+  readonly result: LaneResult;
+  /** Every message in the order of travel. */
+  readonly ups: readonly Payload[];
+  readonly downs: readonly Payload[];
+}
+
+/** What a round came to. */
+export interface Round {
+  readonly global: GlobalModel;
+  readonly devices: ReadonlyMap<string, DeviceRound>;
+}
+
+/** How a round is played. */
+export interface RoundOptions {
+  /** One device after another in this order, instead of all at once. */
+  readonly order?: readonly string[];
+  /** Whether the round is accepted, so that devices commit their state. Default true. */
+  readonly accepted?: boolean;
+}
+
+/** Devices and coordinator of one task. */
+export interface Federation {
+  /** The seeded start. */
+  readonly start: GlobalModel;
+  /** What a device has committed. */
+  stateOf(deviceId: string): Promise<Parameters | undefined>;
+  round(global: GlobalModel, options?: RoundOptions): Promise<Round>;
+  close(): Promise<void>;
+}
+
+/** Opens every device and, for each protocol among them, the coordinator end. */
+export async function openFederation(
+  toy: Toy,
+  task: Task,
+  devices: readonly ToyDevice[],
+): Promise<Federation> {
+  const sorted = devices.toSorted((a, b) => compareDeviceIds(a.id, b.id));
+  const servers = new Map<string, ServerSide<Payload, Payload>>();
+  for (const { name, createServer } of builtInProtocols) {
+    if (!devices.some(({ protocol }) => protocol === name)) continue;
+    const { engine, model, publicSet } = toy;
+    servers.set(name, await createServer({ task, engine, model, publicSet, log: () => {} }));
+  }
+  const members: Member[] = [];
+  for (const device of sorted) members.push(await openMember(toy, task, device));
+  const initial = initialOf(task);
+  return {
+    start: { round: 0, parameters: initial },
+    stateOf: async (id) => members.find(({ device }) => device.id === id)?.state.read(),
+    round: async (global, { order, accepted = true } = {}) => {
+      const play = (member: Member) =>
+        playRound(member, servers.get(member.device.protocol) as Server, { task, global });
+      const outcomes = new Map<string, DeviceRound>();
+      if (order === undefined) {
+        const all = await Promise.all(members.map(play));
+        members.forEach(({ device }, i) => {
+          outcomes.set(device.id, all[i] as DeviceRound);
+        });
+      }
+      for (const id of order ?? []) {
+        outcomes.set(id, await play(members.find(({ device }) => device.id === id) as Member));
+      }
+      if (accepted) for (const { state } of members) state.commit();
+      const results = sorted.map(({ id }) => (outcomes.get(id) as DeviceRound).result);
+      const parameters = await nextParameters(global, results, servers.get("kd"));
+      const adopted = adoptDecoded(parameters, initial, task.full.encoding);
+      return { global: { round: global.round + 1, parameters: adopted }, devices: outcomes };
+    },
+    close: async () => {
+      for (const end of [...members.map(({ client }) => client), ...servers.values()]) {
+        await end.close();
+      }
+    },
+  };
+}
+
+/** A state in memory that tells committed from staged. */
+export function memoryState(): ClientState & { commit(): void } {
+  let committed: Parameters | undefined;
+  let staged: Parameters | undefined;
+  return {
+    read: async () => committed,
+    stage: async (tensors) => {
+      staged = structuredClone(tensors);
+    },
+    commit: () => {
+      committed = staged ?? committed;
+    },
+  };
+}
+
+type Server = ServerSide<Payload, Payload>;
+
+interface Member {
+  readonly device: ToyDevice;
+  readonly protocol: AnyProtocol;
+  readonly assignment: Assignment;
+  readonly client: ClientSide<Payload, Payload>;
+  readonly state: ReturnType<typeof memoryState>;
+}
+
+async function openMember(toy: Toy, task: Task, device: ToyDevice): Promise<Member> {
+  const protocol = builtInProtocols.find(({ name }) => name === device.protocol) as AnyProtocol;
+  const { name, version } = protocol;
+  const cut = device.cutLayer === undefined ? {} : { cutLayer: device.cutLayer };
+  const assignment: Assignment = {
+    deviceId: device.id,
+    protocol: name,
+    protocolVersion: version,
+    ...cut,
+    reason: "given by the test",
+  };
+  const state = memoryState();
+  const client = await protocol.createClient({
+    task,
+    deviceId: device.id,
+    assignment,
+    engine: toy.engine,
+    model: toy.model,
+    train: device.train,
+    holdOut: device.holdOut ?? [],
+    publicSet: async () => toy.publicSet,
+    state,
+    log: () => {},
+  });
+  return { device, protocol, assignment, client, state };
+}
+
+async function playRound(
+  { protocol, assignment, client }: Member,
+  server: Server,
+  { task, global }: { readonly task: Task; readonly global: GlobalModel },
+): Promise<DeviceRound> {
+  const info: RoundInfo = {
+    round: global.round + 1,
+    attempt: 1,
+    lane: 1,
+    globalStep: global.round * task.training.localSteps,
+  };
+  const lane = await server.openLane(assignment, info, global);
+  const { signal } = new AbortController();
+  const ups: Payload[] = [];
+  const downs: Payload[] = [lane.first];
+  const observe = (direction: "up" | "down", payload: Payload) => {
+    (direction === "up" ? ups : downs).push(payload);
+  };
+  const link = loopbackLink({ protocol, lane, signal, observe });
+  const first = protocol.parseDown(structuredClone(lane.first));
+  const report = await client.runRound(info, first, link, signal);
+  const result = (await lane.finish()) as LaneResult;
+  await lane.close();
+  return { report, result, ups, downs };
+}
+
+/** The mean of the contributions, then what the knowledge teaches. */
+async function nextParameters(
+  global: GlobalModel,
+  results: readonly LaneResult[],
+  refiner: Server | undefined,
+): Promise<Parameters> {
+  const contributions = results.filter((one): one is Contribution => one.kind === "contribution");
+  const reports = results.filter((one): one is KnowledgeReport => one.kind === "knowledge");
+  const mean = foldRound(global, contributions);
+  const contributorWeight = contributions.reduce((sum, { weight }) => sum + weight, 0);
+  const input = { round: global.round + 1, global: mean, contributorWeight };
+  return (await refiner?.refine?.(reports, input)) ?? mean.parameters;
+}
