@@ -2,11 +2,13 @@
 // The program `trifold`. Commands register themselves here and load what is heavy when they run, so that
 // `--help` answers at once.
 import { Command } from "commander";
+import { evaluateCommand } from "./commands/evaluate.ts";
+import { trainCommand } from "./commands/train.ts";
 import { verifyCommand } from "./commands/verify.ts";
 import { exitStatusOf, failureText } from "./failure.ts";
 import { packageVersion } from "./package-root.ts";
 
-const commands = [verifyCommand];
+const commands = [trainCommand, evaluateCommand, verifyCommand];
 
 const program = new Command("trifold")
   .description("Fine-tune language models on edge boards that keep their data.")

@@ -6,6 +6,7 @@ export const appErrors = defineErrors({
   REFERENCE_INVALID:
     "The reference file lacks a field or a tensor, or holds one that does not fit.",
   MODEL_TOKENIZER_MISMATCH: "The tokenizer knows more tokens than the model has embeddings.",
-  DATA_LABELS_TOO_FEW: "The data file has fewer than two labels, so there is nothing to learn.",
+  DATA_LABELS_UNUSABLE: "The data file has one label, or so many that its column holds no classes.",
+  DATA_TEXTS_TOO_SHORT: "No text is long enough to predict anything in it.",
   OPTION_INVALID: "An option has a value that does not fit the model or the data.",
 });

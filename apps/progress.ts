@@ -1,0 +1,95 @@
+// Progress of something with a known number of steps: one line that renews itself on a terminal, a line for
+// each tenth elsewhere, so that logs stay short.
+import { createLogUpdate } from "log-update";
+
+/** A progress line in use. */
+export interface Progress {
+  /** Shows that `done` steps are done. */
+  update(done: number, state: ProgressState): void;
+  /** Leaves the last line as it is. */
+  close(): void;
+}
+
+/** What is shown beside the count. */
+export interface ProgressState {
+  readonly loss: number;
+  /** Examples seen so far. */
+  readonly examples: number;
+}
+
+/** What a progress line is made of. */
+export interface ProgressOptions {
+  readonly total: number;
+  readonly stream: NodeJS.WriteStream;
+  /** Milliseconds of a steady clock. */
+  readonly now?: () => number;
+}
+
+/** Starts the clock; nothing is written before the first update. */
+export function createProgress({
+  total,
+  stream,
+  now = () => performance.now(),
+}: ProgressOptions): Progress {
+  const startMs = now();
+  const lines = stream.isTTY ? terminalLines(stream) : logLines(stream, total);
+  let loss: number | undefined;
+  return {
+    update: (done, state) => {
+      // Single batches scatter; the eye wants the trend.
+      loss = loss === undefined ? state.loss : 0.9 * loss + 0.1 * state.loss;
+      const seconds = (now() - startMs) / 1000;
+      lines.show(done, progressText({ done, total, loss, seconds, examples: state.examples }));
+    },
+    close: () => lines.close(),
+  };
+}
+
+/** `[#####.....] 50/100 steps, loss 0.412, 210 examples/s, 0:12 left`. */
+export function progressText({
+  done,
+  total,
+  loss,
+  seconds,
+  examples,
+}: ProgressState & {
+  readonly done: number;
+  readonly total: number;
+  readonly seconds: number;
+}): string {
+  const filled = Math.round((barWidth * done) / total);
+  const bar = "#".repeat(filled) + ".".repeat(barWidth - filled);
+  const rate = seconds > 0 ? examples / seconds : 0;
+  const left = formatSeconds((seconds / done) * (total - done));
+  return `[${bar}] ${done}/${total} steps, loss ${loss.toFixed(3)}, ${rate.toFixed(0)} examples/s, ${left} left`;
+}
+
+const barWidth = 24;
+
+interface Lines {
+  show(done: number, text: string): void;
+  close(): void;
+}
+
+function terminalLines(stream: NodeJS.WriteStream): Lines {
+  const line = createLogUpdate(stream);
+  return { show: (_done, text) => line(text), close: () => line.done() };
+}
+
+function logLines(stream: NodeJS.WriteStream, total: number): Lines {
+  let shown = 0;
+  return {
+    show: (done, text) => {
+      const tenth = Math.floor((10 * done) / total);
+      if (tenth <= shown) return;
+      shown = tenth;
+      stream.write(`${text}\n`);
+    },
+    close: () => undefined,
+  };
+}
+
+function formatSeconds(seconds: number): string {
+  const whole = Math.ceil(seconds);
+  return `${Math.floor(whole / 60)}:${String(whole % 60).padStart(2, "0")}`;
+}
