@@ -1,0 +1,79 @@
+// `trifold coordinator`: runs a task with the devices that join.
+import type { Command } from "commander";
+import { defaultCacheFolder } from "../cache-folder.ts";
+import { log, printResult } from "../command-result.ts";
+import type { ConnectionFlags } from "../connection.ts";
+import { interruptSignal } from "../interrupt.ts";
+import { examples, wholeNumber } from "./option-values.ts";
+
+interface CoordinatorFlags extends ConnectionFlags {
+  readonly task: string;
+  readonly run: string;
+  readonly federation: string;
+  readonly listen?: string;
+  readonly broker?: string;
+  readonly credentials?: string;
+  readonly threads?: number;
+  readonly json?: boolean;
+}
+
+/** Registers `coordinator`. */
+export function coordinatorCommand(program: Command): void {
+  program
+    .command("coordinator")
+    .summary("run a task with the devices that join")
+    .description(
+      "Runs the rounds of a task and saves the adapter in the run folder. The same command goes on after any\nstop or crash. Without --broker it listens itself.",
+    )
+    .requiredOption("--task <file>", "task file (YAML)")
+    .option("--run <folder>", "run folder", "run")
+    .option("--listen <url>", "address of the embedded broker (default: mqtt://127.0.0.1:1883)")
+    .option("--broker <url>", "another broker to use in place of the embedded one")
+    .option("--federation <name>", "name that coordinator and devices share", "main")
+    .option("--credentials <file>", "name:password lines for the embedded broker")
+    .option(
+      "--username <name>",
+      "user name at the broker (default: coordinator, if there is a password)",
+    )
+    .option("--password-file <file>", "file with the password; TRIFOLD_PASSWORD works too")
+    .option("--ca <file>", "PEM of the authority to trust")
+    .option(
+      "--cert <file>",
+      "PEM of the certificate: the embedded broker's, or the own one at another broker",
+    )
+    .option("--key <file>", "PEM of the certificate's key")
+    .option("--threads <n>", "threads of one operator (default: all processors)", wholeNumber(1))
+    .option("--json", "print one JSON document at the end")
+    .addHelpText(
+      "after",
+      examples(
+        "coordinator --task task.yaml --run ./run",
+        "coordinator --task task.yaml --listen mqtt://0.0.0.0:1883 --credentials users.txt",
+        "coordinator --task task.yaml --broker mqtt://mosquitto.local:1883 --password-file secret",
+      ),
+    )
+    .action(run);
+}
+
+async function run(flags: CoordinatorFlags): Promise<void> {
+  const { startCoordinator } = await import("../coordinator/start.ts");
+  const { eventText } = await import("../coordinator/event-text.ts");
+  const { signal, close } = interruptSignal();
+  const onEvent = (event: Parameters<typeof eventText>[0]) => {
+    const text = eventText(event);
+    if (text !== undefined) log(text);
+  };
+  try {
+    const result = await startCoordinator({
+      ...flags,
+      cacheFolder: defaultCacheFolder(),
+      signal,
+      onEvent,
+      log,
+    });
+    const text = `finished: accuracy ${result.accuracy.toFixed(3)} on the test set; adapter in ${result.runFolder}/adapter`;
+    await printResult({ json: result, text }, flags.json ? { json: true } : {});
+  } finally {
+    close();
+  }
+}

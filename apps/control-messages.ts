@@ -1,0 +1,90 @@
+// What coordinator and device say to each other beside the lanes: one schema for each message, used by both ends.
+// The coordinator asks `describe`, `prepare`, `start`, `close` and `finish`; the device asks `report`, `failed` and
+// `public-set`.
+import { z } from "zod";
+import type { Envelope } from "../broker/index.ts";
+import { protocolErrors } from "../protocols/index.ts";
+
+const count = z.number().nonnegative();
+
+/** Reply to `describe`: what the device is and what its owner allows. Profile and budget have parsers of their own. */
+export const descriptionSchema = z.strictObject({
+  profile: z.unknown(),
+  budget: z.unknown(),
+  /** Version of each protocol the device has. */
+  protocols: z.record(z.string().max(64), z.int().positive()),
+});
+
+/** Request `prepare`: the task, which has a parser of its own. */
+export const prepareSchema = z.strictObject({ task: z.unknown() });
+
+/** Reply to `prepare`. */
+export const readySchema = z.strictObject({
+  examples: z.int().positive(),
+  holdOut: z.int().nonnegative(),
+  /** The task as the device understood it. */
+  fingerprint: z.string().length(64),
+});
+
+/** Request `start`: round, attempt and lane are the envelope's; tensors are the first message's. */
+export const startSchema = z.strictObject({
+  protocol: z.string(),
+  protocolVersion: z.int(),
+  cutLayer: z.int().positive().optional(),
+  reason: z.string(),
+  globalStep: z.int().nonnegative(),
+  /** The device's last lane that was folded into the global model; 0 before the first. */
+  acceptedLane: z.int().nonnegative(),
+  payload: z.strictObject({ kind: z.string(), fields: z.record(z.string(), z.unknown()) }),
+});
+
+/** Request `close`: a round is over. */
+export const closeSchema = z.strictObject({ acceptedLane: z.int().nonnegative() });
+
+/** Request `report`: what a device made of its round. */
+export const reportSchema = z.strictObject({
+  examples: z.int().positive(),
+  examplesSeen: z.int().nonnegative(),
+  steps: z.int().nonnegative(),
+  loss: z.number(),
+  accuracy: z.number().min(0).max(1).optional(),
+  flops: count,
+  trainSeconds: count,
+  /** Highest resident memory of the round above the idle process. */
+  peakMemoryBytes: z.number(),
+  idleMemoryBytes: count,
+  /** MQTT PUBLISH packets of the round, headers and repeats included. */
+  uplinkBytes: count,
+  downlinkBytes: count,
+  /** The same messages in float32, neither narrowed nor padded. */
+  rawUplinkBytes: count,
+  rawDownlinkBytes: count,
+  /** Fetched once and not counted above: the public set. */
+  provisioningBytes: count,
+  /** Of the bytes sent, those sent before. */
+  repeatedBytes: count,
+});
+
+/** What a device reports at the end of its round. */
+export type DeviceRoundReport = z.output<typeof reportSchema>;
+
+/** Request `failed`: the device gave the round up. */
+export const failedSchema = z.strictObject({
+  code: z.string().max(100),
+  message: z.string().max(4000),
+});
+
+/** Checks the fields of a message; throws `PROTOCOL_PAYLOAD_INVALID` naming message and field. */
+export function readFields<T>(
+  envelope: Pick<Envelope, "kind" | "fields">,
+  schema: z.ZodType<T>,
+): T {
+  const parsed = schema.safeParse(envelope.fields);
+  if (parsed.success) return parsed.data;
+  const issue = parsed.error.issues[0];
+  const where = issue?.path.join(".") || "fields";
+  throw protocolErrors.error(
+    "PROTOCOL_PAYLOAD_INVALID",
+    `"${envelope.kind}": ${where}: ${issue?.message}`,
+  );
+}

@@ -1,0 +1,267 @@
+// A run from its first round to its adapter. Pure decisions live in protocols/; here they meet the disk,
+// the devices and the engine.
+import { join } from "node:path";
+import type { Log, Presence, Transport } from "../../broker/index.ts";
+import {
+  type AnyProtocol,
+  adoptDecoded,
+  batchShape,
+  type Contribution,
+  compareDeviceIds,
+  foldRound,
+  type GlobalModel,
+  headOf,
+  initialOf,
+  type KnowledgeReport,
+  modelSpec,
+} from "../../protocols/index.ts";
+import {
+  type Engine,
+  loadPredictor,
+  type Parameters,
+  type Predictor,
+  predictAll,
+  saveAdapter,
+  scoreClassification,
+} from "../../runtime/index.ts";
+import type { OnEvent } from "./events.ts";
+import { type Fleet, openFleet } from "./fleet.ts";
+import type { PreparedTask } from "./prepared-task.ts";
+import { positionOf, type RunPosition } from "./recovery.ts";
+import { type AttemptOutcome, runAttempt } from "./round-runner.ts";
+import { openRunFolder, type RunFolder } from "./run-folder.ts";
+import { createServers, type Servers } from "./servers.ts";
+
+/** What a run is started with. */
+export interface CoordinatorOptions {
+  readonly prepared: PreparedTask;
+  readonly runFolder: string;
+  /** Names the topics; devices give the same. */
+  readonly federation: string;
+  /** Connected as the coordinator. */
+  readonly transport: Transport;
+  /** Shows rounds and accuracy to whoever watches the broker. */
+  readonly presence: Presence;
+  readonly engine: Engine;
+  readonly protocols: readonly AnyProtocol[];
+  readonly signal: AbortSignal;
+  readonly onEvent: OnEvent;
+  readonly log: Log;
+}
+
+/** What a finished run leaves in memory; the run folder holds the rest. */
+export interface RunResult {
+  readonly global: GlobalModel;
+  /** On the test set, 0..1. */
+  readonly accuracy: number;
+}
+
+/**
+ * Runs a task to its last round, going on where an earlier process stopped. Rejects with the signal's reason
+ * when stopped; the run folder then holds everything needed to go on.
+ */
+export async function runCoordinator(options: CoordinatorOptions): Promise<RunResult> {
+  const { prepared, transport, protocols, onEvent, log } = options;
+  const folder = await openRunFolder(options.runFolder, prepared.task);
+  const { task, model, publicSet } = prepared;
+  const servers = createServers(protocols, { task, engine: options.engine, model, publicSet, log });
+  const predictor = await loadPredictor(options.engine, modelSpec(task, model));
+  const fleet = await openFleet({
+    transport,
+    federation: options.federation,
+    task,
+    protocols,
+    publicBytes: prepared.publicBytes,
+    onEvent,
+    log,
+  });
+  try {
+    return await runRounds({ ...options, folder, servers, predictor, fleet });
+  } finally {
+    await fleet.close();
+    await servers.close();
+    await predictor.close();
+    await folder.close();
+  }
+}
+
+interface Run extends CoordinatorOptions {
+  readonly folder: RunFolder;
+  readonly servers: Servers;
+  readonly predictor: Predictor;
+  readonly fleet: Fleet;
+}
+
+async function runRounds(run: Run): Promise<RunResult> {
+  const { prepared, folder, onEvent, presence } = run;
+  const { task } = prepared;
+  const { rounds } = task.training;
+  let position = positionOf(folder.journal.records);
+  const lastLanes = new Map(position.lastLanes);
+  const acceptedLanes = new Map(position.acceptedLanes);
+  let global = folder.checkpoint ?? { round: 0, parameters: initialOf(task) };
+  if (folder.journal.records.length > 0)
+    onEvent({ kind: "resumed", round: position.round, attempt: position.attempt });
+  while (position.round <= rounds) {
+    await cohortReady(run, position);
+    const { round, attempt } = position;
+    if (!position.isInterrupted) await folder.journal.append({ kind: "round", round, attempt });
+    onEvent({ kind: "round", round, attempt, rounds });
+    await presence.update({ task: task.name, round, rounds });
+    const started = performance.now();
+    const outcome = await runAttempt({ ...run, task, global, position, lastLanes, acceptedLanes });
+    if (outcome.decision.kind === "reopen") {
+      onEvent({ kind: "reopened", round, reason: outcome.decision.reason });
+      await closeLanes(outcome);
+      position = nextPosition({ round, attempt: attempt + 1 });
+      continue;
+    }
+    global = await closeRound(run, global, outcome, outcome.decision.accepted);
+    const accuracy = await scoreGlobal(run, global.parameters);
+    const seconds = (performance.now() - started) / 1000;
+    const accepted = acceptedOf(outcome, outcome.decision.accepted);
+    await folder.journal.append({ kind: "closed", round, attempt, accepted, accuracy, seconds });
+    for (const [deviceId, lane] of Object.entries(accepted)) acceptedLanes.set(deviceId, lane);
+    await record(run, round, outcome, { accuracy, seconds });
+    onEvent({ kind: "closed", round, accepted: outcome.decision.accepted, accuracy, seconds });
+    void tellDevices(run, "close", (deviceId) => ({
+      acceptedLane: acceptedLanes.get(deviceId) ?? 0,
+    }));
+    position = nextPosition({ round: round + 1, attempt: 1 });
+  }
+  const accuracy = await scoreGlobal(run, global.parameters);
+  await saveResult(run, global.parameters);
+  await presence.update({ task: task.name, round: rounds, rounds, accuracy, finished: true });
+  await tellDevices(run, "finish", () => ({}));
+  onEvent({ kind: "finished", accuracy });
+  return { global, accuracy };
+}
+
+/** Waits until the minimum of devices is ready, counting those whose work the journal already holds. */
+async function cohortReady(
+  { fleet, prepared, onEvent, signal }: Run,
+  position: RunPosition,
+): Promise<void> {
+  const { minimumDevices } = prepared.task.cohort;
+  const present = () => new Set([...fleet.ready.keys(), ...position.lanes.keys()]).size;
+  while (present() < minimumDevices) {
+    signal.throwIfAborted();
+    onEvent({ kind: "waiting", ready: fleet.ready.size, needed: minimumDevices });
+    await fleet.changed(signal);
+  }
+}
+
+/** Folds what the accepted devices delivered, lets the protocols refine it, and saves the checkpoint. */
+async function closeRound(
+  run: Run,
+  global: GlobalModel,
+  outcome: AttemptOutcome,
+  accepted: readonly string[],
+): Promise<GlobalModel> {
+  const { prepared, folder, servers } = run;
+  const { task } = prepared;
+  const contributions: Contribution[] = [];
+  const knowledge: KnowledgeReport[] = [];
+  for (const deviceId of [...accepted].sort(compareDeviceIds)) {
+    const result = await outcome.lanes.get(deviceId)?.result();
+    if (result?.kind === "contribution") contributions.push(result);
+    else if (result) knowledge.push(result);
+  }
+  let next = foldRound(global, contributions);
+  const contributorWeight = contributions.reduce((sum, { weight }) => sum + weight, 0);
+  for (const [, server] of await servers.open()) {
+    const refined = await server.refine?.(knowledge, {
+      round: next.round,
+      global: next,
+      contributorWeight,
+    });
+    if (refined) next = { ...next, parameters: refined };
+  }
+  await closeLanes(outcome);
+  next = {
+    ...next,
+    parameters: adoptDecoded(next.parameters, initialOf(task), task.full.encoding),
+  };
+  await folder.saveCheckpoint(next);
+  return next;
+}
+
+async function scoreGlobal({ prepared, predictor }: Run, parameters: Parameters): Promise<number> {
+  const { testSet, task } = prepared;
+  const logits = await predictAll(predictor, parameters, testSet, batchShape(task));
+  return scoreClassification(
+    logits,
+    testSet.map(({ label }) => label),
+  ).accuracy;
+}
+
+/** One line for each device and one for the round; payloads of the closed round are forgotten. */
+async function record(
+  { folder }: Run,
+  round: number,
+  { lanes, reports, decision }: AttemptOutcome,
+  scores: { readonly accuracy: number; readonly seconds: number },
+): Promise<void> {
+  const accepted = decision.kind === "close" ? decision.accepted : [];
+  for (const [deviceId, { assignment }] of lanes) {
+    const { protocol } = assignment;
+    const isAccepted = accepted.includes(deviceId);
+    await folder.appendMetrics({
+      kind: "device",
+      round,
+      deviceId,
+      protocol,
+      isAccepted,
+      ...reports.get(deviceId),
+    });
+  }
+  await folder.appendMetrics({ kind: "round", round, devices: accepted.length, ...scores });
+  await folder.clearUploads();
+}
+
+async function saveResult({ prepared, folder }: Run, parameters: Parameters): Promise<void> {
+  const { task, model, modelFolder } = prepared;
+  await saveAdapter(join(folder.path, "adapter"), {
+    lora: task.adapter,
+    head: headOf(task),
+    parameters,
+    labels: task.head.labels,
+    baseModelName: modelFolder,
+    baseModelSha256: model.sha256,
+  });
+}
+
+/** Tells every ready device something; one that does not answer is not waited for longer than 10 s. */
+async function tellDevices(
+  { fleet, log, signal }: Run,
+  kind: string,
+  fieldsFor: (deviceId: string) => Readonly<Record<string, unknown>>,
+): Promise<void> {
+  const patience = AbortSignal.any([signal, AbortSignal.timeout(10_000)]);
+  const told = [...fleet.ready.values()].map(async ({ id, link }) => {
+    try {
+      await link.request({ kind, fields: fieldsFor(id) }, { signal: patience });
+    } catch (error) {
+      log(`${id} did not answer "${kind}": ${error instanceof Error ? error.message : error}`);
+    }
+  });
+  await Promise.all(told);
+}
+
+async function closeLanes({ lanes }: AttemptOutcome): Promise<void> {
+  for (const lane of lanes.values()) await lane.close();
+}
+
+function acceptedOf(
+  { lanes }: AttemptOutcome,
+  accepted: readonly string[],
+): Record<string, number> {
+  return Object.fromEntries(
+    accepted.map((deviceId) => [deviceId, lanes.get(deviceId)?.info.lane ?? 0]),
+  );
+}
+
+function nextPosition(at: { readonly round: number; readonly attempt: number }): RunPosition {
+  const none = new Map<string, never>();
+  return { ...at, isInterrupted: false, lanes: none, lastLanes: none, acceptedLanes: none };
+}

@@ -1,0 +1,46 @@
+// Events of a run as lines for a log.
+import { formatQuantity } from "../../devices/index.ts";
+import type { RunEvent } from "./events.ts";
+
+/** One line, or several for a selection; undefined for what a log need not show. */
+export function eventText(event: RunEvent): string | undefined {
+  switch (event.kind) {
+    case "resumed":
+      return `going on with round ${event.round}, attempt ${event.attempt}`;
+    case "waiting":
+      return `waiting for devices: ${event.ready} of ${event.needed} are ready`;
+    case "joining":
+      return `${event.deviceId} joins`;
+    case "refused": {
+      const hint = event.hint === undefined ? "" : ` (${event.hint})`;
+      return `${event.deviceId} cannot take part: ${event.code}: ${event.message}${hint}`;
+    }
+    case "assigned": {
+      const rows = event.selection.table.map(({ text }) => `  ${text}`);
+      return [
+        `${event.deviceId} (${event.board}): ${event.selection.assignment?.reason}`,
+        ...rows,
+      ].join("\n");
+    }
+    case "gone":
+      return `${event.deviceId} is gone`;
+    case "round":
+      return `round ${event.round} of ${event.rounds}${event.attempt > 1 ? `, attempt ${event.attempt}` : ""}`;
+    case "reported": {
+      const { report } = event;
+      const bytes = `${formatQuantity(report.uplinkBytes, "bytes")} up, ${formatQuantity(report.downlinkBytes, "bytes")} down`;
+      return `${event.deviceId}: loss ${report.loss.toFixed(3)}, ${report.trainSeconds.toFixed(1)} s, ${bytes}`;
+    }
+    case "lost":
+      return `${event.deviceId} is left out: ${event.reason}`;
+    case "reopened":
+      return `round ${event.round} is opened again: ${event.reason}`;
+    case "closed":
+      return `round ${event.round}: ${event.accepted.length} devices, accuracy ${event.accuracy.toFixed(3)}, ${event.seconds.toFixed(1)} s`;
+    case "finished":
+      return `finished with accuracy ${event.accuracy.toFixed(3)}`;
+    case "started":
+    case "progress":
+      return undefined;
+  }
+}

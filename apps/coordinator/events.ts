@@ -1,0 +1,50 @@
+// What a run tells its audience (a terminal, a log, a report) while it goes on.
+import type { Selection } from "../../protocols/index.ts";
+import type { DeviceRoundReport } from "../control-messages.ts";
+
+/** Something that happened in a run. */
+export type RunEvent =
+  | { readonly kind: "resumed"; readonly round: number; readonly attempt: number }
+  | { readonly kind: "waiting"; readonly ready: number; readonly needed: number }
+  | { readonly kind: "joining"; readonly deviceId: string }
+  | {
+      readonly kind: "refused";
+      readonly deviceId: string;
+      readonly code: string;
+      readonly message: string;
+      readonly hint?: string;
+    }
+  | {
+      readonly kind: "assigned";
+      readonly deviceId: string;
+      readonly board: string;
+      readonly selection: Selection;
+    }
+  | { readonly kind: "gone"; readonly deviceId: string }
+  | {
+      readonly kind: "round";
+      readonly round: number;
+      readonly attempt: number;
+      readonly rounds: number;
+    }
+  | {
+      readonly kind: "started";
+      readonly deviceId: string;
+      readonly lane: number;
+      readonly protocol: string;
+    }
+  | { readonly kind: "progress"; readonly deviceId: string; readonly messages: number }
+  | { readonly kind: "reported"; readonly deviceId: string; readonly report: DeviceRoundReport }
+  | { readonly kind: "lost"; readonly deviceId: string; readonly reason: string }
+  | { readonly kind: "reopened"; readonly round: number; readonly reason: string }
+  | {
+      readonly kind: "closed";
+      readonly round: number;
+      readonly accepted: readonly string[];
+      readonly accuracy: number;
+      readonly seconds: number;
+    }
+  | { readonly kind: "finished"; readonly accuracy: number };
+
+/** Takes events; must not throw. */
+export type OnEvent = (event: RunEvent) => void;

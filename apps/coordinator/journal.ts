@@ -1,0 +1,110 @@
+// What a coordinator must not forget, one JSON line each, on the disk before it acts on it. Large payloads
+// lie in files of their own that a line names. A torn last line is what a crash leaves, and is dropped.
+import { type FileHandle, open, readFile } from "node:fs/promises";
+import type { Assignment } from "../../protocols/index.ts";
+import type { DeviceRoundReport } from "../control-messages.ts";
+import { coordinatorErrors } from "./errors.ts";
+
+/** One line of the journal. */
+export type JournalRecord =
+  | { readonly kind: "round"; readonly round: number; readonly attempt: number }
+  | {
+      readonly kind: "lane";
+      readonly round: number;
+      readonly attempt: number;
+      readonly lane: number;
+      readonly deviceId: string;
+      readonly assignment: Assignment;
+      readonly resumable: boolean;
+    }
+  /** A message that a resumable lane received; `file` holds its envelope. */
+  | {
+      readonly kind: "upload";
+      readonly deviceId: string;
+      readonly lane: number;
+      readonly sequence: number;
+      readonly file: string;
+    }
+  /** The outcome of a lane that lives in memory; `file` holds the update. */
+  | {
+      readonly kind: "result";
+      readonly deviceId: string;
+      readonly lane: number;
+      readonly sequence: number;
+      readonly file: string;
+      readonly weight: number;
+    }
+  | {
+      readonly kind: "report";
+      readonly deviceId: string;
+      readonly lane: number;
+      readonly report: DeviceRoundReport;
+    }
+  | {
+      readonly kind: "closed";
+      readonly round: number;
+      readonly attempt: number;
+      /** Lane of each device whose work was folded in, by device id. */
+      readonly accepted: Readonly<Record<string, number>>;
+      readonly accuracy: number;
+      readonly seconds: number;
+    };
+
+/** An append-only journal. */
+export interface Journal {
+  /** What was there when it was opened. */
+  readonly records: readonly JournalRecord[];
+  /** Resolves once the line is on the disk. */
+  append(record: JournalRecord): Promise<void>;
+  close(): Promise<void>;
+}
+
+/** Opens the journal, cutting off a torn last line; throws `RUN_JOURNAL_DAMAGED` for any other damage. */
+export async function openJournal(path: string): Promise<Journal> {
+  const text = await readFile(path, "utf8").catch((error: NodeJS.ErrnoException) => {
+    if (error.code === "ENOENT") return "";
+    throw error;
+  });
+  const end = text.lastIndexOf("\n") + 1;
+  const lines = text.slice(0, end).split("\n").slice(0, -1);
+  const records = lines.map((line, i) => parseLine(path, line, i + 1));
+  const file = await open(path, "a", 0o600);
+  await file.truncate(Buffer.byteLength(text.slice(0, end)));
+  await file.sync();
+  return journalOn(file, records);
+}
+
+function journalOn(file: FileHandle, records: readonly JournalRecord[]): Journal {
+  let last: Promise<void> = Promise.resolve();
+  const write = async (line: string) => {
+    await file.write(line);
+    await file.datasync();
+  };
+  return {
+    records,
+    append: (record) => {
+      // One after another, whatever became of the one before: its caller has been told.
+      last = last.catch(() => {}).then(() => write(`${JSON.stringify(record)}\n`));
+      return last;
+    },
+    close: async () => {
+      await last.catch(() => {});
+      await file.close();
+    },
+  };
+}
+
+function parseLine(path: string, line: string, number: number): JournalRecord {
+  try {
+    return JSON.parse(line) as JournalRecord;
+  } catch (cause) {
+    throw coordinatorErrors.error(
+      "RUN_JOURNAL_DAMAGED",
+      `${path}:${number} is not a journal line`,
+      {
+        hint: "Restore the run folder from a copy, or start a new run in another folder.",
+        cause,
+      },
+    );
+  }
+}

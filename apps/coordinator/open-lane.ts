@@ -1,0 +1,160 @@
+// One device's lane at the coordinator, from its start to what it gives the round. Journal first, answer
+// second: an upload is acknowledged only once it is on the disk.
+import {
+  decodeEnvelope,
+  type Envelope,
+  encodeEnvelope,
+  type LaneProgress,
+  type Reply,
+} from "../../broker/index.ts";
+import type {
+  AnyProtocol,
+  Assignment,
+  GlobalModel,
+  Lane,
+  LaneResult,
+  Payload,
+  RoundInfo,
+  ServerSide,
+} from "../../protocols/index.ts";
+import type { RecordedLane } from "./recovery.ts";
+import type { RunFolder } from "./run-folder.ts";
+
+/** What a lane is opened with. */
+export interface LaneOptions {
+  readonly folder: RunFolder;
+  readonly protocol: AnyProtocol;
+  readonly server: ServerSide<Payload, Payload>;
+  readonly assignment: Assignment;
+  readonly info: RoundInfo;
+  readonly global: GlobalModel;
+  /** What the journal holds of it. */
+  readonly recorded?: RecordedLane;
+}
+
+/** A lane with its journal. */
+export interface JournaledLane {
+  readonly assignment: Assignment;
+  readonly info: RoundInfo;
+  readonly first: Payload;
+  /** What the inbox must know of messages before a crash. */
+  readonly progress: LaneProgress;
+  /** Takes one message of the device. */
+  process(up: Payload, sequence: number, signal: AbortSignal): Promise<Payload | undefined>;
+  result(): Promise<LaneResult | undefined>;
+  close(): Promise<void>;
+}
+
+/** Opens a lane, or opens it again with what the journal holds. */
+export async function openJournaledLane(options: LaneOptions): Promise<JournaledLane> {
+  const { folder, protocol, server, assignment, info, global, recorded } = options;
+  const { deviceId } = assignment;
+  const lane = await server.openLane(assignment, info, global);
+  const saved = recorded?.result
+    ? await restoredResult(folder, deviceId, recorded.result)
+    : undefined;
+  if (!recorded) {
+    const { round, attempt, lane: number } = info;
+    await folder.journal.append({
+      kind: "lane",
+      round,
+      attempt,
+      lane: number,
+      deviceId,
+      assignment,
+      resumable: lane.resumable,
+    });
+  }
+  const progress = await replay(options, lane);
+  return {
+    assignment,
+    info,
+    first: lane.first,
+    progress,
+    process: async (payload, sequence, signal) => {
+      const answer = await lane.receive(protocol.parseUp(payload), signal);
+      if (answer === undefined) await journalMessage(options, lane, payload, sequence);
+      return answer;
+    },
+    result: async () => saved ?? (await lane.finish()),
+    close: () => lane.close(),
+  };
+}
+
+/** What travelled without an answer is kept: the message itself where the lane can replay it, else its outcome. */
+async function journalMessage(
+  { folder, assignment, info }: LaneOptions,
+  lane: Lane<Payload, Payload>,
+  payload: Payload,
+  sequence: number,
+): Promise<void> {
+  const { deviceId } = assignment;
+  const name = `${info.round}-${info.attempt}-${deviceId}-${info.lane}-${sequence}`;
+  if (lane.resumable) {
+    const file = await folder.saveUpload(
+      `${name}.envelope`,
+      await encodeEnvelope(asEnvelope(deviceId, payload, sequence)),
+    );
+    await folder.journal.append({ kind: "upload", deviceId, lane: info.lane, sequence, file });
+    return;
+  }
+  const result = await lane.finish();
+  if (result?.kind !== "contribution") return;
+  const file = await folder.saveUpdate(`${name}.safetensors`, result.update);
+  await folder.journal.append({
+    kind: "result",
+    deviceId,
+    lane: info.lane,
+    sequence,
+    file,
+    weight: result.weight,
+  });
+}
+
+/** Gives the lane the messages that the journal holds. */
+async function replay(
+  { folder, protocol, recorded }: LaneOptions,
+  lane: Lane<Payload, Payload>,
+): Promise<LaneProgress> {
+  const uploads = recorded?.uploads ?? [];
+  for (const { file } of uploads) {
+    const { kind, fields, tensors } = await decodeEnvelope(await folder.readUpload(file));
+    await lane.receive(protocol.parseUp({ kind, fields, tensors }), new AbortController().signal);
+  }
+  const sequences = [...uploads, ...(recorded?.result ? [recorded.result] : [])].map(
+    ({ sequence }) => sequence,
+  );
+  return {
+    lastSequence: Math.max(0, ...sequences),
+    answers: new Map(sequences.map((sequence) => [sequence, undefined])),
+  };
+}
+
+async function restoredResult(
+  folder: RunFolder,
+  deviceId: string,
+  { file, weight }: { readonly file: string; readonly weight: number },
+): Promise<LaneResult> {
+  return { kind: "contribution", deviceId, weight, update: await folder.readUpdate(file) };
+}
+
+function asEnvelope(
+  sender: string,
+  { kind, fields, tensors }: Payload,
+  sequence: number,
+): Envelope {
+  const place = { federation: "journal", task: "", round: 0, attempt: 0, lane: 0 };
+  return {
+    ...place,
+    sender,
+    instance: "0".repeat(16),
+    sequence,
+    kind,
+    fields,
+    tensors,
+    blobs: new Map(),
+  };
+}
+
+/** The reply that says no more than that a message was taken. */
+export const noted: Reply = { kind: "noted" };

@@ -1,0 +1,75 @@
+// A task with its model and data opened: what the coordinator computes with and what it announces.
+import { createHash } from "node:crypto";
+import { deflateRawSync } from "node:zlib";
+import type { Task } from "../../protocols/index.ts";
+import {
+  type BaseModel,
+  type Example,
+  openBaseModel,
+  openTokenizer,
+  readTable,
+  type Tokenizer,
+} from "../../runtime/index.ts";
+import { examplesOf } from "../examples.ts";
+import { embeddedModelFolder } from "../package-root.ts";
+import type { TaskFile } from "./task-file.ts";
+
+/** Everything a run needs of its task. */
+export interface PreparedTask {
+  readonly task: Task;
+  readonly modelFolder: string;
+  readonly model: BaseModel;
+  readonly tokenizer: Tokenizer;
+  readonly testSet: readonly Example[];
+  readonly publicSet: readonly Example[];
+  /** The public texts as devices fetch them; empty without a public set. */
+  readonly publicBytes: Uint8Array;
+}
+
+/** Opens model and data; throws their errors (`MODEL_*`, `DATA_*`). */
+export async function prepareTask(file: TaskFile, cacheFolder: string): Promise<PreparedTask> {
+  const { settings, data } = file;
+  const modelFolder = file.modelFolder ?? embeddedModelFolder();
+  const model = await openBaseModel(modelFolder, { cacheFolder });
+  const tokenizer = await openTokenizer(modelFolder);
+  const { labels } = settings.head;
+  const { textColumn, labelColumn } = data;
+  const testRows = await readTable(data.test, { textColumn, labelColumn, labels });
+  const publicRows = data.public === undefined ? [] : await readTable(data.public, { textColumn });
+  const publicBytes = packTexts(publicRows.map(({ text }) => text));
+  const publicSet = {
+    sha256: sha256(publicBytes),
+    size: publicRows.length,
+    bytes: publicBytes.length,
+  };
+  const task: Task = {
+    ...settings,
+    manifest: {
+      modelSha256: model.sha256,
+      tokenizerSha256: tokenizer.sha256,
+      config: model.config,
+      ...(publicRows.length > 0 ? { publicSet } : {}),
+    },
+  };
+  const sequence = settings.training.sequenceLength;
+  return {
+    task,
+    modelFolder,
+    model,
+    tokenizer,
+    testSet: examplesOf(testRows, { tokenizer, labels, sequence }),
+    publicSet: examplesOf(publicRows, { tokenizer, labels, sequence }),
+    publicBytes,
+  };
+}
+
+/** Texts as they travel: a JSON list, deflated. */
+function packTexts(texts: readonly string[]): Uint8Array {
+  return texts.length === 0
+    ? new Uint8Array(0)
+    : deflateRawSync(JSON.stringify(texts), { level: 9 });
+}
+
+function sha256(bytes: Uint8Array): string {
+  return createHash("sha256").update(bytes).digest("hex");
+}

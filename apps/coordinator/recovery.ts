@@ -1,0 +1,78 @@
+// What the journal says about the round that a crash interrupted, and the counters that must not fall back.
+import type { Assignment } from "../../protocols/index.ts";
+import type { DeviceRoundReport } from "../control-messages.ts";
+import type { JournalRecord } from "./journal.ts";
+
+/** One device's lane as the journal knows it. */
+export interface RecordedLane {
+  readonly deviceId: string;
+  readonly lane: number;
+  readonly assignment: Assignment;
+  readonly resumable: boolean;
+  readonly uploads: readonly { readonly sequence: number; readonly file: string }[];
+  readonly result?: { readonly sequence: number; readonly file: string; readonly weight: number };
+  readonly report?: DeviceRoundReport;
+}
+
+/** Where a run stands. */
+export interface RunPosition {
+  /** The round and attempt to run now, from 1. */
+  readonly round: number;
+  readonly attempt: number;
+  /** Whether that attempt had begun before. */
+  readonly isInterrupted: boolean;
+  /** The newest lane of each device in the interrupted attempt, by device id. */
+  readonly lanes: ReadonlyMap<string, RecordedLane>;
+  /** The highest lane number each device was ever given. */
+  readonly lastLanes: ReadonlyMap<string, number>;
+  /** The last lane of each device that was folded in. */
+  readonly acceptedLanes: ReadonlyMap<string, number>;
+}
+
+/** Replays the journal. Pure. */
+export function positionOf(records: readonly JournalRecord[]): RunPosition {
+  const lastLanes = new Map<string, number>();
+  const acceptedLanes = new Map<string, number>();
+  let lanes = new Map<string, RecordedLane>();
+  let round = 1;
+  let attempt = 1;
+  let isInterrupted = false;
+  for (const record of records) {
+    switch (record.kind) {
+      case "round":
+        ({ round, attempt } = record);
+        lanes = new Map();
+        isInterrupted = true;
+        break;
+      case "lane":
+        lastLanes.set(record.deviceId, Math.max(record.lane, lastLanes.get(record.deviceId) ?? 0));
+        lanes.set(record.deviceId, { ...record, uploads: [] });
+        break;
+      case "closed":
+        for (const [deviceId, lane] of Object.entries(record.accepted))
+          acceptedLanes.set(deviceId, lane);
+        lanes = new Map();
+        round = record.round + 1;
+        attempt = 1;
+        isInterrupted = false;
+        break;
+      default:
+        amend(lanes, record);
+    }
+  }
+  return { round, attempt, isInterrupted, lanes, lastLanes, acceptedLanes };
+}
+
+/** Adds what a lane received, if it is still its device's newest. */
+function amend(
+  lanes: Map<string, RecordedLane>,
+  record: Extract<JournalRecord, { kind: "upload" | "result" | "report" }>,
+): void {
+  const lane = lanes.get(record.deviceId);
+  if (lane?.lane !== record.lane) return;
+  const { deviceId } = record;
+  if (record.kind === "upload")
+    lanes.set(deviceId, { ...lane, uploads: [...lane.uploads, record] });
+  else if (record.kind === "result") lanes.set(deviceId, { ...lane, result: record });
+  else lanes.set(deviceId, { ...lane, report: record.report });
+}

@@ -1,0 +1,118 @@
+// The run folder: everything a run needs to go on after a crash, and everything it leaves behind.
+//   task.json  metrics.jsonl  journal/  checkpoints/  adapter/  report.json  report.html
+import { appendFile, mkdir, readdir, readFile, rm } from "node:fs/promises";
+import { join } from "node:path";
+import { type GlobalModel, type Task, taskFingerprint } from "../../protocols/index.ts";
+import {
+  type Parameters,
+  readParameterFile,
+  writeFileAtomic,
+  writeSafetensors,
+} from "../../runtime/index.ts";
+import { coordinatorErrors } from "./errors.ts";
+import { type Journal, openJournal } from "./journal.ts";
+import { lockRunFolder } from "./run-lock.ts";
+
+/** A run folder that this process owns. */
+export interface RunFolder {
+  readonly path: string;
+  readonly journal: Journal;
+  /** The last finished round's global model, undefined in a new run. */
+  readonly checkpoint: GlobalModel | undefined;
+  /** Writes the global model of a finished round; it survives a power cut once this resolves. */
+  saveCheckpoint(global: GlobalModel): Promise<void>;
+  /** Writes a payload beside the journal and gives the name to record. */
+  saveUpload(name: string, bytes: Uint8Array): Promise<string>;
+  readUpload(name: string): Promise<Uint8Array>;
+  /** Writes a lane's update and gives the name to record. */
+  saveUpdate(name: string, update: Parameters): Promise<string>;
+  readUpdate(name: string): Promise<Parameters>;
+  /** Forgets the payloads of rounds that are closed. */
+  clearUploads(): Promise<void>;
+  appendMetrics(line: object): Promise<void>;
+  writeJson(name: string, content: unknown): Promise<void>;
+  close(): Promise<void>;
+}
+
+/**
+ * Creates or reopens a run folder for `task`. Throws `RUN_FOLDER_IN_USE`, `RUN_FOLDER_UNUSABLE`, or
+ * `TASK_CHANGED` when the folder belongs to a task with other settings, data or model.
+ */
+export async function openRunFolder(path: string, task: Task): Promise<RunFolder> {
+  const folders = {
+    uploads: join(path, "journal", "uploads"),
+    checkpoints: join(path, "checkpoints"),
+  };
+  try {
+    for (const folder of Object.values(folders)) await mkdir(folder, { recursive: true });
+  } catch (cause) {
+    throw coordinatorErrors.error("RUN_FOLDER_UNUSABLE", `cannot create the run folder ${path}`, {
+      hint: "Give a folder on a disk with room that this user may write to.",
+      cause,
+    });
+  }
+  const release = await lockRunFolder(path);
+  try {
+    await checkTask(join(path, "task.json"), task);
+    const journal = await openJournal(join(path, "journal", "records.jsonl"));
+    const upload = (name: string) => join(folders.uploads, name);
+    return {
+      path,
+      journal,
+      checkpoint: await lastCheckpoint(folders.checkpoints, journal),
+      saveCheckpoint: async ({ round, parameters }) =>
+        writeSafetensors(checkpointFile(folders.checkpoints, round), parameters),
+      saveUpload: async (name, bytes) => {
+        await writeFileAtomic(upload(name), bytes);
+        return name;
+      },
+      readUpload: (name) => readFile(upload(name)),
+      saveUpdate: async (name, update) => {
+        await writeSafetensors(upload(name), update);
+        return name;
+      },
+      readUpdate: (name) => readParameterFile(upload(name)),
+      clearUploads: async () => {
+        for (const name of await readdir(folders.uploads)) await rm(upload(name), { force: true });
+      },
+      appendMetrics: (line) => appendFile(join(path, "metrics.jsonl"), `${JSON.stringify(line)}\n`),
+      writeJson: (name, content) =>
+        writeFileAtomic(join(path, name), `${JSON.stringify(content, undefined, 2)}\n`),
+      close: async () => {
+        await journal.close();
+        await release();
+      },
+    };
+  } catch (error) {
+    await release();
+    throw error;
+  }
+}
+
+async function checkTask(path: string, task: Task): Promise<void> {
+  const known = await readFile(path, "utf8").catch(() => undefined);
+  const content = `${JSON.stringify(task, undefined, 2)}\n`;
+  if (known === undefined) return writeFileAtomic(path, content);
+  if (taskFingerprint(JSON.parse(known) as Task) === taskFingerprint(task)) return;
+  throw coordinatorErrors.error(
+    "TASK_CHANGED",
+    `${path} was started with other settings, data or model`,
+    {
+      hint: "Undo the change to go on with this run, or give another --run folder.",
+    },
+  );
+}
+
+/** The checkpoint that the journal says is finished: a later file may have been written just before a crash. */
+async function lastCheckpoint(folder: string, journal: Journal): Promise<GlobalModel | undefined> {
+  const closed = journal.records.findLast((record) => record.kind === "closed");
+  if (!closed) return undefined;
+  return {
+    round: closed.round,
+    parameters: await readParameterFile(checkpointFile(folder, closed.round)),
+  };
+}
+
+function checkpointFile(folder: string, round: number): string {
+  return join(folder, `round-${String(round).padStart(4, "0")}.safetensors`);
+}

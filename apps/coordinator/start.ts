@@ -1,0 +1,156 @@
+// From a coordinator's command line to a running coordinator: task, broker, engine, run.
+import { randomBytes } from "node:crypto";
+import { resolve } from "node:path";
+import {
+  announcePresence,
+  type Broker,
+  connectMqtt,
+  coordinatorId,
+  presenceWill,
+  startBroker,
+  type Transport,
+  topicsOf,
+} from "../../broker/index.ts";
+import { builtInProtocols } from "../../protocols/index.ts";
+import { type Engine, ortEngine } from "../../runtime/index.ts";
+import { type ConnectionFlags, listenerOf, readSecrets } from "../connection.ts";
+import { packageVersion } from "../package-root.ts";
+import { runCoordinator } from "./coordinator.ts";
+import type { OnEvent } from "./events.ts";
+import { type PreparedTask, prepareTask } from "./prepared-task.ts";
+import { readTaskFile } from "./task-file.ts";
+
+/** What the command line gives. */
+export interface CoordinatorStart extends ConnectionFlags {
+  readonly task: string;
+  readonly run: string;
+  readonly federation: string;
+  readonly listen?: string;
+  readonly broker?: string;
+  readonly credentials?: string;
+  readonly threads?: number;
+  readonly cacheFolder: string;
+  readonly signal: AbortSignal;
+  readonly onEvent: OnEvent;
+  /** Told where devices can connect, once they can. */
+  readonly onListening?: (url: string) => void;
+  readonly log: (message: string) => void;
+}
+
+/** What a finished run says. */
+export interface CoordinatorResult {
+  readonly runFolder: string;
+  readonly rounds: number;
+  readonly accuracy: number;
+}
+
+/** Runs the task to its end. Wrong input is refused before anything listens. */
+export async function startCoordinator(start: CoordinatorStart): Promise<CoordinatorResult> {
+  const { threads, log } = start;
+  const prepared = await prepareTask(await readTaskFile(start.task), start.cacheFolder);
+  const secrets = await readSecrets(start.broker === undefined ? pickClientFlags(start) : start);
+  const broker = start.broker === undefined ? await listen(start) : undefined;
+  const engine = ortEngine(threads === undefined ? {} : { threads });
+  try {
+    const url = start.broker ?? (broker as Broker).url;
+    start.onListening?.(url);
+    log(`task "${prepared.task.name}" at ${url}, federation "${start.federation}"`);
+    return await runAt({ start, url, secrets, prepared, engine });
+  } finally {
+    await engine.close();
+    await broker?.close();
+  }
+}
+
+/** The embedded broker's certificate is not the coordinator's own. */
+function pickClientFlags({ username, passwordFile, ca }: ConnectionFlags): ConnectionFlags {
+  return {
+    ...(username === undefined ? {} : { username }),
+    ...(passwordFile === undefined ? {} : { passwordFile }),
+    ...(ca === undefined ? {} : { ca }),
+  };
+}
+
+async function listen(start: CoordinatorStart): Promise<Broker> {
+  const { listen: url = "mqtt://127.0.0.1:1883", credentials, ca, cert, key, log } = start;
+  const files = { credentials, ca, cert, key };
+  const given = Object.fromEntries(
+    Object.entries(files).filter(([, value]) => value !== undefined),
+  );
+  return startBroker({ ...(await listenerOf({ listen: url, ...given })), log });
+}
+
+interface Place {
+  readonly start: CoordinatorStart;
+  readonly url: string;
+  readonly secrets: Awaited<ReturnType<typeof readSecrets>>;
+  readonly prepared: PreparedTask;
+  readonly engine: Engine;
+}
+
+async function runAt({ start, url, secrets, prepared, engine }: Place): Promise<CoordinatorResult> {
+  const { federation, signal, onEvent, log } = start;
+  const identity = {
+    topic: topicsOf(federation).coordinatorStatus,
+    instance: randomBytes(8).toString("hex"),
+    // Rises from start to start without state of its own.
+    counter: Math.floor(Date.now() / 1000),
+    version: packageVersion(),
+  };
+  const username = secrets.username ?? (secrets.password === undefined ? undefined : coordinatorId);
+  const name = username === undefined ? {} : { username };
+  const will = presenceWill(identity);
+  const transport = await connectMqtt({
+    url,
+    clientId: coordinatorId,
+    ...secrets,
+    ...name,
+    will,
+    signal,
+    log,
+  });
+  const stop = new AbortController();
+  const ending = AbortSignal.any([signal, stop.signal]);
+  transport.onClosed((reason) => reason && stop.abort(reason));
+  try {
+    return await runPresent(transport, ending, (reason) => stop.abort(reason));
+  } finally {
+    await transport.close();
+  }
+
+  async function runPresent(
+    connected: Transport,
+    until: AbortSignal,
+    onReplaced: (reason: Error) => void,
+  ) {
+    const details = { task: prepared.task.name };
+    const presence = await announcePresence({
+      transport: connected,
+      identity,
+      details,
+      onReplaced,
+      log,
+    });
+    try {
+      const runFolder = resolve(start.run);
+      const options = {
+        prepared,
+        runFolder,
+        federation,
+        presence,
+        engine,
+        protocols: builtInProtocols,
+        onEvent,
+        log,
+      };
+      const { global, accuracy } = await runCoordinator({
+        ...options,
+        transport: connected,
+        signal: until,
+      });
+      return { runFolder, rounds: global.round, accuracy };
+    } finally {
+      await presence.close();
+    }
+  }
+}

@@ -1,0 +1,71 @@
+// The device program: connects, says what it is, prepares for the task it is told, runs the rounds it is
+// told to run, until it is told that the task is finished or its owner stops it.
+import { randomBytes } from "node:crypto";
+import {
+  announcePresence,
+  connectMqtt,
+  type MqttOptions,
+  type Presence,
+  type PresenceIdentity,
+  presenceWill,
+  topicsOf,
+} from "../../broker/index.ts";
+import { packageVersion } from "../package-root.ts";
+import { nextStartCount } from "./start-count.ts";
+import { openStation, type StationOptions } from "./station.ts";
+
+/** How a device takes part. */
+export interface AgentOptions
+  extends Omit<StationOptions, "transport" | "onFinished" | "onActivity"> {
+  readonly broker: Pick<MqttOptions, "url" | "username" | "password" | "ca" | "cert" | "key">;
+  /** Ends taking part; what was uploaded stays counted. */
+  readonly signal: AbortSignal;
+}
+
+/**
+ * Takes part until the task is finished. Rejects with the signal's reason when stopped, and when going on is
+ * pointless (`DEVICE_ID_IN_USE`, credentials withdrawn).
+ */
+export async function runAgent(options: AgentOptions): Promise<void> {
+  const { deviceId, federation, broker, profile, places, signal, log } = options;
+  const identity: PresenceIdentity = {
+    topic: topicsOf(federation).device(deviceId, "status"),
+    instance: randomBytes(8).toString("hex"),
+    counter: await nextStartCount(places.stateFolder, deviceId),
+    version: packageVersion(),
+  };
+  const will = presenceWill(identity);
+  const transport = await connectMqtt({ ...broker, clientId: deviceId, will, signal, log });
+  const { promise: ended, resolve: finish, reject: fail } = deferred();
+  const stop = () => fail(signal.reason);
+  signal.addEventListener("abort", stop, { once: true });
+  transport.onClosed((reason) => reason && fail(reason));
+  let presence: Presence | undefined;
+  const board = profile.board.model;
+  const onActivity = (activity: string) => {
+    presence
+      ?.update({ board, activity })
+      .catch((error: Error) => log(`status not shown: ${error.message}`));
+  };
+  const station = await openStation({ ...options, transport, onFinished: finish, onActivity });
+  try {
+    const details = { board, activity: "idle" };
+    presence = await announcePresence({ transport, identity, details, onReplaced: fail, log });
+    await ended;
+  } finally {
+    signal.removeEventListener("abort", stop);
+    await station.close();
+    await presence?.close();
+    await transport.close();
+  }
+}
+
+function deferred() {
+  let resolve = () => {};
+  let reject = (_reason: unknown) => {};
+  const promise = new Promise<void>((onResolve, onReject) => {
+    resolve = onResolve;
+    reject = onReject;
+  });
+  return { promise, resolve: () => resolve(), reject: (reason: unknown) => reject(reason) };
+}

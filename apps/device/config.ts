@@ -1,0 +1,66 @@
+// The device's own configuration: YAML that its owner writes. Everything in it may be left out.
+import { readFile } from "node:fs/promises";
+import { parse } from "yaml";
+import { z } from "zod";
+import {
+  type DeviceBudget,
+  type DeviceProfile,
+  parseBudget,
+  parseProfile,
+} from "../../devices/index.ts";
+import { deviceProgramErrors } from "./errors.ts";
+
+/** What the owner declares. */
+export interface DeviceConfig {
+  /** Declared instead of measured: for virtual boards and hardware-in-the-loop tests. */
+  readonly profile?: DeviceProfile;
+  /** What a round may take beside the board's other work. */
+  readonly budget: DeviceBudget;
+  /** Threads of one operator. */
+  readonly threads?: number;
+  /** Share of the private examples held out for the local accuracy. */
+  readonly holdOutFraction: number;
+}
+
+const schema = z.strictObject({
+  profile: z.unknown().optional(),
+  budget: z.unknown().optional(),
+  threads: z.int().min(1).max(256).optional(),
+  holdOutFraction: z.number().min(0).max(0.9).default(0.2),
+});
+
+/** Reads the configuration; without a path, the defaults. Throws `DEVICE_CONFIG_INVALID`, `PROFILE_INVALID` or `BUDGET_INVALID`. */
+export async function readDeviceConfig(path?: string): Promise<DeviceConfig> {
+  const input = path === undefined ? {} : await readYaml(path);
+  const parsed = schema.safeParse(input ?? {});
+  if (!parsed.success) {
+    const issue = parsed.error.issues[0];
+    throw invalid(path, `${issue?.path.join(".") || "configuration"}: ${issue?.message}`);
+  }
+  const { profile, budget, threads, holdOutFraction } = parsed.data;
+  return {
+    budget: parseBudget(budget ?? {}, `${path ?? "device"}: budget`),
+    holdOutFraction,
+    ...(profile === undefined ? {} : { profile: parseProfile(profile, `${path}: profile`) }),
+    ...(threads === undefined ? {} : { threads }),
+  };
+}
+
+async function readYaml(path: string): Promise<unknown> {
+  try {
+    return parse(await readFile(path, "utf8"), { prettyErrors: true });
+  } catch (cause) {
+    throw invalid(
+      path,
+      cause instanceof Error ? (cause.message.split("\n")[0] ?? "") : String(cause),
+      cause,
+    );
+  }
+}
+
+function invalid(path: string | undefined, what: string, cause?: unknown): Error {
+  return deviceProgramErrors.error("DEVICE_CONFIG_INVALID", `${path}: ${what}`, {
+    hint: "examples/device.yaml shows every field.",
+    cause,
+  });
+}

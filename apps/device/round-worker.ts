@@ -1,0 +1,241 @@
+// Runs the rounds a coordinator starts on this device: one at a time, the newest lane wins. Measures
+// what each round took.
+import {
+  createRoundLink,
+  type LanePlace,
+  type Link,
+  type TrafficSide,
+  type Transport,
+} from "../../broker/index.ts";
+import {
+  type AnyProtocol,
+  type Assignment,
+  type ClientSide,
+  findProtocol,
+  type Payload,
+  type RoundInfo,
+  type TrainReport,
+} from "../../protocols/index.ts";
+import type { Engine, Example } from "../../runtime/index.ts";
+import type { DeviceRoundReport } from "../control-messages.ts";
+import { markPeak, peakResidentBytes, residentBytes } from "./process-memory.ts";
+import type { Workplace } from "./workplace.ts";
+
+/** What a round is started with. */
+export interface RoundStart {
+  readonly assignment: Assignment;
+  readonly info: RoundInfo;
+  readonly first: Payload;
+}
+
+/** What a worker needs of its device. */
+export interface RoundWorkerOptions {
+  readonly deviceId: string;
+  readonly link: Link;
+  readonly transport: Transport;
+  readonly engine: Engine;
+  readonly protocols: readonly AnyProtocol[];
+  readonly workplace: Workplace;
+  readonly publicSet: () => Promise<readonly Example[]>;
+  /** Told when a lane begins and ends. */
+  readonly onActivity: (activity: string, info: RoundInfo) => void;
+  readonly log: (message: string) => void;
+}
+
+/** The rounds of one device in one task. */
+export interface RoundWorker {
+  /** Begins a lane, or ignores the call when it runs or ran already. */
+  start(round: RoundStart): void;
+  /** Counts traffic from here on as the next round's. */
+  markTraffic(): void;
+  /** Ends the running lane and frees the model. */
+  close(): Promise<void>;
+}
+
+/** A worker without a lane. */
+export function createRoundWorker(options: RoundWorkerOptions): RoundWorker {
+  return new StandingWorker(options);
+}
+
+/** A protocol's device end with what it was created for. */
+interface LoadedClient {
+  readonly key: string;
+  readonly protocol: AnyProtocol;
+  readonly client: ClientSide<Payload, Payload>;
+}
+
+class StandingWorker implements RoundWorker {
+  readonly #options: RoundWorkerOptions;
+  #lane = 0;
+  #stop = new AbortController();
+  #running: Promise<void> = Promise.resolve();
+  #loaded: LoadedClient | undefined;
+  #traffic: Meter;
+  /** Bytes of the public set, fetched within this round. */
+  #provisioningBytes = 0;
+  /** Resident bytes before anything of the model was loaded. */
+  #idleBytes: number | undefined;
+
+  constructor(options: RoundWorkerOptions) {
+    this.#options = options;
+    this.#traffic = readMeter(options);
+  }
+
+  start(round: RoundStart): void {
+    if (round.info.lane <= this.#lane) return;
+    this.#lane = round.info.lane;
+    this.#stop.abort(new Error(`lane ${round.info.lane} replaces this one`));
+    this.#stop = new AbortController();
+    const { signal } = this.#stop;
+    this.#running = this.#running.then(() => this.#run(round, signal));
+  }
+
+  markTraffic(): void {
+    this.#traffic = readMeter(this.#options);
+  }
+
+  async close(): Promise<void> {
+    this.#stop.abort(new Error("the device stops"));
+    await this.#running;
+    await this.#loaded?.client.close();
+    this.#loaded = undefined;
+  }
+
+  /** Never rejects: a failed round is reported to the coordinator, which decides what becomes of it. */
+  async #run(round: RoundStart, signal: AbortSignal): Promise<void> {
+    const { link, log, onActivity } = this.#options;
+    const { globalStep: _, ...place } = round.info;
+    if (signal.aborted) return;
+    onActivity(round.assignment.protocol, round.info);
+    try {
+      const report = await this.#train(round, place, signal);
+      await link.request({ ...place, kind: "report", fields: { ...report } }, { signal });
+    } catch (error) {
+      if (signal.aborted) return;
+      const { code = "UNEXPECTED", message = String(error) } = error as {
+        code?: string;
+        message?: string;
+      };
+      log(`round ${place.round} failed: ${code}: ${message}`);
+      await link
+        .request({ ...place, kind: "failed", fields: { code, message } }, { signal })
+        .catch(() => {});
+    } finally {
+      onActivity("idle", round.info);
+    }
+  }
+
+  async #train(
+    { assignment, info, first }: RoundStart,
+    place: LanePlace,
+    signal: AbortSignal,
+  ): Promise<DeviceRoundReport> {
+    const { link, workplace } = this.#options;
+    this.#provisioningBytes = 0;
+    this.#idleBytes ??= residentBytes();
+    markPeak();
+    const started = performance.now();
+    const { protocol, client } = await this.#clientFor(assignment);
+    const raw = { up: 0, down: protocol.rawBytes(first) };
+    const parseDown = (payload: Payload) => {
+      const down = protocol.parseDown(payload);
+      raw.down += protocol.rawBytes(down);
+      return down;
+    };
+    const lane = createRoundLink({ link, task: workplace.task.name, place, parseDown, signal });
+    const count = (up: Payload) => {
+      raw.up += protocol.rawBytes(up);
+      return up;
+    };
+    const counted = {
+      send: (up: Payload) => lane.send(count(up)),
+      ask: (up: Payload) => lane.ask(count(up)),
+    };
+    const report = await client.runRound(info, protocol.parseDown(first), counted, signal);
+    return this.#measured(report, raw, started);
+  }
+
+  #measured(
+    report: TrainReport,
+    raw: { readonly up: number; readonly down: number },
+    started: number,
+  ): DeviceRoundReport {
+    const now = readMeter(this.#options);
+    const idleBytes = this.#idleBytes ?? 0;
+    return {
+      ...report,
+      trainSeconds: (performance.now() - started) / 1000,
+      peakMemoryBytes: peakResidentBytes() - idleBytes,
+      idleMemoryBytes: idleBytes,
+      uplinkBytes: now.uplinkBytes - this.#traffic.uplinkBytes,
+      downlinkBytes: now.downlinkBytes - this.#traffic.downlinkBytes,
+      rawUplinkBytes: raw.up,
+      rawDownlinkBytes: raw.down,
+      provisioningBytes: this.#provisioningBytes,
+      repeatedBytes: now.repeatedBytes - this.#traffic.repeatedBytes,
+    };
+  }
+
+  /** What is fetched once is counted apart from the round. */
+  async #provision<T>(fetch: () => Promise<T>): Promise<T> {
+    const before = readMeter(this.#options);
+    const fetched = await fetch();
+    const after = readMeter(this.#options);
+    const uplinkBytes = after.uplinkBytes - before.uplinkBytes;
+    const downlinkBytes = after.downlinkBytes - before.downlinkBytes;
+    this.#provisioningBytes += uplinkBytes + downlinkBytes;
+    this.#traffic = {
+      uplinkBytes: this.#traffic.uplinkBytes + uplinkBytes,
+      downlinkBytes: this.#traffic.downlinkBytes + downlinkBytes,
+      repeatedBytes: this.#traffic.repeatedBytes,
+    };
+    return fetched;
+  }
+
+  /** The protocol's device end; it stays loaded while the assignment stays. */
+  async #clientFor(assignment: Assignment): Promise<LoadedClient> {
+    const { protocols, deviceId, engine, workplace, publicSet, log } = this.#options;
+    const { protocol: name, protocolVersion, cutLayer } = assignment;
+    const key = `${name} ${protocolVersion} ${cutLayer ?? ""}`;
+    if (this.#loaded?.key === key) return this.#loaded;
+    await this.#loaded?.client.close();
+    this.#loaded = undefined;
+    const protocol = findProtocol(protocols, name, protocolVersion);
+    const { task, model, train, holdOut, state } = workplace;
+    const lane = () => this.#lane;
+    const client = await protocol.createClient({
+      task,
+      deviceId,
+      assignment,
+      engine,
+      model,
+      train,
+      holdOut,
+      publicSet: () => this.#provision(publicSet),
+      state: {
+        read: () => state.forLane(lane()).read(),
+        stage: (tensors) => state.forLane(lane()).stage(tensors),
+      },
+      log,
+    });
+    this.#loaded = { key, protocol, client };
+    return this.#loaded;
+  }
+}
+
+interface Meter {
+  readonly uplinkBytes: number;
+  readonly downlinkBytes: number;
+  readonly repeatedBytes: number;
+}
+
+/** Bytes of the PUBLISH packets of the link, as the connection saw them. */
+function readMeter({ transport, link }: Pick<RoundWorkerOptions, "transport" | "link">): Meter {
+  const { sent, received } = transport.traffic.read();
+  const bytes = (side: TrafficSide) => side.up.bytes + side.down.bytes;
+  return {
+    uplinkBytes: bytes(sent),
+    downlinkBytes: bytes(received),
+    repeatedBytes: link.counters().repeatedBytes,
+  };
+}

@@ -1,0 +1,177 @@
+// What a connected device does with the coordinator's requests.
+import {
+  coordinatorId,
+  createLink,
+  deviceLinkTopics,
+  type Envelope,
+  type Link,
+  type Reply,
+  type Transport,
+} from "../../broker/index.ts";
+import type { DeviceBudget, DeviceProfile } from "../../devices/index.ts";
+import { type AnyProtocol, parseTask, taskFingerprint } from "../../protocols/index.ts";
+import type { Engine, Example } from "../../runtime/index.ts";
+import { closeSchema, prepareSchema, readFields, startSchema } from "../control-messages.ts";
+import { deviceProgramErrors } from "./errors.ts";
+import type { ModelPlaces } from "./model-store.ts";
+import { loadPublicSet } from "./public-set.ts";
+import { createRoundWorker, type RoundWorker } from "./round-worker.ts";
+import { openWorkplace, type PrivateData, type Workplace } from "./workplace.ts";
+
+/** What a device is and has. */
+export interface StationOptions {
+  readonly deviceId: string;
+  readonly federation: string;
+  readonly profile: DeviceProfile;
+  readonly budget: DeviceBudget;
+  readonly data: PrivateData;
+  readonly places: ModelPlaces;
+  readonly engine: Engine;
+  readonly protocols: readonly AnyProtocol[];
+  readonly transport: Transport;
+  /** The coordinator says that the task is finished. */
+  readonly onFinished: () => void;
+  /** What the device does now: a protocol's name, or "idle". */
+  readonly onActivity: (activity: string) => void;
+  readonly log: (message: string) => void;
+}
+
+/** A device that answers its coordinator. */
+export interface Station {
+  close(): Promise<void>;
+}
+
+/** Joins the link with the coordinator; the device must announce its presence after this. */
+export async function openStation(options: StationOptions): Promise<Station> {
+  const { transport, federation, deviceId, log } = options;
+  const desk = new Desk(options);
+  desk.link = await createLink({
+    transport,
+    federation,
+    self: deviceId,
+    peer: coordinatorId,
+    ...deviceLinkTopics(federation, deviceId),
+    onRequest: (request) => desk.answer(request),
+    log,
+  });
+  return { close: () => desk.close() };
+}
+
+class Desk {
+  link: Link | undefined;
+  readonly #options: StationOptions;
+  #workplace: Workplace | undefined;
+  #worker: RoundWorker | undefined;
+
+  constructor(options: StationOptions) {
+    this.#options = options;
+  }
+
+  async answer(request: Envelope): Promise<Reply> {
+    switch (request.kind) {
+      case "describe":
+        return { kind: "description", fields: this.#description() };
+      case "prepare":
+        return { kind: "ready", fields: await this.#prepare(request) };
+      case "start":
+        await this.#start(request);
+        return { kind: "started" };
+      case "close":
+        await this.#workplace?.state.settle(readFields(request, closeSchema).acceptedLane);
+        this.#worker?.markTraffic();
+        return { kind: "closed" };
+      case "finish":
+        // After the reply is on its way.
+        setImmediate(this.#options.onFinished);
+        return { kind: "finished" };
+      default:
+        throw deviceProgramErrors.error(
+          "DEVICE_REQUEST_UNKNOWN",
+          `a device does not know "${request.kind}"`,
+          {
+            hint: "Install the same version of Trifold on the coordinator and on the device.",
+          },
+        );
+    }
+  }
+
+  async close(): Promise<void> {
+    await this.#worker?.close();
+    await this.link?.close();
+  }
+
+  #description(): Readonly<Record<string, unknown>> {
+    const { profile, budget, protocols } = this.#options;
+    const versions = Object.fromEntries(protocols.map(({ name, version }) => [name, version]));
+    return { profile, budget, protocols: versions };
+  }
+
+  async #prepare(request: Envelope): Promise<Readonly<Record<string, unknown>>> {
+    const { deviceId, places, data, log } = this.#options;
+    const task = parseTask(readFields(request, prepareSchema).task);
+    const fingerprint = taskFingerprint(task);
+    if (this.#workplace?.fingerprint !== fingerprint) {
+      log(`task "${task.name}": opening model and data`);
+      const workplace = await openWorkplace(task, { deviceId, places, data });
+      await this.#worker?.close();
+      this.#workplace = workplace;
+      this.#worker = this.#createWorker(workplace);
+    }
+    const { train, holdOut } = this.#workplace as Workplace;
+    this.#worker?.markTraffic();
+    return { examples: train.length, holdOut: holdOut.length, fingerprint };
+  }
+
+  async #start(request: Envelope): Promise<void> {
+    const { deviceId, log } = this.#options;
+    const { payload, globalStep, acceptedLane, ...chosen } = readFields(request, startSchema);
+    if (!this.#workplace || !this.#worker) {
+      throw deviceProgramErrors.error(
+        "DEVICE_TASK_MISSING",
+        "a round was started before a task was announced",
+      );
+    }
+    await this.#workplace.state.settle(acceptedLane);
+    const { round, attempt, lane, tensors } = request;
+    const { cutLayer, ...rest } = chosen;
+    const assignment = { deviceId, ...rest, ...(cutLayer === undefined ? {} : { cutLayer }) };
+    log(`round ${round}: ${assignment.reason}`);
+    if (chosen.protocol === "split")
+      log("the labels of this device's texts leave it with the activations");
+    this.#worker.start({
+      assignment,
+      info: { round, attempt, lane, globalStep },
+      first: { ...payload, tensors },
+    });
+  }
+
+  #createWorker(workplace: Workplace): RoundWorker {
+    const { transport, deviceId, engine, protocols, onActivity, log } = this.#options;
+    const link = this.link as Link;
+    let publicSet: Promise<readonly Example[]> | undefined;
+    const fetchPublicSet = () => this.#fetchPublicSet(link, workplace);
+    return createRoundWorker({
+      deviceId,
+      link,
+      transport,
+      engine,
+      protocols,
+      workplace,
+      publicSet: () => {
+        publicSet ??= fetchPublicSet();
+        return publicSet;
+      },
+      onActivity,
+      log,
+    });
+  }
+
+  #fetchPublicSet(link: Link, { task, tokenizer }: Workplace): Promise<readonly Example[]> {
+    const { stateFolder } = this.#options.places;
+    const fetch = async () => {
+      const reply = await link.request({ kind: "public-set" });
+      return reply.blobs.get("texts") ?? new Uint8Array(0);
+    };
+    return loadPublicSet({ task, tokenizer, stateFolder, fetch });
+  }
+}
