@@ -1,0 +1,53 @@
+// `npm run bench -- SUITE [--json]`: the figures a suite promises, measured on this machine. Standard output
+// carries results only; machine, date and progress go to standard error. Status 1 when a promise is missed.
+import { availableParallelism, cpus, totalmem } from "node:os";
+import { parseArgs } from "node:util";
+import { textTable } from "../apps/text-table.ts";
+import { engineRows } from "./engine.ts";
+import { isReached, type Row, rowAsCells, rowsAsJson } from "./row.ts";
+
+/** Suites by name. */
+const suites: Readonly<
+  Record<string, (log: (message: string) => void) => Promise<readonly Row[]>>
+> = { engine: engineRows };
+
+const log = (message: string) => void process.stderr.write(`${message}\n`);
+
+process.exitCode = await main();
+
+async function main(): Promise<number> {
+  const parsed = parse();
+  const suite = suites[parsed?.positionals[0] ?? ""];
+  if (parsed === undefined || suite === undefined) {
+    log(`Usage: npm run bench -- SUITE [--json]; suites: ${Object.keys(suites).join(", ")}`);
+    return 2;
+  }
+  log(machineText());
+  const rows = await suite(log);
+  const head = ["figure", "value", "", "unit", "must reach", ""];
+  const table = textTable(head, rows.map(rowAsCells), { right: [1, 2] });
+  if (parsed.values.json) log(table);
+  const output = parsed.values.json ? JSON.stringify(rowsAsJson(rows), undefined, 1) : table;
+  process.stdout.write(`${output}\n`);
+  return rows.some((row) => isReached(row) === false) ? 1 : 0;
+}
+
+function parse() {
+  try {
+    return parseArgs({ allowPositionals: true, options: { json: { type: "boolean" } } });
+  } catch (error) {
+    log(error instanceof Error ? error.message : String(error));
+    return undefined;
+  }
+}
+
+function machineText(): string {
+  const model = cpus()[0]?.model.trim() ?? "unknown processor";
+  const gibibytes = (totalmem() / 2 ** 30).toFixed(1);
+  const parts = [
+    new Date().toISOString(),
+    `${model}, ${availableParallelism()} threads, ${gibibytes} GiB`,
+    `${process.platform} ${process.arch}, Node ${process.version}`,
+  ];
+  return parts.join("; ");
+}
