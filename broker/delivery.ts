@@ -175,7 +175,7 @@ class StandingDelivery implements Delivery {
         this.#outflow.heard(frame);
         break;
       case "probe":
-        this.#report(frame.message, true);
+        this.#report(frame.message, frame.probe);
         break;
       case "drop":
         this.#assembler.drop(frame.message);
@@ -188,25 +188,25 @@ class StandingDelivery implements Delivery {
 
   #takeChunk(chunk: ChunkFrame): void {
     if (this.#finished.has(chunk.message)) {
-      this.#report(chunk.message, false);
+      this.#report(chunk.message, 0);
       return;
     }
     const progress = this.#assembler.add(chunk);
     if (progress.kind === "complete") {
       this.#finished.add(chunk.message);
       forgetOldest(this.#finished, maxRemembered);
-      this.#report(chunk.message, false);
+      this.#report(chunk.message, 0);
       this.#options.onMessage(progress.bytes, chunk.instance);
     } else if (isWorthReporting(progress)) {
-      this.#report(chunk.message, false);
+      this.#report(chunk.message, 0);
     }
   }
 
-  #report(message: string, isProbed: boolean): void {
+  #report(message: string, probe: number): void {
     const isComplete = this.#finished.has(message);
     const chunks = isComplete ? new Uint8Array(0) : this.#assembler.chunksOf(message);
     const { instance } = this;
-    this.#publish({ kind: "state", instance, message, isComplete, isProbed, chunks }, false);
+    this.#publish({ kind: "state", instance, message, isComplete, probe, chunks }, false);
   }
 }
 

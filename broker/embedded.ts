@@ -56,15 +56,15 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
   if (credentials !== undefined && tls === undefined && !isLoopback(host)) {
     log(`passwords cross the network in the clear: the listener on ${host} has no TLS`);
   }
-  const aedes = await createAedes(options);
   const sockets = new Set<Socket>();
-  const accept = (socket: Socket) => {
+  // Made first: unusable TLS files leave nothing to clean up.
+  const server = createListener(options, (socket) => {
     sockets.add(socket);
     socket.once("close", () => sockets.delete(socket));
     guardSocket(socket, options);
     aedes.handle(socket);
-  };
-  const server = createListener(options, accept);
+  });
+  const aedes = await createAedes(options);
   server.maxConnections = options.maxConnections ?? 4096;
   try {
     const boundPort = await listen(server, host, port);

@@ -124,6 +124,9 @@ class StandingMessage implements Message {
   readonly #bytes: Uint8Array;
   readonly #options: OutflowOptions;
   readonly #chunks: Uint8Array;
+  /** Probes sent before each chunk was: an answer to a later one tells that it is lost. */
+  readonly #probesBefore: Uint32Array;
+  #probes = 0;
   /** Chunks sent at least once, to count repeats. */
   #everSent = 0;
   #inFlight = 0;
@@ -135,6 +138,7 @@ class StandingMessage implements Message {
     this.#bytes = bytes;
     this.#options = options;
     this.#chunks = new Uint8Array(chunkCount(bytes.byteLength, options.chunkBytes));
+    this.#probesBefore = new Uint32Array(this.#chunks.length);
     this.#silenceMs = options.silence.firstMs;
   }
 
@@ -167,7 +171,7 @@ class StandingMessage implements Message {
       const isHere = ((state.chunks[index >> 3] ?? 0) & (1 << (index & 7))) !== 0;
       if (isHere) {
         this.#chunks[index] = received;
-      } else if (state.isProbed) {
+      } else if ((this.#probesBefore[index] ?? 0) < state.probe) {
         this.#chunks[index] = waiting;
       }
     }
@@ -178,7 +182,9 @@ class StandingMessage implements Message {
   probe(): void {
     if (this.#everSent > 0) {
       const { instance } = this.#options;
-      this.#options.publish({ kind: "probe", instance, message: this.#id }, false);
+      this.#probes += 1;
+      const probe = { kind: "probe", instance, message: this.#id, probe: this.#probes } as const;
+      this.#options.publish(probe, false);
       this.#watch();
     }
   }
@@ -202,6 +208,7 @@ class StandingMessage implements Message {
     const isRepeat = index < this.#everSent;
     this.#everSent = Math.max(this.#everSent, index + 1);
     this.#chunks[index] = sent;
+    this.#probesBefore[index] = this.#probes;
     this.#inFlight += 1;
     const frame = {
       kind: "chunk",

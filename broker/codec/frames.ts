@@ -24,8 +24,8 @@ export interface StateFrame {
   readonly instance: string;
   readonly message: string;
   readonly isComplete: boolean;
-  /** Whether this answers a probe: chunks sent before it that are missing here are lost. */
-  readonly isProbed: boolean;
+  /** Number of the probe that this answers: chunks sent before it that are missing here are lost. 0: none. */
+  readonly probe: number;
   /** Bit i, lowest first, is set when chunk i is here. */
   readonly chunks: Uint8Array;
 }
@@ -35,6 +35,8 @@ export interface ProbeFrame {
   readonly kind: "probe";
   readonly instance: string;
   readonly message: string;
+  /** From 1, counted per message. */
+  readonly probe: number;
 }
 
 /** Withdraws a message. */
@@ -89,12 +91,12 @@ export function decodeFrame(source: Uint8Array): Frame {
     return decodeChunk(bytes, instance, message);
   }
   if (kind === "state") {
-    if (bytes.byteLength < 19) {
-      throw invalid("a state is empty");
-    }
-    const bits = bytes.readUInt8(18);
-    const shared = { kind, instance, message, chunks: bytes.subarray(19) };
-    return { ...shared, isComplete: (bits & 1) !== 0, isProbed: (bits & 2) !== 0 };
+    const isComplete = need(bytes, 23).readUInt8(18) === 1;
+    const probe = bytes.readUInt32LE(19);
+    return { kind, instance, message, isComplete, probe, chunks: bytes.subarray(23) };
+  }
+  if (kind === "probe") {
+    return { kind, instance, message, probe: need(bytes, 22).readUInt32LE(18) };
   }
   return kind === "hello" ? { kind, instance } : { kind, instance, message };
 }
@@ -115,17 +117,20 @@ function payloadOf(frame: Frame): Uint8Array {
     return frame.payload;
   }
   if (frame.kind === "state") {
-    const bits = (frame.isComplete ? 1 : 0) | (frame.isProbed ? 2 : 0);
-    return Uint8Array.of(bits, ...frame.chunks);
+    return Buffer.concat([
+      Uint8Array.of(frame.isComplete ? 1 : 0),
+      uint32(frame.probe),
+      frame.chunks,
+    ]);
+  }
+  if (frame.kind === "probe") {
+    return uint32(frame.probe);
   }
   return new Uint8Array(0);
 }
 
 function decodeChunk(bytes: Buffer, instance: string, message: string): ChunkFrame {
-  if (bytes.byteLength <= chunkHeaderBytes) {
-    throw invalid("a chunk is empty");
-  }
-  const index = bytes.readUInt32LE(18);
+  const index = need(bytes, chunkHeaderBytes + 1).readUInt32LE(18);
   const chunkBytes = bytes.readUInt32LE(22);
   const totalBytes = bytes.readUInt32LE(26);
   const payload = bytes.subarray(chunkHeaderBytes);
@@ -137,6 +142,19 @@ function decodeChunk(bytes: Buffer, instance: string, message: string): ChunkFra
     );
   }
   return { kind: "chunk", instance, message, index, chunkBytes, totalBytes, payload };
+}
+
+function need(bytes: Buffer, length: number): Buffer {
+  if (bytes.byteLength < length) {
+    throw invalid(`${bytes.byteLength} of at least ${length} bytes`);
+  }
+  return bytes;
+}
+
+function uint32(value: number): Uint8Array {
+  const bytes = Buffer.alloc(4);
+  bytes.writeUInt32LE(value);
+  return bytes;
 }
 
 function invalid(what: string): Error {

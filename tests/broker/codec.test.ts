@@ -219,8 +219,8 @@ t.test("frames come back as they were sent", (t) => {
   const payload = Buffer.of(1, 2, 3);
   const frames: Frame[] = [
     { kind: "chunk", instance, message, index: 0, chunkBytes: 3, totalBytes: 3, payload },
-    { kind: "state", instance, message, isComplete: false, isProbed: true, chunks: payload },
-    { kind: "probe", instance, message },
+    { kind: "state", instance, message, isComplete: false, probe: 3, chunks: payload },
+    { kind: "probe", instance, message, probe: 70_000 },
     { kind: "drop", instance, message },
     { kind: "hello", instance },
   ];

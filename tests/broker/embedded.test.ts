@@ -1,0 +1,465 @@
+import { spawnSync } from "node:child_process";
+import { once } from "node:events";
+import { readFileSync } from "node:fs";
+import { connect as connectSocket, createServer, type Socket } from "node:net";
+import { join } from "node:path";
+import { generate, type Packet, parser } from "mqtt-packet";
+import t, { type Test } from "tap";
+import {
+  type Broker,
+  type BrokerOptions,
+  connectMqtt,
+  isLoopback,
+  type MqttOptions,
+  refuseConnect,
+  refusePublish,
+  refuseSubscribe,
+  startBroker,
+} from "../../broker/index.ts";
+import { createPacketGuard } from "../../broker/packet-guard.ts";
+import { collect, listen, startHop } from "./network.ts";
+
+const up = "trifold/1/farm/devices/pi-4/up";
+const down = "trifold/1/farm/devices/pi-4/down";
+const credentials = new Map([
+  ["coordinator", "master key"],
+  ["pi-4", "board key"],
+  ["pi-5", "other key"],
+]);
+
+t.test("a listener beyond loopback without credentials is refused", async (t) => {
+  for (const host of ["0.0.0.0", "::", "192.168.1.4", "example.org", "127.0.0.1.evil.example"]) {
+    await t.rejects(startBroker({ host, log }), { code: "BROKER_LISTENER_UNPROTECTED" }, host);
+  }
+  t.ok(["127.0.0.1", "127.8.8.8", "::1", "localhost", "::ffff:127.0.0.1"].every(isLoopback));
+  const lines: string[] = [];
+  const options = { host: "0.0.0.0", credentials, log: (line: string) => lines.push(line) };
+  const broker = await startBroker(options);
+  t.match(lines, [/in the clear/], "allowed with credentials, with a word of warning");
+  await broker.close();
+});
+
+t.test("a taken port and a foreign address are said to be so", async (t) => {
+  const other = createServer();
+  const port = await listen(other);
+  await t.rejects(startBroker({ port, log }), { code: "BROKER_PORT_TAKEN", message: `${port}` });
+  other.close();
+  await t.rejects(startBroker({ host: "192.0.2.1", credentials, log }), {
+    code: "BROKER_LISTEN_FAILED",
+  });
+});
+
+t.test("closing frees the port, ends connections and may be repeated", async (t) => {
+  const broker = await startBroker({ log });
+  const client = await rawClient(t, broker, "pi-4");
+  t.strictSame(broker.clientIds(), ["pi-4"]);
+  const ended = once(client.socket, "close");
+  await Promise.all([broker.close(), broker.close(), ended]);
+  const again = await startBroker({ port: broker.port, log });
+  await again.close();
+});
+
+t.test("wrong credentials fail at once, right ones do not", async (t) => {
+  const broker = await start(t, { credentials });
+  const client = (options: Partial<MqttOptions>) =>
+    connectMqtt({ url: broker.url, clientId: "pi-4", log, ...options });
+  const refused = { code: "BROKER_CREDENTIALS_REFUSED", message: /pi-4|pi-5/ };
+  await t.rejects(client({}), refused, "none");
+  await t.rejects(client({ username: "pi-4", password: "guess" }), refused, "wrong password");
+  await t.rejects(client({ username: "nobody", password: "" }), refused, "unknown user");
+  await t.rejects(
+    client({ clientId: "pi-5", username: "pi-4", password: "board key" }),
+    refused,
+    "another device's client id",
+  );
+  const right = await client({ username: "pi-4", password: "board key" });
+  const { port } = broker;
+  const inUrl = await client({ url: `mqtt://pi-4:board%20key@127.0.0.1:${port}` });
+  await Promise.all([right.close(), inUrl.close()]);
+});
+
+t.test("credentials withdrawn later end the transport with their code", async (t) => {
+  const changing = new Map(credentials);
+  const broker = await start(t, { credentials: changing });
+  const hop = await startHop(broker.port);
+  const transport = await connectMqtt({
+    url: `mqtt://127.0.0.1:${hop.port}`,
+    clientId: "pi-4",
+    username: "pi-4",
+    password: "board key",
+    log,
+    backOff: { firstMs: 5, maxMs: 10 },
+  });
+  const closed = new Promise((resolve) => transport.onClosed(resolve));
+  changing.delete("pi-4");
+  hop.cut();
+  hop.restore();
+  t.match(await closed, { code: "BROKER_CREDENTIALS_REFUSED" });
+  await hop.close();
+});
+
+t.test("an unreachable broker is tried again with a log line until it answers", async (t) => {
+  const broker = await start(t, {});
+  const hop = await startHop(broker.port);
+  hop.cut();
+  const lines: string[] = [];
+  const connecting = connectMqtt({
+    url: `mqtt://secret:word@127.0.0.1:${hop.port}`,
+    clientId: "pi-4",
+    backOff: { firstMs: 5, maxMs: 10 },
+    log: (line) => {
+      lines.push(line);
+      if (lines.length === 3) {
+        hop.restore();
+      }
+    },
+  });
+  const transport = await connecting;
+  t.match(lines[0], /^BROKER_UNREACHABLE: .*mqtt:\/\/127\.0\.0\.1:\d+ .*next try in 0\.0 s/);
+  t.notMatch(lines.join("\n"), /secret|word/);
+  await transport.close();
+  await hop.close();
+});
+
+t.test("waiting for a broker can be given up", async (t) => {
+  const probe = createServer();
+  const port = await listen(probe);
+  probe.close();
+  const abort = new AbortController();
+  const url = `mqtt://127.0.0.1:${port}`;
+  const connecting = connectMqtt({
+    url,
+    clientId: "pi-4",
+    log: () => abort.abort(new Error("stop")),
+    signal: abort.signal,
+  });
+  await t.rejects(connecting, { message: "stop" });
+});
+
+t.test("addresses and client options that cannot work are refused", async (t) => {
+  const code = "BROKER_URL_INVALID";
+  for (const url of ["", "localhost", "http://host", "mqtt://", "mqtt:host", "ws://host:80"]) {
+    await t.rejects(connectMqtt({ url, clientId: "a", log }), { code }, url);
+  }
+  const url = "mqtt://127.0.0.1:1";
+  await t.rejects(connectMqtt({ url, clientId: "a", ca: "x", log }), {
+    code,
+    message: /encrypted/,
+  });
+  await t.rejects(connectMqtt({ url, clientId: "a/b", log }), { code: "BROKER_ID_INVALID" });
+});
+
+t.test("TLS: trusted by its authority, refused without, unusable files named", async (t) => {
+  const files = certificate(t.testdir());
+  if (files === undefined) {
+    t.comment("openssl is not installed");
+    return;
+  }
+  const broker = await start(t, { tls: files, credentials });
+  t.match(broker.url, /^mqtts:/);
+  const base = { url: broker.url, clientId: "pi-4", username: "pi-4", password: "board key", log };
+  const transport = await connectMqtt({ ...base, ca: files.cert });
+  const inbox = await collect(transport, down);
+  const coordinator = await connectMqtt({
+    ...base,
+    clientId: "coordinator",
+    username: "coordinator",
+    password: "master key",
+    ca: files.cert,
+  });
+  await coordinator.publish(down, Buffer.from("over TLS"));
+  t.strictSame(await inbox.texts(1), ["over TLS"]);
+  await t.rejects(connectMqtt(base), { code: "BROKER_CERTIFICATE_REFUSED" });
+  const key = "-----BEGIN PRIVATE KEY-----\nnonsense\n-----END PRIVATE KEY-----";
+  const code = "BROKER_TLS_FILES_INVALID";
+  await t.rejects(connectMqtt({ ...base, cert: files.cert, key }), { code });
+  await t.rejects(startBroker({ tls: { cert: files.cert, key }, log }), { code });
+  await Promise.all([transport.close(), coordinator.close()]);
+});
+
+t.test("the access rules, as a table", (t) => {
+  const device = { clientId: "pi-4" };
+  const coordinator = { clientId: "coordinator" };
+  const status = "trifold/1/farm/devices/pi-4/status";
+  const run = "trifold/1/farm/coordinator/status";
+  const other = "trifold/1/farm/devices/pi-5/up";
+  const publishing: [boolean, string][] = [
+    [true, up],
+    [true, status],
+    [false, down],
+    [false, other],
+    [false, run],
+    [false, "trifold/2/farm/devices/pi-4/up"],
+    [false, "$SYS/broker"],
+    [false, "trifold/1/farm/devices/pi-4/up/x"],
+  ];
+  for (const [isAllowed, topic] of publishing) {
+    t.equal(refusePublish(device, topic) === undefined, isAllowed, `publish ${topic}`);
+  }
+  const reading: [boolean, string][] = [
+    [true, down],
+    [true, status],
+    [true, run],
+    [false, up],
+    [false, "trifold/1/farm/devices/pi-5/down"],
+    [false, "trifold/1/farm/devices/+/status"],
+    [false, "trifold/1/+/devices/pi-4/down"],
+    [false, "#"],
+  ];
+  for (const [isAllowed, filter] of reading) {
+    t.equal(refuseSubscribe(device, filter) === undefined, isAllowed, `read ${filter}`);
+  }
+  t.ok([up, down, status, run, other].every((topic) => !refusePublish(coordinator, topic)));
+  t.match(refusePublish(coordinator, "home/lights"), /not one of trifold/);
+  t.equal(refuseSubscribe(coordinator, "#"), undefined);
+  t.equal(refuseConnect(device), undefined);
+  t.equal(refuseConnect({ clientId: "a console", username: "coordinator" }), undefined);
+  t.match(refuseConnect({ clientId: "pi-5", username: "pi-4" }), /own name/);
+  t.match(refuseConnect({ clientId: "coordinator", username: "pi-4" }), /own name/);
+  t.match(refuseConnect({ clientId: "a b" }), /not a device id/);
+  t.end();
+});
+
+t.test("the rules are enforced, and denials logged with who and what", async (t) => {
+  const lines: string[] = [];
+  const broker = await start(t, { log: (line) => lines.push(line) });
+  const device = await connectMqtt({ url: broker.url, clientId: "pi-4", log });
+  await t.rejects(
+    device.subscribe(up, () => {}),
+    { code: "BROKER_SUBSCRIPTION_REFUSED", message: /pi-4.*\/up/ },
+  );
+  const coordinator = await connectMqtt({ url: broker.url, clientId: "coordinator", log });
+  const inbox = await collect(coordinator, "#");
+  const forged = await rawClient(t, broker, "pi-5");
+  forged.send({
+    cmd: "publish",
+    topic: up,
+    payload: "forged",
+    qos: 1,
+    messageId: 1,
+    dup: false,
+    retain: false,
+  });
+  await forged.closed;
+  await device.publish(up, Buffer.from("own"));
+  t.strictSame(await inbox.texts(1), ["own"], "the forged message went nowhere");
+  t.match(lines.join("\n"), /refused pi-4 \(127\.0\.0\.1\) to read .*\/up/);
+  t.match(lines.join("\n"), /refused pi-5 \(127\.0\.0\.1\) to publish to .*pi-4\/up/);
+  await Promise.all([device.close(), coordinator.close()]);
+});
+
+t.test("a will is held to the same rules", async (t) => {
+  const lines: string[] = [];
+  const broker = await start(t, { log: (line) => lines.push(line) });
+  const coordinator = await connectMqtt({ url: broker.url, clientId: "coordinator", log });
+  const inbox = await collect(coordinator, "trifold/1/farm/devices/+/status");
+  const will = (deviceId: string) => ({
+    topic: `trifold/1/farm/devices/${deviceId}/status`,
+    payload: Buffer.from(`will of ${deviceId}`),
+    qos: 1 as const,
+    retain: true,
+  });
+  const forger = await rawClient(t, broker, "pi-5", will("pi-4"));
+  forger.socket.destroy();
+  const honest = await rawClient(t, broker, "pi-4", will("pi-4"));
+  honest.socket.destroy();
+  t.strictSame(await inbox.texts(1), ["will of pi-4"]);
+  t.match(lines.join("\n"), /refused pi-5.*publish/);
+  await coordinator.close();
+});
+
+t.test("a socket that has not said who it is may declare 4 KB, then 1 MB", async (t) => {
+  const lines: string[] = [];
+  const broker = await start(t, { log: (line) => lines.push(line) });
+  const stranger = connectSocket(broker.port, "127.0.0.1");
+  // A CONNECT that declares 256 MB, the most that MQTT can.
+  stranger.write(Buffer.of(0x10, 0xff, 0xff, 0xff, 0x7f));
+  await once(stranger, "close");
+  const known = await rawClient(t, broker, "pi-4");
+  // A PUBLISH that declares 1 MB and a byte.
+  known.socket.write(Buffer.of(0x32, 0x81, 0x80, 0x40));
+  await known.closed;
+  t.match(lines.join("\n"), /exceeds the limit of 4096[\s\S]*exceeds the limit of 1048576/);
+  const fits = await rawClient(t, broker, "pi-4");
+  const payload = Buffer.alloc(1024 * 1024 - 100);
+  fits.send({
+    cmd: "publish",
+    topic: up,
+    payload,
+    qos: 1,
+    messageId: 9,
+    dup: false,
+    retain: false,
+  });
+  t.match(await fits.next("puback"), { messageId: 9 });
+});
+
+t.test("the guard follows packets however they are cut", (t) => {
+  const packets = Buffer.concat([
+    Buffer.of(0xc0, 0x00),
+    generate({
+      cmd: "publish",
+      topic: "t",
+      payload: Buffer.alloc(300),
+      qos: 0,
+      dup: false,
+      retain: false,
+    }),
+    Buffer.of(0xc0, 0x00),
+  ]);
+  for (let cut = 1; cut < packets.byteLength; cut += 1) {
+    const guard = createPacketGuard(() => 400);
+    t.equal(guard.inspect(packets.subarray(0, cut)), undefined);
+    t.equal(guard.inspect(packets.subarray(cut)), undefined);
+    t.match(guard.inspect(Buffer.of(0x30, 0x91, 0x03)), /exceeds the limit of 400/);
+  }
+  const endless = createPacketGuard(() => Number.POSITIVE_INFINITY);
+  t.match(endless.inspect(Buffer.of(0x30, 0xff, 0xff, 0xff, 0xff)), /more than four/);
+  t.end();
+});
+
+t.test("a socket that says nothing is closed", async (t) => {
+  const broker = await start(t, { connectTimeoutMs: 20 });
+  const silent = connectSocket(broker.port, "127.0.0.1");
+  silent.resume();
+  await once(silent, "close");
+});
+
+t.test("garbage ends its own connection only", async (t) => {
+  const broker = await start(t, {});
+  const device = await connectMqtt({ url: broker.url, clientId: "pi-4", log });
+  for (const bytes of [
+    Buffer.from("GET / HTTP/1.1\r\n\r\n"),
+    Buffer.of(0, 0),
+    Buffer.of(0x82, 0),
+  ]) {
+    const socket = connectSocket(broker.port, "127.0.0.1");
+    socket.on("error", () => {});
+    socket.resume();
+    socket.write(bytes);
+    await once(socket, "close");
+  }
+  await device.publish(up, Buffer.from("still here"));
+  await device.close();
+});
+
+t.test("a frozen subscriber does not stall another topic", async (t) => {
+  const broker = await start(t, {});
+  const frozen = await rawClient(t, broker, "pi-5");
+  const frozenDown = "trifold/1/farm/devices/pi-5/down";
+  const subscriptions = [{ topic: frozenDown, qos: 0 as const }];
+  frozen.send({ cmd: "subscribe", messageId: 1, subscriptions });
+  await frozen.next("suback");
+  frozen.socket.pause();
+  const coordinator = await connectMqtt({ url: broker.url, clientId: "coordinator", log });
+  const device = await connectMqtt({ url: broker.url, clientId: "pi-4", log });
+  const inbox = await collect(device, down);
+  // 200 x 64 KB is more than the kernel's buffers on both ends of a loopback connection hold.
+  const bulk = Buffer.alloc(64 * 1024);
+  const stuck = Array.from({ length: 200 }, () => coordinator.publish(frozenDown, bulk));
+  const sent = Array.from({ length: 79 }, (_, index) => `${index}`);
+  for (const text of sent) {
+    await coordinator.publish(down, Buffer.from(text));
+  }
+  t.strictSame(await inbox.texts(79), sent);
+  await Promise.all(stuck);
+  await Promise.all([coordinator.close(), device.close()]);
+});
+
+t.test("a persistent session is not kept", async (t) => {
+  const broker = await start(t, {});
+  const first = await rawClient(t, broker, "pi-4", undefined, false);
+  first.send({ cmd: "subscribe", messageId: 1, subscriptions: [{ topic: down, qos: 1 }] });
+  await first.next("suback");
+  first.socket.destroy();
+  await first.closed;
+  const again = await rawClient(t, broker, "pi-4", undefined, false);
+  t.equal(again.sessionPresent, false);
+});
+
+t.test("a kilobyte goes to the device and back at QoS 1 without Nagle's delay", async (t) => {
+  const broker = await start(t, {});
+  const coordinator = await connectMqtt({ url: broker.url, clientId: "coordinator", log });
+  const device = await connectMqtt({ url: broker.url, clientId: "pi-4", log });
+  await device.subscribe(down, ({ bytes }) => void device.publish(up, bytes));
+  const inbox = await collect(coordinator, up);
+  const timesMs: number[] = [];
+  for (let round = 1; round <= 50; round += 1) {
+    const startMs = performance.now();
+    await coordinator.publish(down, Buffer.alloc(1024));
+    await inbox.texts(round);
+    timesMs.push(performance.now() - startMs);
+  }
+  timesMs.sort((a, b) => a - b);
+  t.comment(`median ${timesMs[25]?.toFixed(2)} ms there and back`);
+  // A PUBACK and a PUBLISH follow each other, so Nagle's algorithm makes the median 40 ms or more.
+  t.ok((timesMs[25] ?? 99) < 30, "no-delay is on at both ends");
+  await Promise.all([coordinator.close(), device.close()]);
+});
+
+function log(): void {}
+
+async function start(t: Test, options: Partial<BrokerOptions>): Promise<Broker> {
+  const broker = await startBroker({ log, ...options });
+  t.teardown(() => broker.close());
+  return broker;
+}
+
+interface RawClient {
+  readonly socket: Socket;
+  readonly sessionPresent: boolean;
+  readonly closed: Promise<unknown>;
+  send(packet: Packet): void;
+  next(cmd: Packet["cmd"]): Promise<Packet>;
+}
+
+/** A client that does what a well-behaved library would not. */
+async function rawClient(
+  t: Test,
+  broker: Broker,
+  clientId: string,
+  will?: { topic: string; payload: Buffer; qos: 1; retain: boolean },
+  clean = true,
+): Promise<RawClient> {
+  const socket = connectSocket({ port: broker.port, host: "127.0.0.1", noDelay: true });
+  t.teardown(() => socket.destroy());
+  socket.on("error", () => {});
+  const closed = once(socket, "close");
+  const reader = parser({ protocolVersion: 4 });
+  const packets: Packet[] = [];
+  let wake = () => {};
+  reader.on("packet", (packet) => {
+    packets.push(packet);
+    wake();
+  });
+  socket.on("data", (bytes) => reader.parse(bytes));
+  const send = (packet: Packet) => socket.write(generate(packet));
+  const next = async (cmd: Packet["cmd"]): Promise<Packet> => {
+    const found = packets.find((packet) => packet.cmd === cmd);
+    if (found !== undefined) {
+      return found;
+    }
+    await new Promise<void>((resolve) => {
+      wake = resolve;
+    });
+    return next(cmd);
+  };
+  const protocol = { protocolId: "MQTT", protocolVersion: 4, keepalive: 60 } as const;
+  send({ cmd: "connect", clientId, clean, ...protocol, ...(will === undefined ? {} : { will }) });
+  const connack = await next("connack");
+  const sessionPresent = connack.cmd === "connack" && connack.sessionPresent;
+  return { socket, closed, send, next, sessionPresent };
+}
+
+/** A self-signed certificate for 127.0.0.1, made by openssl. */
+function certificate(folder: string): { cert: string; key: string } | undefined {
+  const [cert, key] = [join(folder, "cert.pem"), join(folder, "key.pem")];
+  const { status } = spawnSync("openssl", [
+    ...["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"],
+    ...["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2"],
+    ...["-keyout", key, "-out", cert],
+  ]);
+  return status === 0
+    ? { cert: readFileSync(cert, "utf8"), key: readFileSync(key, "utf8") }
+    : undefined;
+}
