@@ -53,7 +53,10 @@ export function decodeGlobal({ fields, tensors }: EncodedGlobal, initial: Parame
   return fields.relativeTo === "nothing" ? decoded : applyUpdate(initial, decoded);
 }
 
-/** The parameters as every device will decode them: the coordinator adopts these, so that both ends agree to the bit. */
+/**
+ * The parameters as every device will decode them. The coordinator adopts these, so that updates move what
+ * devices had; encoding them again may move a value by its last bit, with float32 by nothing.
+ */
 export function adoptDecoded(
   parameters: Parameters,
   initial: Parameters,

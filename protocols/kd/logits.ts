@@ -8,13 +8,14 @@ import { protocolErrors } from "../errors.ts";
 import { decodeExactly } from "../payload.ts";
 import type { Payload } from "../protocol.ts";
 
-/** Fields beside the tensors `values` [examples, kept] and, when classes were dropped, `rest` [examples]. */
+/**
+ * Fields beside the tensors `values` [examples, kept] and, when classes were dropped, `rest` [examples] and
+ * the blob `indices`: the class of each kept value, little-endian uint16 [examples, kept].
+ */
 export const logitsFields = {
   /** Classes the logits were taken over. */
   classes: z.int().positive().max(65536),
   kept: z.int().positive(),
-  /** Class of each kept value, little-endian uint16 [examples, kept]; empty when all classes are kept. */
-  indices: z.instanceof(Uint8Array),
 };
 
 const packedFields = z.object(logitsFields);
@@ -23,6 +24,7 @@ const packedFields = z.object(logitsFields);
 export interface PackedLogits {
   readonly fields: z.output<typeof packedFields>;
   readonly tensors: ReadonlyMap<string, EncodedTensor>;
+  readonly blobs?: ReadonlyMap<string, Uint8Array>;
 }
 
 /** Size of a set of logits. */
@@ -41,7 +43,7 @@ export function packLogits(
   if (topK >= classes) {
     const values = encode(float32([examples, classes], logits), "values");
     return {
-      fields: { classes, kept: classes, indices: new Uint8Array(0) },
+      fields: { classes, kept: classes },
       tensors: new Map([["values", values]]),
     };
   }
@@ -62,7 +64,7 @@ export function packLogits(
     ["values", encode(values, "values")],
     ["rest", encode(rest, "rest")],
   ]);
-  return { fields: { classes, kept: topK, indices }, tensors };
+  return { fields: { classes, kept: topK }, tensors, blobs: new Map([["indices", indices]]) };
 }
 
 /**
@@ -70,10 +72,10 @@ export function packLogits(
  * log-sum-exp says of them. Throws `PROTOCOL_PAYLOAD_INVALID` when indices do not fit.
  */
 export function unpackLogits(
-  { fields, tensors }: PackedLogits,
+  { fields, tensors, blobs }: PackedLogits,
   { examples, classes }: LogitsSize,
 ): Float32Array {
-  const { kept, indices } = fields;
+  const { kept } = fields;
   if (fields.classes !== classes)
     throw invalid(`${fields.classes} classes, the task has ${classes}`);
   if (kept > classes) throw invalid(`${kept} logits kept of ${classes} classes`);
@@ -81,10 +83,10 @@ export function unpackLogits(
   if (kept < classes) shapes.set("rest", [examples]);
   const decoded = decodeExactly(tensors, shapes);
   const values = (decoded.get("values") as Float32Tensor).data;
-  const indexBytes = kept < classes ? 2 * examples * kept : 0;
-  if (indices.byteLength !== indexBytes)
-    throw invalid(`${indices.byteLength} bytes of indices, expected ${indexBytes}`);
   if (kept === classes) return values;
+  const indices = blobs?.get("indices");
+  if (indices?.byteLength !== 2 * examples * kept)
+    throw invalid(`${indices?.byteLength ?? 0} bytes of indices, expected ${2 * examples * kept}`);
   const rest = (decoded.get("rest") as Float32Tensor).data;
   const order = new DataView(indices.buffer, indices.byteOffset, indices.byteLength);
   const logits = new Float32Array(examples * classes);

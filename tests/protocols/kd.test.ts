@@ -1,0 +1,237 @@
+// What `kd` adds: logits that travel, a teacher of weighted voices, and a local model that a device keeps.
+import { isDeepStrictEqual } from "node:util";
+import t from "tap";
+import { batchShape, initialOf, modelSpec, type Payload } from "../../protocols/index.ts";
+import { kd } from "../../protocols/kd/index.ts";
+import { packLogits, unpackLogits } from "../../protocols/kd/logits.ts";
+import { teacherOf } from "../../protocols/kd/refinement.ts";
+import { loadPredictor, type Parameters, predictAll, randomStream } from "../../runtime/index.ts";
+import { openFederation, type ToyDevice } from "./loopback.ts";
+import { openToy, type TaskInput, toyExamples } from "./toy.ts";
+
+const size = { examples: 6, classes: 10 };
+
+function randomLogits({ examples, classes }: typeof size): Float32Array {
+  const random = randomStream("logits");
+  return Float32Array.from({ length: examples * classes }, () => 3 * random.normal());
+}
+
+/** What must come out of keeping the `topK` largest: the others share the mass that they have together. */
+function naive(logits: readonly number[], topK: number): number[] {
+  const least = logits.toSorted((x, y) => y - x)[topK - 1] as number;
+  const dropped = logits.filter((value) => value < least);
+  const share = Math.log(dropped.reduce((sum, value) => sum + Math.exp(value), 0) / dropped.length);
+  return logits.map((value) => (value < least ? share : value));
+}
+
+t.test("the largest logits travel as they are, the others keep their mass", async (t) => {
+  const logits = randomLogits(size);
+  const packed = packLogits(logits, size, { topK: 3, encoding: "float32" });
+  t.equal(packed.fields.indices.length, 2 * 6 * 3, "two bytes name a class");
+  t.same(packed.tensors.get("values")?.shape, [6, 3]);
+  const restored = unpackLogits(structuredClone(packed), size);
+  for (let row = 0; row < 6; row++) {
+    const expected = naive([...logits.subarray(10 * row, 10 * row + 10)], 3);
+    restored.subarray(10 * row, 10 * row + 10).forEach((value, i) => {
+      const wanted = expected[i] as number;
+      // The share is rounded to float32 twice: 1.2e-7 of values below 10.
+      t.ok(Math.abs(value - wanted) < 2e-6, `${value} is ${wanted}`);
+    });
+  }
+});
+
+t.test("with as many kept as there are classes nothing is lost", async (t) => {
+  const logits = randomLogits(size);
+  for (const topK of [10, 11]) {
+    const packed = packLogits(logits, size, { topK, encoding: "float32" });
+    t.equal(packed.fields.indices.length, 0);
+    t.same([...packed.tensors.keys()], ["values"]);
+    t.same(unpackLogits(packed, size), logits);
+  }
+  const { fields } = packLogits(new Float32Array(60), size, { topK: 2, encoding: "float32" });
+  t.same([...fields.indices.subarray(0, 4)], [0, 0, 1, 0], "the first of equal logits are kept");
+});
+
+t.test("logits that do not fit are refused", async (t) => {
+  const good = packLogits(randomLogits(size), size, { topK: 3, encoding: "float32" });
+  const index = (value: number) => {
+    const indices = good.fields.indices.slice();
+    new DataView(indices.buffer).setUint16(2, value, true);
+    return indices;
+  };
+  const first = new DataView(good.fields.indices.buffer).getUint16(0, true);
+  for (const [fields, message] of [
+    [{ classes: 9 }, /9 classes, the task has 10/],
+    [{ kept: 11 }, /11 logits kept of 10/],
+    [{ indices: good.fields.indices.subarray(1) }, /35 bytes of indices, expected 36/],
+    [{ indices: index(10) }, /class index 10 of 10/],
+    [{ indices: index(first) }, /class index \d of 10/],
+  ] as const) {
+    const bad = { ...good, fields: { ...good.fields, ...fields } };
+    t.throws(() => unpackLogits(bad, size), { code: "PROTOCOL_PAYLOAD_INVALID", message });
+  }
+  const kept = { ...good, fields: { ...good.fields, kept: 4 } };
+  t.throws(() => unpackLogits(kept, size), { code: "PROTOCOL_SHAPE_MISMATCH", message: /values/ });
+  const { tensors } = good;
+  const restless = new Map([...tensors].filter(([name]) => name !== "rest"));
+  t.throws(() => unpackLogits({ ...good, tensors: restless }, size), {
+    code: "PROTOCOL_SHAPE_MISMATCH",
+    message: /"rest" is missing/,
+  });
+});
+
+t.test("bytes depend on texts and kept logits, not on the adapter's size", async (t) => {
+  const toy = await openToy(t, { labels: 10 });
+  const bytesOf = async (rank: number, protocol: "full" | "kd", labels = 10) => {
+    const settings: TaskInput = {
+      adapter: { rank, alpha: 4, targets: ["c_attn"] },
+      kd: { topK: 3, encoding: "float32" },
+    };
+    const device: ToyDevice = { id: "a", protocol, train: toyExamples("a", 20, labels) };
+    const federation = await openFederation(toy, toy.task(settings), [device]);
+    const first = await federation.round(federation.start);
+    const { devices } = await federation.round(first.global);
+    await federation.close();
+    const { ups = [], downs = [] } = devices.get("a") ?? {};
+    return [ups, downs].map((messages) => messages.map(tensorBytes).reduce((sum, n) => sum + n));
+  };
+  // 18 public texts: 3 kept float32 and their 2-byte classes, and one float32 for the rest.
+  const expected = 18 * (3 * (4 + 2) + 4);
+  t.same(await bytesOf(2, "kd"), [expected, expected]);
+  t.same(await bytesOf(8, "kd"), [expected, expected]);
+  t.not((await bytesOf(2, "full"))[0], (await bytesOf(8, "full"))[0], "full's do");
+});
+
+function tensorBytes({ fields, tensors }: Payload): number {
+  const { indices } = fields;
+  const listed = indices instanceof Uint8Array ? indices.length : 0;
+  return [...tensors.values()].reduce((sum, { bytes }) => sum + bytes.length, listed);
+}
+
+t.test("the teacher is the mean of distributions, each by its weight", async (t) => {
+  // At temperature 2 these logits are odds of 1:3 and of 1:1.
+  const voices = [
+    { weight: 3, logits: Float32Array.of(0, 2 * Math.log(3)) },
+    { weight: 1, logits: Float32Array.of(5, 5) },
+  ];
+  const [low = 0, high = 0] = teacherOf(voices, { classes: 2, temperature: 2 });
+  // (3 * 1/4 + 1/2) / 4; float32 results are within 6e-8.
+  t.ok(Math.abs(low - 0.3125) < 1e-7 && Math.abs(high - 0.6875) < 1e-7, `${low} and ${high}`);
+});
+
+t.test("a refinement nears the teacher and cannot be pulled away by a small board", async (t) => {
+  const toy = await openToy(t);
+  const { engine, model, publicSet } = toy;
+  const task = toy.task();
+  const predictor = await loadPredictor(engine, modelSpec(task, model));
+  const server = await kd.createServer({ task, engine, model, publicSet, log: () => {} });
+  t.teardown(() => server.close());
+  const distributions = async (parameters: Parameters) => {
+    const logits = await predictAll(predictor, parameters, publicSet, batchShape(task));
+    return Array.from({ length: 18 }, (_, i) => {
+      const [x = 0, y = 0] = logits.subarray(2 * i, 2 * i + 2);
+      return 1 / (1 + Math.exp((x - y) / task.kd.temperature)); // of the second class
+    });
+  };
+  const start = initialOf(task);
+  const own = await distributions(start);
+  const opinion = 1 / (1 + Math.exp(-3));
+  const logits = Float32Array.from({ length: 36 }, (_, i) => (i % 2 ? 3 : -3));
+  const report = { kind: "knowledge", deviceId: "c", weight: 1, logits } as const;
+  const moves: number[] = [];
+  for (const contributorWeight of [0, 1, 10, 1000]) {
+    const input = { round: 1, global: { round: 1, parameters: start }, contributorWeight };
+    const refined = (await server.refine?.([report], input)) ?? start;
+    const reached = await distributions(refined);
+    const teacher = own.map((p) => (contributorWeight * p + opinion) / (contributorWeight + 1));
+    const [before, after] = [divergence(teacher, own), divergence(teacher, reached)];
+    t.ok(after < before, `weight ${contributorWeight}: from ${before} to ${after} nats`);
+    moves.push(Math.max(...reached.map((p, i) => Math.abs(p - (own[i] as number)))));
+  }
+  t.ok((moves[0] ?? 0) > 0.03, `alone, the board moves probabilities by up to ${moves[0]}`);
+  // The teacher is at most 1/1001 away; nearer than that, a student is at most about twice as far from its start.
+  t.ok((moves[3] ?? 1) < 2e-3, `against 1000 examples by up to ${moves[3]}`);
+  t.equal(
+    await server.refine?.([], {
+      round: 1,
+      global: { round: 1, parameters: start },
+      contributorWeight: 1,
+    }),
+    undefined,
+  );
+  await predictor.close();
+});
+
+/** Mean Kullback-Leibler divergence of two-class distributions, in nats. */
+function divergence(teacher: readonly number[], student: readonly number[]): number {
+  const term = (p: number, q: number) => p * Math.log(p / q);
+  const terms = teacher.map((p, i) => {
+    const q = student[i] as number;
+    return term(p, q) + term(1 - p, 1 - q);
+  });
+  return terms.reduce((sum, value) => sum + value, 0) / teacher.length;
+}
+
+t.test("a device learns from the coordinator's logits before its own data", async (t) => {
+  const toy = await openToy(t);
+  const distanceAfter = async (distillationSteps: number) => {
+    // Private training stands still at this rate, so only the distillation is seen.
+    const task = toy.task({
+      training: { learningRate: 1e-12 },
+      kd: { encoding: "float32", learningRate: 1e-2, distillationSteps },
+    });
+    const device: ToyDevice = { id: "a", protocol: "kd", train: toyExamples("a", 20) };
+    const federation = await openFederation(toy, task, [device]);
+    const random = randomStream("another head");
+    const parameters = new Map(
+      [...initialOf(task)].map(([name, tensor]) => [
+        name,
+        name.includes("score")
+          ? { ...tensor, data: tensor.data.map((value) => value + 0.1 * random.normal()) }
+          : tensor,
+      ]),
+    );
+    const { devices } = await federation.round({ round: 1, parameters });
+    await federation.close();
+    const { ups = [], downs = [] } = devices.get("a") ?? {};
+    const [told, said] = [downs[0], ups[0]].map((payload) =>
+      unpackLogits(kd.parseUp(withCounts(payload as Payload)), { examples: 18, classes: 2 }),
+    ) as [Float32Array, Float32Array];
+    // Softmax sees the difference of the two classes only.
+    const margin = (logits: Float32Array, i: number) =>
+      (logits[2 * i + 1] as number) - (logits[2 * i] as number);
+    return Array.from({ length: 18 }, (_, i) => Math.abs(margin(said, i) - margin(told, i))).reduce(
+      (sum, value) => sum + value,
+    );
+  };
+  const [untaught, taught] = [await distanceAfter(0), await distanceAfter(10)];
+  t.ok(
+    taught < 0.7 * untaught,
+    `margins differ by ${untaught} before in all and by ${taught} after`,
+  );
+});
+
+/** The coordinator's message lacks the counts of a device's. */
+function withCounts(payload: Payload): Payload {
+  return { ...payload, fields: { examples: 1, steps: 1, ...payload.fields } };
+}
+
+t.test("a round that is not accepted leaves the device's model as it was", async (t) => {
+  const toy = await openToy(t);
+  const device: ToyDevice = { id: "a", protocol: "kd", train: toyExamples("a", 20) };
+  const federation = await openFederation(toy, toy.task(), [device]);
+  t.teardown(() => federation.close());
+  const refused = await federation.round(federation.start, { accepted: false });
+  t.equal(await federation.stateOf("a"), undefined, "nothing is committed");
+  const first = await federation.round(federation.start);
+  t.ok(isDeepStrictEqual(refused.devices, first.devices), "the next attempt is the same again");
+  const committed = await federation.stateOf("a");
+  t.ok(committed, "an accepted round is");
+  await federation.round(first.global, { accepted: false });
+  t.equal(await federation.stateOf("a"), committed, "a later one that fails changes nothing");
+  const second = await federation.round(first.global);
+  t.ok(
+    (second.devices.get("a")?.report.loss ?? 1) < (first.devices.get("a")?.report.loss ?? 0),
+    "the second round goes on from the first",
+  );
+});
