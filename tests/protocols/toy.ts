@@ -10,6 +10,7 @@ import {
   ortEngine,
   randomGpt2,
   randomStream,
+  type Session,
 } from "../../runtime/index.ts";
 
 /** Model, engine and data of the toy task. */
@@ -40,7 +41,7 @@ const config: Gpt2Config = {
 
 /** Opens the toy; the test's end closes it. */
 export async function openToy(t: Test, { labels = 2 } = {}): Promise<Toy> {
-  const engine = ortEngine({ threads: 1 });
+  const engine = rememberingEngine(ortEngine({ threads: 1 }));
   t.teardown(() => engine.close());
   // Ten times the usual deviation: with 0.02 a tiny model's blocks hardly bend what enters them.
   const weights = new Map(
@@ -78,6 +79,23 @@ export function toyExamples(name: string, count: number, labels = 2): Example[] 
     const tokens = Array.from({ length: 3 + random.below(10) }, token);
     return { tokens, label };
   });
+}
+
+/** Loads equal graphs once, for tests open the same parts dozens of times; sessions live as long as the engine. */
+function rememberingEngine(inner: Engine): Engine {
+  const known = new Map<string, Promise<Session>>();
+  return {
+    name: inner.name,
+    load: async (graph) => {
+      const key = JSON.stringify(graph, (_, value: unknown) =>
+        ArrayBuffer.isView(value) ? Buffer.from(value.buffer).toString("base64") : value,
+      );
+      const session = known.get(key) ?? inner.load(graph);
+      known.set(key, session);
+      return { ...(await session), close: async () => {} };
+    },
+    close: () => inner.close(),
+  };
 }
 
 function toySettings(labels: readonly string[], settings: TaskInput): unknown {
