@@ -218,7 +218,7 @@ const replyFields = z.strictObject({ payload: requestFields.shape.payload.option
 
 function wrap(up: Payload, laneSequence: number): OutgoingRequest {
   const payload = { kind: up.kind, fields: up.fields };
-  return { kind: laneKind, fields: { laneSequence, payload }, tensors: up.tensors };
+  return { kind: laneKind, fields: { laneSequence, payload }, ...bodiesOf(up) };
 }
 
 function toReply(answer: Payload | undefined): Reply {
@@ -226,16 +226,20 @@ function toReply(answer: Payload | undefined): Reply {
     return { kind: laneKind };
   }
   const payload = { kind: answer.kind, fields: answer.fields };
-  return { kind: laneKind, fields: { payload }, tensors: answer.tensors };
+  return { kind: laneKind, fields: { payload }, ...bodiesOf(answer) };
 }
 
-function readAnswer({ fields, tensors }: Envelope): Payload | undefined {
+function bodiesOf({ tensors, blobs = new Map() }: Payload) {
+  return { tensors, blobs };
+}
+
+function readAnswer({ fields, tensors, blobs }: Envelope): Payload | undefined {
   const result = replyFields.safeParse(fields);
   if (!result.success) {
     throw brokerErrors.error("ENVELOPE_INVALID", "the reply to a lane message is malformed");
   }
   const { payload } = result.data;
-  return payload === undefined ? undefined : { ...payload, tensors };
+  return payload === undefined ? undefined : { ...payload, tensors, blobs };
 }
 
 function readLaneMessage(envelope: Envelope): {
@@ -248,7 +252,10 @@ function readLaneMessage(envelope: Envelope): {
     throw brokerErrors.error("ENVELOPE_INVALID", text);
   }
   const { laneSequence, payload } = result.data;
-  return { laneSequence, payload: { ...payload, tensors: envelope.tensors } };
+  return {
+    laneSequence,
+    payload: { ...payload, tensors: envelope.tensors, blobs: envelope.blobs },
+  };
 }
 
 function ignore(): void {}

@@ -3,7 +3,7 @@ import { createHash } from "node:crypto";
 import type { EncodedTensor } from "../../protocols/index.ts";
 import { brokerErrors } from "../errors.ts";
 import { deflateIfSmaller, inflateExactly } from "./compression.ts";
-import { type HeaderBody, packHeader, parseHeader } from "./header.ts";
+import { type HeaderBody, maxHeaderBytes, packHeader, parseHeader } from "./header.ts";
 
 /** A message with everything that says whose it is and where it belongs. */
 export interface Envelope {
@@ -123,9 +123,6 @@ export async function decodeEnvelope(
 
 /** Version of the wire format; the topics carry it too. */
 export const wireVersion = 1;
-
-/** Most bytes of a header. A 4 MB header of empty maps would take seconds. */
-export const maxHeaderBytes = 64 * 1024;
 
 const preambleBytes = 44;
 const checksumBytes = 32;

@@ -53,10 +53,10 @@ export interface HelloFrame {
 }
 
 /** Bytes before a chunk's payload. */
-export const chunkHeaderBytes = 30;
+const chunkHeaderBytes = 30;
 
 /** Smallest chunk of a message that needs several: bounds their number. */
-export const minChunkBytes = 512;
+const minChunkBytes = 512;
 
 /** Bytes of a frame, little-endian. */
 export function encodeFrame(frame: Frame): Uint8Array {

@@ -13,6 +13,9 @@ export interface HeaderBody extends Omit<z.output<typeof headerSchema>, "error">
   readonly error?: WireError;
 }
 
+/** Most bytes of a header. A 4 MB header of empty maps would take seconds. */
+export const maxHeaderBytes = 64 * 1024;
+
 /** Packs the header; throws `ENVELOPE_INVALID` naming what may not travel, or `ENVELOPE_TOO_LARGE`. */
 export function packHeader(envelope: Envelope): Uint8Array {
   const { instance: _instance, sequence: _sequence, replyTo: _replyTo, ...rest } = envelope;
@@ -25,8 +28,8 @@ export function packHeader(envelope: Envelope): Uint8Array {
     blobs: [...envelope.blobs].map(([name, { byteLength }]) => ({ name, byteLength })),
   };
   const packed = pack(check(header));
-  if (packed.byteLength > 64 * 1024) {
-    const text = `the fields of a "${envelope.kind}" message make a header of ${packed.byteLength} bytes, at most 65536 fit`;
+  if (packed.byteLength > maxHeaderBytes) {
+    const text = `the fields of a "${envelope.kind}" message make a header of ${packed.byteLength} bytes, at most ${maxHeaderBytes} fit`;
     const hint = "send bulk as tensors or blobs";
     throw brokerErrors.error("ENVELOPE_TOO_LARGE", text, { hint });
   }
