@@ -2,11 +2,17 @@
 import type { EncodedTensor } from "../encoding/index.ts";
 import type { Payload } from "../protocol.ts";
 
-/** Copies of a message, each with one of its tensors spoiled in one way. */
+/** Copies of a message, each with one of its tensors or blobs spoiled in one way. */
 export function* spoiled(
   payload: Payload,
 ): Iterable<{ readonly what: string; readonly payload: Payload }> {
-  const { tensors } = payload;
+  const { tensors, blobs = new Map<string, Uint8Array>() } = payload;
+  for (const [name, bytes] of blobs) {
+    const shorter = new Map([...blobs, [name, bytes.subarray(1)]]);
+    yield { what: `a byte too few in ${name}`, payload: { ...payload, blobs: shorter } };
+    const none = new Map([...blobs].filter(([other]) => other !== name));
+    yield { what: `no ${name}`, payload: { ...payload, blobs: none } };
+  }
   for (const [name, tensor] of tensors) {
     const others = new Map([...tensors].filter(([other]) => other !== name));
     yield { what: `no ${name}`, payload: { ...payload, tensors: others } };

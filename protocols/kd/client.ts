@@ -31,7 +31,7 @@ export async function createKdClient(context: ClientContext): Promise<ClientSide
       const packed = packLogits(opinion.logits, size, task.kd);
       const fields = { ...packed.fields, examples: context.train.length, steps: trained.steps };
       await state.stage(trained.parameters);
-      await link.send({ kind: "knowledge", fields, tensors: packed.tensors });
+      await link.send({ ...packed, kind: "knowledge", fields });
       const flops = taught.flops + trained.flops + opinion.flops;
       const score = await local.score(trained.parameters, signal);
       return reportOf(context, { ...trained, flops }, score);

@@ -27,7 +27,7 @@ function naive(logits: readonly number[], topK: number): number[] {
 t.test("the largest logits travel as they are, the others keep their mass", async (t) => {
   const logits = randomLogits(size);
   const packed = packLogits(logits, size, { topK: 3, encoding: "float32" });
-  t.equal(packed.fields.indices.length, 2 * 6 * 3, "two bytes name a class");
+  t.equal(packed.blobs?.get("indices")?.length, 2 * 6 * 3, "two bytes name a class");
   t.same(packed.tensors.get("values")?.shape, [6, 3]);
   const restored = unpackLogits(structuredClone(packed), size);
   for (let row = 0; row < 6; row++) {
@@ -44,30 +44,34 @@ t.test("with as many kept as there are classes nothing is lost", async (t) => {
   const logits = randomLogits(size);
   for (const topK of [10, 11]) {
     const packed = packLogits(logits, size, { topK, encoding: "float32" });
-    t.equal(packed.fields.indices.length, 0);
+    t.equal(packed.blobs, undefined);
     t.same([...packed.tensors.keys()], ["values"]);
     t.same(unpackLogits(packed, size), logits);
   }
-  const { fields } = packLogits(new Float32Array(60), size, { topK: 2, encoding: "float32" });
-  t.same([...fields.indices.subarray(0, 4)], [0, 0, 1, 0], "the first of equal logits are kept");
+  const equal = packLogits(new Float32Array(60), size, { topK: 2, encoding: "float32" });
+  const kept = equal.blobs?.get("indices")?.subarray(0, 4);
+  t.same([...(kept ?? [])], [0, 0, 1, 0], "the first of equal logits are kept");
 });
 
 t.test("logits that do not fit are refused", async (t) => {
   const good = packLogits(randomLogits(size), size, { topK: 3, encoding: "float32" });
+  const indices = good.blobs?.get("indices") ?? new Uint8Array(0);
+  const blobs = (bytes: Uint8Array) => ({ blobs: new Map([["indices", bytes]]) });
   const index = (value: number) => {
-    const indices = good.fields.indices.slice();
-    new DataView(indices.buffer).setUint16(2, value, true);
-    return indices;
+    const changed = indices.slice();
+    new DataView(changed.buffer).setUint16(2, value, true);
+    return blobs(changed);
   };
-  const first = new DataView(good.fields.indices.buffer).getUint16(0, true);
-  for (const [fields, message] of [
-    [{ classes: 9 }, /9 classes, the task has 10/],
-    [{ kept: 11 }, /11 logits kept of 10/],
-    [{ indices: good.fields.indices.subarray(1) }, /35 bytes of indices, expected 36/],
-    [{ indices: index(10) }, /class index 10 of 10/],
-    [{ indices: index(first) }, /class index \d of 10/],
+  const first = new DataView(indices.buffer).getUint16(0, true);
+  for (const [change, message] of [
+    [{ fields: { classes: 9, kept: 3 } }, /9 classes, the task has 10/],
+    [{ fields: { classes: 10, kept: 11 } }, /11 logits kept of 10/],
+    [blobs(indices.subarray(1)), /35 bytes of indices, expected 36/],
+    [{ blobs: new Map() }, /0 bytes of indices, expected 36/],
+    [index(10), /class index 10 of 10/],
+    [index(first), /class index \d of 10/],
   ] as const) {
-    const bad = { ...good, fields: { ...good.fields, ...fields } };
+    const bad = { ...good, ...change };
     t.throws(() => unpackLogits(bad, size), { code: "PROTOCOL_PAYLOAD_INVALID", message });
   }
   const kept = { ...good, fields: { ...good.fields, kept: 4 } };
@@ -93,7 +97,7 @@ t.test("bytes depend on texts and kept logits, not on the adapter's size", async
     const { devices } = await federation.round(first.global);
     await federation.close();
     const { ups = [], downs = [] } = devices.get("a") ?? {};
-    return [ups, downs].map((messages) => messages.map(tensorBytes).reduce((sum, n) => sum + n));
+    return [ups, downs].map((messages) => messages.map(bodyBytes).reduce((sum, n) => sum + n));
   };
   // 18 public texts: 3 kept float32 and their 2-byte classes, and one float32 for the rest.
   const expected = 18 * (3 * (4 + 2) + 4);
@@ -102,10 +106,9 @@ t.test("bytes depend on texts and kept logits, not on the adapter's size", async
   t.not((await bytesOf(2, "full"))[0], (await bytesOf(8, "full"))[0], "full's do");
 });
 
-function tensorBytes({ fields, tensors }: Payload): number {
-  const { indices } = fields;
-  const listed = indices instanceof Uint8Array ? indices.length : 0;
-  return [...tensors.values()].reduce((sum, { bytes }) => sum + bytes.length, listed);
+function bodyBytes({ tensors, blobs = new Map() }: Payload): number {
+  const parts = [...[...tensors.values()].map(({ bytes }) => bytes), ...blobs.values()];
+  return parts.reduce((sum, { byteLength }) => sum + byteLength, 0);
 }
 
 t.test("the teacher is the mean of distributions, each by its weight", async (t) => {
