@@ -113,7 +113,7 @@ export async function openFederation(
 }
 
 /** A state in memory that tells committed from staged. */
-export function memoryState(): ClientState & { commit(): void } {
+function memoryState(): ClientState & { commit(): void } {
   let committed: Parameters | undefined;
   let staged: Parameters | undefined;
   return {
