@@ -2,15 +2,27 @@
 // The program `trifold`. Commands register themselves here and load what is heavy when they run, so that
 // `--help` answers at once.
 import { Command } from "commander";
+import { brokerCommand } from "./commands/broker.ts";
 import { coordinatorCommand } from "./commands/coordinator.ts";
+import { demoCommand } from "./commands/demo.ts";
 import { deviceCommand } from "./commands/device.ts";
 import { evaluateCommand } from "./commands/evaluate.ts";
+import { profileCommand } from "./commands/profile.ts";
 import { trainCommand } from "./commands/train.ts";
 import { verifyCommand } from "./commands/verify.ts";
 import { exitStatusOf, failureText } from "./failure.ts";
 import { packageVersion } from "./package-root.ts";
 
-const commands = [coordinatorCommand, deviceCommand, trainCommand, evaluateCommand, verifyCommand];
+const commands = [
+  demoCommand,
+  coordinatorCommand,
+  deviceCommand,
+  trainCommand,
+  evaluateCommand,
+  profileCommand,
+  verifyCommand,
+  brokerCommand,
+];
 
 const program = new Command("trifold")
   .description("Fine-tune language models on edge boards that keep their data.")

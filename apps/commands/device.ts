@@ -4,7 +4,7 @@ import { homedir } from "node:os";
 import { join } from "node:path";
 import type { Command } from "commander";
 import { defaultCacheFolder } from "../cache-folder.ts";
-import { log } from "../command-result.ts";
+import { log, printResult } from "../command-result.ts";
 import type { ConnectionFlags } from "../connection.ts";
 import { interruptSignal } from "../interrupt.ts";
 import { examples } from "./option-values.ts";
@@ -19,6 +19,7 @@ interface DeviceFlags extends ConnectionFlags {
   readonly config?: string;
   readonly model?: string;
   readonly state: string;
+  readonly json?: boolean;
 }
 
 /** Registers `device`. */
@@ -53,6 +54,7 @@ export function deviceCommand(program: Command): void {
     .option("--ca <file>", "PEM of the authority to trust")
     .option("--cert <file>", "PEM of this device's certificate")
     .option("--key <file>", "PEM of the certificate's key")
+    .option("--json", "print one JSON document when the task is finished")
     .addHelpText(
       "after",
       examples(
@@ -63,7 +65,7 @@ export function deviceCommand(program: Command): void {
     .action(run);
 }
 
-async function run(flags: DeviceFlags): Promise<void> {
+async function run({ json, ...flags }: DeviceFlags): Promise<void> {
   const { startDevice } = await import("../device/start.ts");
   const { signal, close } = interruptSignal();
   try {
@@ -73,6 +75,8 @@ async function run(flags: DeviceFlags): Promise<void> {
       signal,
       log: (text) => log(`${flags.id}: ${text}`),
     });
+    const { id, federation } = flags;
+    if (json) await printResult({ json: { id, federation, finished: true }, text: "" }, { json });
   } finally {
     close();
   }

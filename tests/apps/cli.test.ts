@@ -4,14 +4,8 @@ import { once } from "node:events";
 import { fileURLToPath } from "node:url";
 import t from "tap";
 import { defaultCacheFolder } from "../../apps/cache-folder.ts";
-import { coordinatorErrors } from "../../apps/coordinator/errors.ts";
-import { deviceProgramErrors } from "../../apps/device/errors.ts";
-import { appErrors } from "../../apps/errors.ts";
 import { exitStatusOf, failureText, interruption, usageCodes } from "../../apps/failure.ts";
-import { brokerErrors } from "../../broker/index.ts";
-import { deviceErrors } from "../../devices/index.ts";
-import { protocolErrors } from "../../protocols/index.ts";
-import { runtimeErrors } from "../../runtime/index.ts";
+import { catalogues } from "../../scripts/error-page.ts";
 import { runTrifold } from "./program.ts";
 
 t.test("help lists every command, and every command explains itself with examples", async (t) => {
@@ -64,11 +58,7 @@ t.test("a reader that goes away is no failure", async (t) => {
 });
 
 t.test("every code that means wrong usage exists, so none is left behind by a change", (t) => {
-  const catalogues = [
-    ...[runtimeErrors, protocolErrors, brokerErrors, deviceErrors],
-    ...[appErrors, coordinatorErrors, deviceProgramErrors],
-  ];
-  const codes = catalogues.flatMap(({ meanings }) => Object.keys(meanings));
+  const codes = Object.values(catalogues).flatMap(({ meanings }) => Object.keys(meanings));
   t.equal(new Set(codes).size, codes.length, "a code belongs to one catalogue");
   for (const known of usageCodes) {
     if (known === "USAGE_INVALID") continue;
