@@ -48,16 +48,22 @@ function walk(bytes: Uint8Array): void {
     }
     offset = item.end;
     if (item.kind === "list" || item.kind === "map") {
-      const left = item.kind === "map" ? 2 * item.count : item.count;
-      if (levels.length > maxDepth || left > bytes.byteLength - offset) {
-        throw invalid("nesting or a count exceeds its limit", offset);
-      }
-      levels.push({ left, isMap: item.kind === "map" });
+      levels.push(open(item, levels.length, bytes.byteLength));
     }
   }
   if (offset !== bytes.byteLength) {
     throw invalid("bytes follow the value", offset);
   }
+}
+
+/** Every value takes a byte at least, which bounds what a count may say. */
+function open(item: Item & { kind: "list" | "map" }, depth: number, totalBytes: number): Level {
+  const isMap = item.kind === "map";
+  const left = isMap ? 2 * item.count : item.count;
+  if (depth > maxDepth || left > totalBytes - item.end) {
+    throw invalid("nesting or a count exceeds its limit", item.end);
+  }
+  return { left, isMap };
 }
 
 type Item =

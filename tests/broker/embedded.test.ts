@@ -1,9 +1,6 @@
-import { execFileSync, spawnSync } from "node:child_process";
 import { once } from "node:events";
-import { readFileSync } from "node:fs";
-import { connect as connectSocket, createServer, type Socket } from "node:net";
-import { join } from "node:path";
-import { generate, type Packet, parser } from "mqtt-packet";
+import { connect as connectSocket, createServer } from "node:net";
+import { generate } from "mqtt-packet";
 import t, { type Test } from "tap";
 import {
   type Broker,
@@ -11,13 +8,11 @@ import {
   connectMqtt,
   isLoopback,
   type MqttOptions,
-  refuseConnect,
-  refusePublish,
-  refuseSubscribe,
   startBroker,
 } from "../../broker/index.ts";
-import { createPacketGuard } from "../../broker/packet-guard.ts";
+import { createCertificate, opensslMissing } from "./certificate.ts";
 import { collect, listen, startHop } from "./network.ts";
+import { rawClient } from "./raw-client.ts";
 
 const up = "trifold/1/farm/devices/pi-4/up";
 const down = "trifold/1/farm/devices/pi-4/down";
@@ -149,73 +144,39 @@ t.test("addresses and client options that cannot work are refused", async (t) =>
   await t.rejects(connectMqtt({ url, clientId: "a/b", log }), { code: "BROKER_ID_INVALID" });
 });
 
-const noOpenssl = spawnSync("openssl", ["version"]).error && "openssl is not installed";
-t.test("TLS: its authority is trusted, no other", { skip: noOpenssl ?? false }, async (t) => {
-  const files = certificate(t.testdir());
-  const broker = await start(t, { tls: files, credentials });
-  t.match(broker.url, /^mqtts:/);
-  const base = { url: broker.url, clientId: "pi-4", username: "pi-4", password: "board key", log };
-  const transport = await connectMqtt({ ...base, ca: files.cert });
-  const inbox = await collect(transport, down);
-  const coordinator = await connectMqtt({
-    ...base,
-    clientId: "coordinator",
-    username: "coordinator",
-    password: "master key",
-    ca: files.cert,
-  });
-  await coordinator.publish(down, Buffer.from("over TLS"));
-  t.strictSame(await inbox.texts(1), ["over TLS"]);
-  await t.rejects(connectMqtt(base), { code: "BROKER_CERTIFICATE_REFUSED" });
-  const key = "-----BEGIN PRIVATE KEY-----\nnonsense\n-----END PRIVATE KEY-----";
-  const code = "BROKER_TLS_FILES_INVALID";
-  await t.rejects(connectMqtt({ ...base, cert: files.cert, key }), { code });
-  await t.rejects(startBroker({ tls: { cert: files.cert, key }, log }), { code });
-  await Promise.all([transport.close(), coordinator.close()]);
-});
-
-t.test("the access rules, as a table", (t) => {
-  const device = { clientId: "pi-4" };
-  const coordinator = { clientId: "coordinator" };
-  const status = "trifold/1/farm/devices/pi-4/status";
-  const run = "trifold/1/farm/coordinator/status";
-  const other = "trifold/1/farm/devices/pi-5/up";
-  const publishing: [boolean, string][] = [
-    [true, up],
-    [true, status],
-    [false, down],
-    [false, other],
-    [false, run],
-    [false, "trifold/2/farm/devices/pi-4/up"],
-    [false, "$SYS/broker"],
-    [false, "trifold/1/farm/devices/pi-4/up/x"],
-  ];
-  for (const [isAllowed, topic] of publishing) {
-    t.equal(refusePublish(device, topic) === undefined, isAllowed, `publish ${topic}`);
-  }
-  const reading: [boolean, string][] = [
-    [true, down],
-    [true, status],
-    [true, run],
-    [false, up],
-    [false, "trifold/1/farm/devices/pi-5/down"],
-    [false, "trifold/1/farm/devices/+/status"],
-    [false, "trifold/1/+/devices/pi-4/down"],
-    [false, "#"],
-  ];
-  for (const [isAllowed, filter] of reading) {
-    t.equal(refuseSubscribe(device, filter) === undefined, isAllowed, `read ${filter}`);
-  }
-  t.ok([up, down, status, run, other].every((topic) => !refusePublish(coordinator, topic)));
-  t.match(refusePublish(coordinator, "home/lights"), /not one of trifold/);
-  t.equal(refuseSubscribe(coordinator, "#"), undefined);
-  t.equal(refuseConnect(device), undefined);
-  t.equal(refuseConnect({ clientId: "a console", username: "coordinator" }), undefined);
-  t.match(refuseConnect({ clientId: "pi-5", username: "pi-4" }), /own name/);
-  t.match(refuseConnect({ clientId: "coordinator", username: "pi-4" }), /own name/);
-  t.match(refuseConnect({ clientId: "a b" }), /not a device id/);
-  t.end();
-});
+t.test(
+  "TLS: its authority is trusted, no other",
+  { skip: opensslMissing() ?? false },
+  async (t) => {
+    const files = createCertificate(t.testdir());
+    const broker = await start(t, { tls: files, credentials });
+    t.match(broker.url, /^mqtts:/);
+    const base = {
+      url: broker.url,
+      clientId: "pi-4",
+      username: "pi-4",
+      password: "board key",
+      log,
+    };
+    const transport = await connectMqtt({ ...base, ca: files.cert });
+    const inbox = await collect(transport, down);
+    const coordinator = await connectMqtt({
+      ...base,
+      clientId: "coordinator",
+      username: "coordinator",
+      password: "master key",
+      ca: files.cert,
+    });
+    await coordinator.publish(down, Buffer.from("over TLS"));
+    t.strictSame(await inbox.texts(1), ["over TLS"]);
+    await t.rejects(connectMqtt(base), { code: "BROKER_CERTIFICATE_REFUSED" });
+    const key = "-----BEGIN PRIVATE KEY-----\nnonsense\n-----END PRIVATE KEY-----";
+    const code = "BROKER_TLS_FILES_INVALID";
+    await t.rejects(connectMqtt({ ...base, cert: files.cert, key }), { code });
+    await t.rejects(startBroker({ tls: { cert: files.cert, key }, log }), { code });
+    await Promise.all([transport.close(), coordinator.close()]);
+  },
+);
 
 t.test("the rules are enforced, and denials logged with who and what", async (t) => {
   const lines: string[] = [];
@@ -289,30 +250,6 @@ t.test("a socket that has not said who it is may declare 4 KB, then 1 MB", async
     retain: false,
   });
   t.match(await fits.next("puback"), { messageId: 9 });
-});
-
-t.test("the guard follows packets however they are cut", (t) => {
-  const packets = Buffer.concat([
-    Buffer.of(0xc0, 0x00),
-    generate({
-      cmd: "publish",
-      topic: "t",
-      payload: Buffer.alloc(300),
-      qos: 0,
-      dup: false,
-      retain: false,
-    }),
-    Buffer.of(0xc0, 0x00),
-  ]);
-  for (let cut = 1; cut < packets.byteLength; cut += 1) {
-    const guard = createPacketGuard(() => 400);
-    t.equal(guard.inspect(packets.subarray(0, cut)), undefined);
-    t.equal(guard.inspect(packets.subarray(cut)), undefined);
-    t.match(guard.inspect(Buffer.of(0x30, 0x91, 0x03)), /exceeds the limit of 400/);
-  }
-  const endless = createPacketGuard(() => Number.POSITIVE_INFINITY);
-  t.match(endless.inspect(Buffer.of(0x30, 0xff, 0xff, 0xff, 0xff)), /more than four/);
-  t.end();
 });
 
 t.test("a socket that says nothing is closed", async (t) => {
@@ -400,65 +337,4 @@ async function start(t: Test, options: Partial<BrokerOptions>): Promise<Broker> 
   const broker = await startBroker({ log, ...options });
   t.teardown(() => broker.close());
   return broker;
-}
-
-interface RawClient {
-  readonly socket: Socket;
-  readonly sessionPresent: boolean;
-  readonly closed: Promise<unknown>;
-  send(packet: Packet): void;
-  next(cmd: Packet["cmd"]): Promise<Packet>;
-}
-
-/** A client that does what a well-behaved library would not. */
-async function rawClient(
-  t: Test,
-  broker: Broker,
-  clientId: string,
-  will?: { topic: string; payload: Buffer; qos: 1; retain: boolean },
-  clean = true,
-): Promise<RawClient> {
-  const socket = connectSocket({ port: broker.port, host: "127.0.0.1", noDelay: true });
-  t.teardown(() => socket.destroy());
-  socket.on("error", () => {});
-  const closed = once(socket, "close");
-  const reader = parser({ protocolVersion: 4 });
-  const packets: Packet[] = [];
-  let wake = () => {};
-  reader.on("packet", (packet) => {
-    packets.push(packet);
-    wake();
-  });
-  socket.on("data", (bytes) => reader.parse(bytes));
-  const send = (packet: Packet) => socket.write(generate(packet));
-  const next = async (cmd: Packet["cmd"]): Promise<Packet> => {
-    const found = packets.find((packet) => packet.cmd === cmd);
-    if (found !== undefined) {
-      return found;
-    }
-    await new Promise<void>((resolve) => {
-      wake = resolve;
-    });
-    return next(cmd);
-  };
-  const protocol = { protocolId: "MQTT", protocolVersion: 4, keepalive: 60 } as const;
-  send({ cmd: "connect", clientId, clean, ...protocol, ...(will === undefined ? {} : { will }) });
-  const connack = await next("connack");
-  const sessionPresent = connack.cmd === "connack" && connack.sessionPresent;
-  return { socket, closed, send, next, sessionPresent };
-}
-
-/** A self-signed certificate for 127.0.0.1, made by openssl. */
-function certificate(folder: string): { cert: string; key: string } {
-  const [cert, key] = [join(folder, "cert.pem"), join(folder, "key.pem")];
-  execFileSync(
-    "openssl",
-    [
-      ...["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"],
-      ...["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2"],
-      ...["-keyout", key, "-out", cert],
-    ],
-    { stdio: "pipe" },
-  );
-  return { cert: readFileSync(cert, "utf8"), key: readFileSync(key, "utf8") };
 }

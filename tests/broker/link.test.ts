@@ -1,25 +1,26 @@
-import t, { type Test } from "tap";
+import t from "tap";
 import {
   connectMqtt,
   coordinatorLinkTopics,
-  createLaneInbox,
   createLink,
-  createMemoryHub,
-  createRoundLink,
   deviceLinkTopics,
-  type Link,
-  type LinkOptions,
-  type RequestHandler,
   startBroker,
-  type Transport,
 } from "../../broker/index.ts";
-import type { Payload } from "../../protocols/index.ts";
-import { randomStream, TrifoldError } from "../../runtime/index.ts";
-import { createManualClock, type ManualClock } from "./manual-clock.ts";
+import { TrifoldError } from "../../runtime/index.ts";
+import { createManualClock } from "./manual-clock.ts";
 import { startHop } from "./network.ts";
-
-const federation = "farm";
-const deviceId = "pi-4";
+import {
+  deviceId,
+  echo,
+  equal,
+  federation,
+  join,
+  lossy,
+  noise,
+  settle,
+  until,
+  withTime,
+} from "./peers.ts";
 
 t.test("a request gets its reply, with fields, tensors and blobs both ways", async (t) => {
   const { device } = await join(t, async (request) => ({
@@ -303,263 +304,3 @@ t.test("a peer that has too many open requests is told so", async (t) => {
   await device.close();
   await Promise.allSettled(requests);
 });
-
-t.test("a lane's messages are processed once and in order", async (t) => {
-  const inbox = createLaneInbox(deviceId);
-  inbox.open(place);
-  const processed: string[] = [];
-  const { device } = await join(t, (request) =>
-    inbox.accept(request, async (up) => {
-      await settle(1);
-      processed.push(up.kind);
-      return up.kind === "last" ? undefined : { ...up, kind: `${up.kind} answered` };
-    }),
-  );
-  const link = roundLink(device);
-  const [first, second] = await Promise.all([
-    link.ask(payload("one", { loss: 0.25 })),
-    link.ask(payload("two")),
-    link.send(payload("last")),
-  ]);
-  t.strictSame(processed, ["one", "two", "last"]);
-  t.strictSame(
-    [first.kind, first.fields, second.kind],
-    ["one answered", { loss: 0.25 }, "two answered"],
-  );
-  await t.rejects(link.ask(payload("last")), { message: /gave no answer/ });
-});
-
-t.test("a message that overtook another waits for it", async (t) => {
-  const inbox = createLaneInbox(deviceId);
-  inbox.open(place);
-  const order: number[] = [];
-  const process = async (_up: Payload, laneSequence: number) => {
-    order.push(laneSequence);
-    return undefined;
-  };
-  const third = inbox.accept(laneMessage(3), process);
-  const second = inbox.accept(laneMessage(2), process);
-  await settle();
-  t.strictSame(order, [], "nothing before the first");
-  await Promise.all([inbox.accept(laneMessage(1), process), second, third]);
-  t.strictSame(order, [1, 2, 3]);
-});
-
-t.test("a repeat gets the stored answer, also after a restart; a lost one says so", async (t) => {
-  const inbox = createLaneInbox(deviceId);
-  const answers = new Map([[5, payload("kept")]]);
-  inbox.open(place, { lastSequence: 5, answers });
-  const never = () => Promise.reject(new Error("processed again"));
-  const reply = await inbox.accept(laneMessage(5), never);
-  t.match(reply.fields, { payload: { kind: "kept" } });
-  await t.rejects(inbox.accept(laneMessage(4), never), { code: "LANE_ANSWER_LOST" });
-  const once = await inbox.accept(laneMessage(6), async () => payload("new"));
-  t.equal(await inbox.accept(laneMessage(6), never), once);
-  t.strictSame(inbox.counters(), { repeats: 2, stale: 0 });
-});
-
-t.test("a failed message fails alike when repeated, and the lane goes on", async (t) => {
-  const inbox = createLaneInbox(deviceId);
-  inbox.open(place);
-  const bad = () => Promise.reject(new TrifoldError("PROTOCOL_PAYLOAD_INVALID", "shape"));
-  await t.rejects(inbox.accept(laneMessage(1), bad), { code: "PROTOCOL_PAYLOAD_INVALID" });
-  const ok = async () => undefined;
-  await t.rejects(inbox.accept(laneMessage(1), ok), { code: "PROTOCOL_PAYLOAD_INVALID" });
-  t.match(await inbox.accept(laneMessage(2), ok), { kind: "lane" });
-});
-
-t.test("messages of any other lane are stale", async (t) => {
-  const inbox = createLaneInbox(deviceId);
-  const process = async () => undefined;
-  const stale = { code: "LANE_STALE" };
-  await t.rejects(inbox.accept(laneMessage(1), process), stale, "none is open");
-  inbox.open(place);
-  await t.rejects(inbox.accept({ ...laneMessage(1), lane: 6 }, process), stale);
-  await t.rejects(inbox.accept({ ...laneMessage(1), attempt: 1 }, process), stale);
-  const waiting = t.rejects(inbox.accept(laneMessage(2), process), stale, "its turn never came");
-  inbox.open({ ...place, lane: 8 });
-  await waiting;
-  const first = inbox.accept(laneMessage(1), process);
-  await t.rejects(first, { ...stale, message: /lane 7 .* current one is lane 8/ });
-  inbox.close();
-  t.equal(inbox.counters().stale, 5);
-});
-
-t.test("a lane message out of form or far ahead is refused", async (t) => {
-  const inbox = createLaneInbox(deviceId);
-  inbox.open(place);
-  const process = async () => undefined;
-  const code = "ENVELOPE_INVALID";
-  await t.rejects(inbox.accept(laneMessage(0), process), { code });
-  await t.rejects(inbox.accept(laneMessage(1000), process), { code, message: /far ahead/ });
-  await t.rejects(inbox.accept({ ...laneMessage(1), kind: "join" }, process), { code });
-});
-
-const place = { round: 2, attempt: 2, lane: 7 };
-
-function payload(kind: string, fields: Record<string, unknown> = {}): Payload {
-  return { kind, fields, tensors: new Map() };
-}
-
-function laneMessage(laneSequence: number) {
-  const bodies = { tensors: new Map(), blobs: new Map() };
-  const who = { federation, task: "", sender: deviceId, instance: "0".repeat(16), sequence: 1 };
-  const fields = { laneSequence, payload: { kind: "x", fields: {} } };
-  return { ...place, ...who, ...bodies, kind: "lane", fields };
-}
-
-function roundLink(link: Link) {
-  const { signal } = new AbortController();
-  return createRoundLink({ link, task: "sotu", place, signal, parseDown: (down) => down });
-}
-
-const echo: RequestHandler = async ({ fields, blobs }) => ({ kind: "echo", fields, blobs });
-
-interface JoinOptions extends Partial<Omit<LinkOptions, "transport" | "clock">> {
-  readonly clock?: ManualClock;
-  readonly device?: RequestHandler;
-  readonly wrap?: (transport: Transport) => Transport;
-}
-
-/** A device and a coordinator over one hub, with the parts that a test takes away. */
-async function join(t: Test, onRequest: RequestHandler | undefined, options: JoinOptions = {}) {
-  const { device: onDeviceRequest, wrap = (transport: Transport) => transport, ...rest } = options;
-  const hub = createMemoryHub();
-  t.teardown(() => hub.close());
-  const shared = { federation, log: () => {}, ...rest };
-  const connect = async (clientId: string) => hub.connect({ clientId });
-  const transports = { device: await connect(deviceId), coordinator: await connect("coordinator") };
-  let isPaused = false;
-  const startCoordinator = (handler: RequestHandler | undefined) =>
-    createLink({
-      ...shared,
-      ...coordinatorLinkTopics(federation, deviceId),
-      transport: pausable(wrap(transports.coordinator), () => isPaused),
-      self: "coordinator",
-      peer: deviceId,
-      ...(handler === undefined ? {} : { onRequest: handler }),
-    });
-  const startDevice = () =>
-    createLink({
-      ...shared,
-      ...deviceLinkTopics(federation, deviceId),
-      transport: wrap(transports.device),
-      self: deviceId,
-      peer: "coordinator",
-      ...(onDeviceRequest === undefined ? {} : { onRequest: onDeviceRequest }),
-    });
-  return {
-    hub,
-    transports,
-    options: shared,
-    pause: {
-      down: () => {
-        isPaused = true;
-      },
-      up: () => {
-        isPaused = false;
-      },
-    },
-    device: await startDevice(),
-    coordinator: await startCoordinator(onRequest),
-    startCoordinator: async (handler: RequestHandler) => {
-      transports.coordinator = await connect("coordinator");
-      return startCoordinator(handler);
-    },
-    startDevice: async () => {
-      transports.device = await connect(deviceId);
-      return startDevice();
-    },
-  };
-}
-
-/** Swallows what the coordinator says while paused. */
-function pausable(transport: Transport, isPaused: () => boolean): Transport {
-  return overriding(transport, {
-    publish: (topic, bytes, options) =>
-      isPaused() ? Promise.resolve() : transport.publish(topic, bytes, options),
-  });
-}
-
-/** A third of the frames is lost, doubled or late. */
-function lossy(transport: Transport, seed: number): Transport {
-  const random = randomStream("lossy", seed, transport.clientId);
-  const late: (() => void)[] = [];
-  return overriding(transport, {
-    publish: async (topic, bytes, options) => {
-      const fate = random.next();
-      const send = () => transport.publish(topic, bytes, options);
-      if (fate < 0.12) {
-        return;
-      }
-      if (fate < 0.22) {
-        late.push(() => void send());
-        return;
-      }
-      await send();
-      if (fate < 0.33) {
-        await send();
-      }
-      late.splice(0).forEach((sendLate) => {
-        sendLate();
-      });
-    },
-  });
-}
-
-/** The transport with some of its methods replaced. */
-function overriding(transport: Transport, methods: Partial<Transport>): Transport {
-  return {
-    clientId: transport.clientId,
-    traffic: transport.traffic,
-    get connected() {
-      return transport.connected;
-    },
-    get connection() {
-      return transport.connection;
-    },
-    publish: (...args) => transport.publish(...args),
-    subscribe: (...args) => transport.subscribe(...args),
-    onConnected: (callback) => transport.onConnected(callback),
-    onDisconnected: (callback) => transport.onDisconnected(callback),
-    onClosed: (callback) => transport.onClosed(callback),
-    close: (...args) => transport.close(...args),
-    ...methods,
-  };
-}
-
-/** Lets everything happen that needs no time. */
-async function settle(turns = 50): Promise<void> {
-  for (let turn = 0; turn < turns; turn += 1) {
-    await new Promise((resolve) => setImmediate(resolve));
-  }
-}
-
-/** Lets things happen until it is so. */
-async function until(isSo: () => boolean): Promise<void> {
-  while (!isSo()) {
-    await settle(1);
-  }
-}
-
-/** Moves the clock on whenever nothing happens by itself. */
-async function withTime<T>(clock: ManualClock, work: Promise<T>): Promise<T> {
-  let isDone = false;
-  const finished = work.finally(() => {
-    isDone = true;
-  });
-  while (!isDone) {
-    await settle();
-    clock.advance(60_000);
-  }
-  return finished;
-}
-
-function noise(length: number, seed: number): Uint8Array {
-  const random = randomStream("noise", seed);
-  return Uint8Array.from({ length }, () => random.below(256));
-}
-
-function equal(a: Uint8Array | undefined, b: Uint8Array | undefined): boolean {
-  return a !== undefined && b !== undefined && Buffer.compare(a, b) === 0;
-}
