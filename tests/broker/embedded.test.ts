@@ -1,6 +1,5 @@
 import { once } from "node:events";
 import { connect as connectSocket, createServer } from "node:net";
-import { generate } from "mqtt-packet";
 import t, { type Test } from "tap";
 import {
   type Broker,
