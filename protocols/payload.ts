@@ -46,6 +46,7 @@ export function parsePayload<const Schemas extends KindSchemas>(
     kind: payload.kind,
     fields: parsed.data,
     tensors: payload.tensors,
+    ...(payload.blobs ? { blobs: payload.blobs } : {}),
   } as PayloadOf<Schemas>;
 }
 

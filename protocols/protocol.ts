@@ -10,6 +10,8 @@ export interface Payload {
   readonly kind: string;
   readonly fields: Readonly<Record<string, unknown>>;
   readonly tensors: ReadonlyMap<string, EncodedTensor>;
+  /** Raw bytes by name, for what is no tensor of real numbers. */
+  readonly blobs?: ReadonlyMap<string, Uint8Array>;
 }
 
 /** A federated protocol. Third parties ship one as a package that a device's own configuration lists. */

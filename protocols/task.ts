@@ -1,8 +1,10 @@
 // A task as both ends know it: what is learned, from which base model, with which settings. The
 // coordinator parses it from YAML (`apps/coordinator`) and announces it; foreign copies are parsed again here.
+import { createHash } from "node:crypto";
 import { z } from "zod";
 import type { ModelConfig } from "../runtime/index.ts";
 import { encodingNames } from "./encoding/encoded.ts";
+import { protocolErrors } from "./errors.ts";
 
 /** Ids become topics, file names and HTML. */
 export const idPattern = /^[A-Za-z0-9_-]{1,64}$/;
@@ -96,3 +98,61 @@ export interface ModelManifest {
 export interface Task extends TaskSettings {
   readonly manifest: ModelManifest;
 }
+
+/** Checks a task that came over the wire; throws `TASK_INVALID` naming the field. */
+export function parseTask(input: unknown): Task {
+  const parsed = wireSchema.safeParse(input);
+  if (parsed.success) return parsed.data as Task;
+  const issue = parsed.error.issues[0];
+  const where = issue?.path.join(".") || "task";
+  throw protocolErrors.error("TASK_INVALID", `the announced task: ${where}: ${issue?.message}`, {
+    hint: "Install the same version of Trifold on the coordinator and on the device.",
+  });
+}
+
+/** sha256 of everything that shapes a task's numbers; equal for equal tasks at both ends. */
+export function taskFingerprint(task: Task): string {
+  return createHash("sha256").update(canonicalJson(task)).digest("hex");
+}
+
+/** JSON with sorted keys: the wire does not keep their order. */
+function canonicalJson(value: unknown): string {
+  return JSON.stringify(value, (_key, part: unknown) =>
+    typeof part === "object" && part !== null && !Array.isArray(part)
+      ? Object.fromEntries(Object.entries(part).sort(([a], [b]) => (a < b ? -1 : 1)))
+      : part,
+  );
+}
+
+const sha256 = z.string().regex(/^[0-9a-f]{64}$/);
+const size = z
+  .int()
+  .positive()
+  .max(2 ** 31);
+const wireSchema = taskSchema.extend({
+  manifest: z.strictObject({
+    modelSha256: sha256,
+    tokenizerSha256: sha256,
+    config: z.strictObject({
+      family: z.literal("gpt2"),
+      vocabSize: size,
+      positions: size,
+      hiddenSize: size,
+      layers: size.max(1024),
+      heads: size,
+      innerSize: size,
+      layerNormEpsilon: z.number().positive(),
+      padTokenId: z.int().nonnegative(),
+    }),
+    publicSet: z
+      .strictObject({
+        sha256,
+        size,
+        bytes: z
+          .int()
+          .positive()
+          .max(2 ** 26),
+      })
+      .optional(),
+  }),
+});

@@ -5,6 +5,7 @@ export { type GraphBuilder, graphBuilder } from "./graph/builder.ts";
 export { graphFlops } from "./graph/flops.ts";
 export type { Graph, Initializer, Node, NodeOf, Value, ValueType } from "./graph/ir.ts";
 export { peakIntermediateBytes, valueBytes } from "./graph/memory.ts";
+export { referenceEngine } from "./graph/reference.ts";
 export * from "./models/adapters.ts";
 export type { BaseModel, WeightLocation } from "./models/base-model.ts";
 export type { Gpt2Config, ModelConfig } from "./models/config.ts";
@@ -13,6 +14,7 @@ export * from "./models/partition.ts";
 export * from "./models/pretrained.ts";
 export { pretrainingGraph } from "./models/pretraining.ts";
 export {
+  readParameterFile,
   readSafetensors,
   type SafetensorsFile,
   writeSafetensors,

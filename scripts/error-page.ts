@@ -3,7 +3,7 @@ import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { coordinatorErrors } from "../apps/coordinator/errors.ts";
-import { demoErrors } from "../apps/demo/corpus.ts";
+import { demoErrors } from "../apps/demo/errors.ts";
 import { deviceProgramErrors } from "../apps/device/errors.ts";
 import { appErrors } from "../apps/errors.ts";
 import { exitStatusOf } from "../apps/failure.ts";

@@ -59,19 +59,32 @@ export interface Journal {
   close(): Promise<void>;
 }
 
+/** The records of a journal that nobody needs to write to. */
+export async function readJournal(path: string): Promise<readonly JournalRecord[]> {
+  return (await readLines(path)).records;
+}
+
 /** Opens the journal, cutting off a torn last line; throws `RUN_JOURNAL_DAMAGED` for any other damage. */
 export async function openJournal(path: string): Promise<Journal> {
+  const { records, bytes } = await readLines(path);
+  const file = await open(path, "a", 0o600);
+  await file.truncate(bytes);
+  await file.sync();
+  return journalOn(file, records);
+}
+
+/** Whole lines only, and how many bytes they take. */
+async function readLines(
+  path: string,
+): Promise<{ records: readonly JournalRecord[]; bytes: number }> {
   const text = await readFile(path, "utf8").catch((error: NodeJS.ErrnoException) => {
     if (error.code === "ENOENT") return "";
     throw error;
   });
-  const end = text.lastIndexOf("\n") + 1;
-  const lines = text.slice(0, end).split("\n").slice(0, -1);
+  const whole = text.slice(0, text.lastIndexOf("\n") + 1);
+  const lines = whole.split("\n").slice(0, -1);
   const records = lines.map((line, i) => parseLine(path, line, i + 1));
-  const file = await open(path, "a", 0o600);
-  await file.truncate(Buffer.byteLength(text.slice(0, end)));
-  await file.sync();
-  return journalOn(file, records);
+  return { records, bytes: Buffer.byteLength(whole) };
 }
 
 function journalOn(file: FileHandle, records: readonly JournalRecord[]): Journal {

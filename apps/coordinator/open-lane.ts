@@ -118,8 +118,11 @@ async function replay(
 ): Promise<LaneProgress> {
   const uploads = recorded?.uploads ?? [];
   for (const { file } of uploads) {
-    const { kind, fields, tensors } = await decodeEnvelope(await folder.readUpload(file));
-    await lane.receive(protocol.parseUp({ kind, fields, tensors }), new AbortController().signal);
+    const { kind, fields, tensors, blobs } = await decodeEnvelope(await folder.readUpload(file));
+    await lane.receive(
+      protocol.parseUp({ kind, fields, tensors, blobs }),
+      new AbortController().signal,
+    );
   }
   const sequences = [...uploads, ...(recorded?.result ? [recorded.result] : [])].map(
     ({ sequence }) => sequence,
@@ -140,7 +143,7 @@ async function restoredResult(
 
 function asEnvelope(
   sender: string,
-  { kind, fields, tensors }: Payload,
+  { kind, fields, tensors, blobs = new Map() }: Payload,
   sequence: number,
 ): Envelope {
   const place = { federation: "journal", task: "", round: 0, attempt: 0, lane: 0 };
@@ -152,7 +155,7 @@ function asEnvelope(
     kind,
     fields,
     tensors,
-    blobs: new Map(),
+    blobs,
   };
 }
 

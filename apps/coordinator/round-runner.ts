@@ -175,12 +175,15 @@ class Attempt {
     const { task, acceptedLanes, onEvent, signal } = this.#options;
     const { globalStep, ...place } = lane.info;
     const { deviceId: _, ...assignment } = lane.assignment;
-    const { tensors, ...payload } = lane.first;
+    const { tensors, blobs = new Map(), ...payload } = lane.first;
     inbox.open(place, lane.progress);
     onEvent({ kind: "started", deviceId: id, lane: place.lane, protocol: assignment.protocol });
     const acceptedLane = acceptedLanes.get(id) ?? 0;
     const fields = { ...assignment, globalStep, acceptedLane, payload };
-    await link.request({ ...place, kind: "start", task: task.name, fields, tensors }, { signal });
+    await link.request(
+      { ...place, kind: "start", task: task.name, fields, tensors, blobs },
+      { signal },
+    );
   }
 
   async #takeReport(deviceId: string, request: Envelope): Promise<void> {

@@ -1,12 +1,6 @@
 // The text behind the demo and the embedded model: State of the Union addresses and Moby-Dick, from
 // development dependencies. A board never loads this file; it gets its rows as CSV.
-import { defineErrors } from "../../runtime/index.ts";
-
-/** Codes of the demo's data. */
-export const demoErrors = defineErrors({
-  DEMO_CORPUS_MISSING: "The texts of the demo are not installed.",
-  DEMO_SPLIT_IMPOSSIBLE: "No split of the demo's texts keeps the rules asked for.",
-});
+import { demoErrors } from "./errors.ts";
 
 /** One State of the Union address. */
 export interface Speech {

@@ -1,7 +1,8 @@
 // The demo's task: was a passage of a State of the Union address spoken before 1900 or since? Who gets
 // which passage is a function of the corpus and the seed.
 import { type RandomStream, randomStream } from "../../runtime/index.ts";
-import { type Corpus, demoErrors, loadCorpus, type Speech } from "./corpus.ts";
+import { type Corpus, loadCorpus, type Speech } from "./corpus.ts";
+import { demoErrors } from "./errors.ts";
 
 /** The label list of the demo's task, in its order. */
 export const DEMO_LABELS = ["before-1900", "since-1900"] as const;

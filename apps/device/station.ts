@@ -132,7 +132,7 @@ class Desk {
       );
     }
     await this.#workplace.state.settle(acceptedLane);
-    const { round, attempt, lane, tensors } = request;
+    const { round, attempt, lane, tensors, blobs } = request;
     const { cutLayer, ...rest } = chosen;
     const assignment = { deviceId, ...rest, ...(cutLayer === undefined ? {} : { cutLayer }) };
     log(`round ${round}: ${assignment.reason}`);
@@ -141,7 +141,7 @@ class Desk {
     this.#worker.start({
       assignment,
       info: { round, attempt, lane, globalStep },
-      first: { ...payload, tensors },
+      first: { ...payload, tensors, blobs },
     });
   }
 

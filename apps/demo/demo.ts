@@ -1,0 +1,169 @@
+// The demo: the main job on one machine, with real parts. Its inputs are written to a run folder,
+// coordinator and broker run here, each board is a process of its own; then come the baselines.
+import { mkdir } from "node:fs/promises";
+import { join, resolve } from "node:path";
+import { readTable } from "../../runtime/index.ts";
+import type { OnEvent, RunEvent } from "../coordinator/events.ts";
+import { readJournal } from "../coordinator/journal.ts";
+import { type PreparedTask, prepareTask } from "../coordinator/prepared-task.ts";
+import { startCoordinator } from "../coordinator/start.ts";
+import { readTaskFile } from "../coordinator/task-file.ts";
+import { measureGemm } from "../device/gemm-probe.ts";
+import { examplesOf, holdOut } from "../examples.ts";
+import { type BaselineOptions, type BaselineScores, trainBaselines } from "./baselines.ts";
+import { type LimitedGroup, limitBoards } from "./board-limits.ts";
+import { type BoardProcess, startBoard } from "./board-process.ts";
+import { demoBoards } from "./boards.ts";
+import { demoErrors } from "./errors.ts";
+import { type RunData, writeRunData } from "./run-data.ts";
+
+/** How the demo is run. */
+export interface DemoOptions {
+  readonly rounds: number;
+  readonly seed: number;
+  /** Run folder; created, and gone on with when it holds an unfinished run of the same seed. */
+  readonly out: string;
+  readonly cacheFolder: string;
+  readonly signal: AbortSignal;
+  readonly onEvent: OnEvent;
+  readonly onBaseline: BaselineOptions["onProgress"];
+  /** A line about what the demo does now. */
+  readonly onStage: (text: string) => void;
+  readonly log: (message: string) => void;
+}
+
+/** What a demo leaves. */
+export interface DemoResult {
+  readonly runFolder: string;
+  readonly prepared: PreparedTask;
+  /** Wall time of the rounds, boards starting included, baselines not. */
+  readonly trainingSeconds: number;
+  readonly accuracy: number;
+  readonly baselines: BaselineScores;
+  /** What this machine enforced of the boards' limits: "cpu and memory", "cpu" or "nothing". */
+  readonly enforced: string;
+}
+
+/** Runs everything; rejects with the signal's reason when stopped, all processes ended. */
+export async function runDemo(options: DemoOptions): Promise<DemoResult> {
+  const { rounds, seed, onStage, cacheFolder, log } = options;
+  const runFolder = resolve(options.out);
+  await mkdir(runFolder, { recursive: true });
+  onStage("dealing out the speeches");
+  const data = await writeRunData(runFolder, { seed, rounds });
+  onStage("measuring this machine");
+  const group = await limitBoards(await boardLimits(options.signal));
+  const started = performance.now();
+  let accuracy: number;
+  try {
+    accuracy = await federate(options, runFolder, data, group);
+  } finally {
+    await group.close();
+  }
+  const trainingSeconds = (performance.now() - started) / 1000;
+  onStage("training the baselines on as many examples");
+  const prepared = await prepareTask(await readTaskFile(data.taskFile), cacheFolder);
+  const baselines = await trainBaselines({
+    task: prepared.task,
+    model: prepared.model,
+    devices: await trainingExamples(prepared, data),
+    testSet: prepared.testSet,
+    steps: await stepsSeen(runFolder, prepared),
+    parallel: 2,
+    signal: options.signal,
+    onProgress: options.onBaseline,
+  });
+  log(`run folder ${runFolder}`);
+  return { runFolder, prepared, trainingSeconds, accuracy, baselines, enforced: group.enforced };
+}
+
+/** A board's share of one of this machine's cores, by the rates of their matrix products, and its memory. */
+async function boardLimits(signal: AbortSignal) {
+  const hostRate = await measureGemm({ threads: 1, signal });
+  return demoBoards.map(({ id, profile }) => ({
+    id,
+    cores: profile.gemmFlopsPerSecond.value / hostRate,
+    memoryBytes: profile.memory.totalBytes.value,
+  }));
+}
+
+/** The rounds: coordinator and broker here, the boards beside. */
+async function federate(
+  options: DemoOptions,
+  runFolder: string,
+  data: RunData,
+  group: LimitedGroup,
+): Promise<number> {
+  const { cacheFolder, log, onStage } = options;
+  const boards: BoardProcess[] = [];
+  const failed = new AbortController();
+  const signal = AbortSignal.any([options.signal, failed.signal]);
+  const startBoards = async (brokerUrl: string): Promise<void> => {
+    onStage(`starting ${demoBoards.length} boards`);
+    for (const { id } of demoBoards) {
+      const board = await startBoard({ id, brokerUrl, federation: "demo", runFolder, cacheFolder });
+      boards.push(board);
+      await group
+        .admit(id, board.pid)
+        .catch((error: Error) => log(`${id} runs without limits: ${error.message}`));
+      void board.ended.then((status) => {
+        if (status !== "0") failed.abort(boardFailure(id, status, runFolder));
+      });
+    }
+  };
+  const onEvent = (event: RunEvent): void => {
+    options.onEvent(event);
+    if (event.kind === "refused") failed.abort(refusal(event));
+  };
+  try {
+    const { accuracy } = await startCoordinator({
+      task: data.taskFile,
+      run: runFolder,
+      federation: "demo",
+      listen: "mqtt://127.0.0.1:0",
+      threads: 1,
+      cacheFolder,
+      signal,
+      onEvent,
+      onListening: (url) => void startBoards(url).catch((error: unknown) => failed.abort(error)),
+      log,
+    });
+    return accuracy;
+  } finally {
+    for (const board of boards) board.kill();
+    await Promise.all(boards.map(({ ended }) => ended));
+  }
+}
+
+/** What each device trained on, as its own process chose it. */
+async function trainingExamples({ task, tokenizer }: PreparedTask, { deviceFiles }: RunData) {
+  const { labels } = task.head;
+  const sequence = task.training.sequenceLength;
+  const parts = [...deviceFiles].map(async ([id, file]) => {
+    const rows = await readTable(file, { textColumn: "text", labelColumn: "label", labels });
+    const examples = examplesOf(rows, { tokenizer, labels, sequence });
+    return [id, holdOut(examples, 0.2, [task.seed, id]).train] as const;
+  });
+  return new Map(await Promise.all(parts));
+}
+
+/** Optimizer steps that see as many private examples as all devices saw together. */
+async function stepsSeen(runFolder: string, { task }: PreparedTask): Promise<number> {
+  const records = await readJournal(join(runFolder, "journal", "records.jsonl"));
+  const reports = records.filter((record) => record.kind === "report");
+  const seen = reports.reduce((sum, { report }) => sum + report.examplesSeen, 0);
+  return Math.round(seen / task.training.batchSize);
+}
+
+function boardFailure(id: string, status: string, runFolder: string): Error {
+  return demoErrors.error("DEMO_BOARD_FAILED", `the process of ${id} ended with ${status}`, {
+    hint: `Its log is ${join(runFolder, "devices", `${id}.log`)}.`,
+  });
+}
+
+function refusal(event: Extract<RunEvent, { kind: "refused" }>): Error {
+  return demoErrors.error(
+    "DEMO_BOARD_FAILED",
+    `${event.deviceId}: ${event.code}: ${event.message}`,
+  );
+}

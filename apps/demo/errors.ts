@@ -1,0 +1,9 @@
+// Codes of the demo.
+import { defineErrors } from "../../runtime/index.ts";
+
+/** Codes of `apps/demo`. */
+export const demoErrors = defineErrors({
+  DEMO_CORPUS_MISSING: "The texts of the demo are not installed.",
+  DEMO_SPLIT_IMPOSSIBLE: "No split of the demo's texts keeps the rules asked for.",
+  DEMO_BOARD_FAILED: "A virtual board's process ended or could not take part.",
+});

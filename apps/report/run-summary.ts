@@ -1,0 +1,101 @@
+// What a run amounts to, from its journal: per device and per round. Pure; every figure was journaled.
+import type { JournalRecord } from "../coordinator/journal.ts";
+
+/** One device over all its accepted rounds. */
+export interface DeviceSummary {
+  readonly id: string;
+  readonly framework: string;
+  /** Blocks on the device; split only. */
+  readonly cutLayer?: number;
+  readonly reason: string;
+  readonly rounds: number;
+  readonly examples: number;
+  readonly uplinkBytes: number;
+  readonly downlinkBytes: number;
+  readonly rawUplinkBytes: number;
+  readonly rawDownlinkBytes: number;
+  readonly provisioningBytes: number;
+  readonly repeatedBytes: number;
+  readonly flops: number;
+  readonly seconds: number;
+  /** Highest of all rounds, above the idle process. */
+  readonly peakMemoryBytes: number;
+  readonly idleMemoryBytes: number;
+  /** On the device's own hold-out after its last round; absent without one. */
+  readonly accuracy?: number;
+}
+
+/** One finished round. */
+export interface RoundSummary {
+  readonly round: number;
+  readonly devices: readonly string[];
+  readonly accuracy: number;
+  readonly seconds: number;
+}
+
+/** A run in figures. */
+export interface RunSummary {
+  readonly devices: readonly DeviceSummary[];
+  readonly rounds: readonly RoundSummary[];
+}
+
+/** Sums up the accepted lanes of a journal; devices in id order. */
+export function summarise(records: readonly JournalRecord[]): RunSummary {
+  const closed = records.filter((record) => record.kind === "closed");
+  const accepted = new Set(
+    closed.flatMap(({ accepted: lanes }) =>
+      Object.entries(lanes).map(([id, lane]) => `${id} ${lane}`),
+    ),
+  );
+  const isAccepted = ({ deviceId, lane }: { readonly deviceId: string; readonly lane: number }) =>
+    accepted.has(`${deviceId} ${lane}`);
+  const lanes = records.filter((record) => record.kind === "lane").filter(isAccepted);
+  const reports = records.filter((record) => record.kind === "report").filter(isAccepted);
+  const ids = [...new Set(lanes.map(({ deviceId }) => deviceId))].sort();
+  return {
+    devices: ids.map((id) =>
+      summariseDevice(
+        lanes.filter(({ deviceId }) => deviceId === id),
+        reports.filter(({ deviceId }) => deviceId === id),
+      ),
+    ),
+    rounds: closed.map(({ round, accuracy, seconds, accepted: folded }) => {
+      return { round, devices: Object.keys(folded).sort(), accuracy, seconds };
+    }),
+  };
+}
+
+type LaneRecord = Extract<JournalRecord, { kind: "lane" }>;
+type ReportRecord = Extract<JournalRecord, { kind: "report" }>;
+
+function summariseDevice(
+  lanes: readonly LaneRecord[],
+  records: readonly ReportRecord[],
+): DeviceSummary {
+  const { deviceId, assignment } = lanes.at(-1) as LaneRecord;
+  const reports = records.map(({ report }) => report);
+  const total = (read: (report: ReportRecord["report"]) => number) =>
+    reports.reduce((sum, report) => sum + read(report), 0);
+  const most = (read: (report: ReportRecord["report"]) => number) =>
+    Math.max(0, ...reports.map(read));
+  const accuracy = reports.at(-1)?.accuracy;
+  return {
+    id: deviceId,
+    framework: assignment.protocol,
+    ...(assignment.cutLayer === undefined ? {} : { cutLayer: assignment.cutLayer }),
+    reason: assignment.reason,
+    rounds: lanes.length,
+    examples: most(({ examples }) => examples),
+    uplinkBytes: total((report) => report.uplinkBytes),
+    downlinkBytes: total((report) => report.downlinkBytes),
+    rawUplinkBytes: total((report) => report.rawUplinkBytes),
+    rawDownlinkBytes: total((report) => report.rawDownlinkBytes),
+    provisioningBytes: total((report) => report.provisioningBytes),
+    repeatedBytes: total((report) => report.repeatedBytes),
+    flops: total((report) => report.flops),
+    seconds: total((report) => report.trainSeconds),
+    peakMemoryBytes: most((report) => report.peakMemoryBytes),
+    idleMemoryBytes: most((report) => report.idleMemoryBytes),
+    ...(accuracy === undefined ? {} : { accuracy }),
+  };
+}
