@@ -49,10 +49,9 @@ const config: Gpt2Config = {
 };
 
 const [endOfText] = tokenizer.encode("<|endoftext|>");
-const stream = (await pretrainingTexts()).flatMap((text) => [
-  ...tokenizer.encode(text),
-  endOfText ?? 0,
-]);
+// Mixed, so that the end of the stream, held back for validation, is like the rest of it.
+const texts = randomStream(seed, "order of texts").shuffle(await pretrainingTexts());
+const stream = texts.flatMap((text) => [...tokenizer.encode(text), endOfText ?? 0]);
 const tokens = Int32Array.from(stream);
 const cut = Math.floor(tokens.length * (1 - validationFraction));
 process.stderr.write(`${tokens.length} tokens, ${cut} for training\n`);

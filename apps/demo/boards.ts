@@ -40,7 +40,7 @@ export const demoBoards: readonly DemoBoard[] = [
   {
     id: "pi-zero-2w",
     profile: boardProfile("pi-zero-2w"),
-    budget: { trainingMemoryBytes: 110 * megabyte, secondsPerRound: 120 },
+    budget: { trainingMemoryBytes: 150 * megabyte, secondsPerRound: 120 },
     story: "a sensor node: little memory is left for training",
   },
 ];

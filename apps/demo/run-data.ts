@@ -40,7 +40,7 @@ function taskOf(seed: number, rounds: number) {
     seed,
     head: { kind: "classification", labels: [...DEMO_LABELS] },
     data: { test: "data/test.csv", public: "data/public.csv" },
-    training: { rounds, localSteps: 25 },
+    training: { rounds, localSteps: 20 },
     cohort: { minimumDevices: demoBoards.length },
     labelsMayLeave: true,
   };

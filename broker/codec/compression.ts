@@ -1,17 +1,32 @@
 // Lossless deflate (RFC 1951) of what is already narrowed. Node 20 has no zstd, and the packages that bring it
 // need a compiler on the board.
 import { promisify } from "node:util";
-import { deflateRaw, deflateRawSync, inflateRaw } from "node:zlib";
+import { constants, deflateRaw, deflateRawSync, inflateRaw, type ZlibOptions } from "node:zlib";
 import { brokerErrors } from "../errors.ts";
 
+/** What bytes are: text repeats itself; narrowed numbers do not, they only prefer some values. */
+export type Matter = "text" | "numbers";
+
 /** Deflated bytes, or undefined when that would save less than 5%. Runs beside the event loop. */
-export async function deflateIfSmaller(bytes: Uint8Array): Promise<Uint8Array | undefined> {
-  if (bytes.byteLength < smallestBytes || !isPromising(bytes)) {
+export async function deflateIfSmaller(
+  bytes: Uint8Array,
+  matter: Matter,
+): Promise<Uint8Array | undefined> {
+  if (bytes.byteLength < smallestBytes || !isPromising(bytes, matter)) {
     return undefined;
   }
-  const deflated = await deflateAside(bytes);
+  const deflated = await deflateAside(bytes, settings[matter]);
   return pays(deflated, bytes) ? deflated : undefined;
 }
+
+/**
+ * Searching numbers for repeats finds none and takes three times as long: on int8 activations of a language
+ * model 14 ms against 4 ms for 0.7% fewer bytes, which a slow board's processor cannot spare.
+ */
+const settings: Readonly<Record<Matter, ZlibOptions>> = {
+  text: {},
+  numbers: { strategy: constants.Z_HUFFMAN_ONLY },
+};
 
 /** Inflates to exactly `rawBytes`, holding no more than that; throws `ENVELOPE_INVALID`. */
 export async function inflateExactly(deflated: Uint8Array, rawBytes: number): Promise<Uint8Array> {
@@ -28,7 +43,8 @@ export async function inflateExactly(deflated: Uint8Array, rawBytes: number): Pr
   return raw;
 }
 
-const deflateAside = promisify<Uint8Array, Buffer>(deflateRaw);
+const deflateAside: (bytes: Uint8Array, options: ZlibOptions) => Promise<Buffer> =
+  promisify(deflateRaw);
 const inflateAside: (bytes: Uint8Array, options: { maxOutputLength: number }) => Promise<Buffer> =
   promisify(inflateRaw);
 
@@ -38,13 +54,13 @@ const smallestBytes = 256;
 /** A board should not deflate megabytes of noise to learn that it is noise: a sample from the middle tells. */
 const sampleBytes = 32 * 1024;
 
-function isPromising(bytes: Uint8Array): boolean {
+function isPromising(bytes: Uint8Array, matter: Matter): boolean {
   if (bytes.byteLength < 8 * sampleBytes) {
     return true;
   }
   const middle = Math.floor((bytes.byteLength - sampleBytes) / 2);
   const sample = bytes.subarray(middle, middle + sampleBytes);
-  return pays(deflateRawSync(sample), sample);
+  return pays(deflateRawSync(sample, settings[matter]), sample);
 }
 
 function pays(deflated: Uint8Array, raw: Uint8Array): boolean {

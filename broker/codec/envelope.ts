@@ -69,8 +69,8 @@ export async function encodeEnvelope(
   checkSize(preambleBytes + header.byteLength + bodyBytes + checksumBytes, limits);
   const body = Buffer.concat(parts, bodyBytes);
   const [smallHeader, smallBody] = await Promise.all([
-    deflateIfSmaller(header),
-    deflateIfSmaller(body),
+    deflateIfSmaller(header, "text"),
+    deflateIfSmaller(body, "numbers"),
   ]);
   const preamble = Buffer.alloc(preambleBytes);
   preamble.write("TF", 0, "latin1");
