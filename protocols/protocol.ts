@@ -22,6 +22,8 @@ export interface Protocol<Down extends Payload = Payload, Up extends Payload = P
   readonly version: number;
   /** What one round costs a device under these options. */
   estimate(task: Task, options: CostOptions): RoundCost;
+  /** Where this protocol can cut the model (blocks on the device); absent for protocols that do not cut. */
+  cutLayers?(task: Task): readonly number[];
   /** Why a device must not be given this protocol under this task, or undefined when it may. */
   refusal?(task: Task): string | undefined;
   /** Checks foreign fields and tensors; throws `PROTOCOL_PAYLOAD_INVALID`. */
@@ -35,7 +37,7 @@ export interface Protocol<Down extends Payload = Payload, Up extends Payload = P
 
 /** What the costs of a round depend on beside the task. */
 export interface CostOptions {
-  /** Blocks before the cut layer (split only). */
+  /** Blocks on the device; one of the protocol's `cutLayers`. */
   readonly cutLayer?: number;
   /** Private examples held out for the local accuracy. */
   readonly holdOut: number;

@@ -3,7 +3,6 @@ import type { DeviceBudget, DeviceProfile } from "../devices/index.ts";
 import { protocolErrors } from "./errors.ts";
 import { full } from "./full/index.ts";
 import { kd } from "./kd/index.ts";
-import { shapesOf } from "./plan.ts";
 import type { Payload, Protocol } from "./protocol.ts";
 import { type Candidate, type Selection, selectAssignment } from "./selection.ts";
 import { split } from "./split/index.ts";
@@ -63,22 +62,17 @@ export function assignDevice(
   return selectAssignment({ deviceId, profile, budget, candidates, order: task.selection.order });
 }
 
-/** Every way a device could use a protocol: one for each cut of `split`, one otherwise. */
+/** Every way a device could use a protocol: one for each cut, or one as a whole. */
 function candidatesOf(protocol: AnyProtocol, task: Task, offer: DeviceOffer): Candidate[] {
   const { name, version } = protocol;
   const refusedBecause = versionRefusal(protocol, offer) ?? protocol.refusal?.(task);
   const refusal = refusedBecause === undefined ? {} : { refusedBecause };
-  const cost = (cutLayer?: number) =>
-    protocol.estimate(task, {
-      holdOut: offer.holdOut,
-      ...(cutLayer === undefined ? {} : { cutLayer }),
-    });
-  if (name !== split.name) return [{ protocol: name, version, cost: cost(), ...refusal }];
-  return cutLayers(task).map((cutLayer) => ({
+  const cuts = protocol.cutLayers?.(task).map((cutLayer) => ({ cutLayer })) ?? [{}];
+  return cuts.map((cut) => ({
     protocol: name,
     version,
-    cutLayer,
-    cost: cost(cutLayer),
+    ...cut,
+    cost: protocol.estimate(task, { holdOut: offer.holdOut, ...cut }),
     ...refusal,
   }));
 }
@@ -89,13 +83,4 @@ function versionRefusal({ name, version }: AnyProtocol, offer: DeviceOffer): str
   return theirs === undefined
     ? `the device does not have "${name}"`
     : `the device speaks version ${theirs} of "${name}", the coordinator ${version}`;
-}
-
-/** Cuts that leave at least one block on each side and something to train in front. */
-function cutLayers(task: Task): number[] {
-  const { cutLayer } = task.split;
-  const inner = Array.from({ length: task.manifest.config.layers - 1 }, (_, i) => i + 1);
-  const wanted = cutLayer === "auto" ? inner : inner.filter((cut) => cut === cutLayer);
-  const trains = (cut: number) => shapesOf(task, { from: 0, to: cut }).size > 0;
-  return wanted.filter(trains);
 }

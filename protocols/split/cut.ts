@@ -1,5 +1,6 @@
 // What both sides of the cut agree on.
 import { protocolErrors } from "../errors.ts";
+import { shapesOf } from "../plan.ts";
 import type { Assignment } from "../selection.ts";
 import type { Task } from "../task.ts";
 
@@ -25,4 +26,13 @@ export function cutLayerOf({ cutLayer, deviceId }: Assignment, { manifest }: Tas
 export function labelRefusal({ labelsMayLeave }: Task): string | undefined {
   if (labelsMayLeave) return undefined;
   return "labels would leave the device and the task does not say labelsMayLeave";
+}
+
+/** Cuts that leave at least one block on each side and something to train in front. */
+export function cutLayers(task: Task): number[] {
+  const { cutLayer } = task.split;
+  const inner = Array.from({ length: task.manifest.config.layers - 1 }, (_, i) => i + 1);
+  const wanted = cutLayer === "auto" ? inner : inner.filter((cut) => cut === cutLayer);
+  const trains = (cut: number) => shapesOf(task, { from: 0, to: cut }).size > 0;
+  return wanted.filter(trains);
 }

@@ -3,7 +3,7 @@ import { parsePayload, rawTensorBytes } from "../payload.ts";
 import type { Protocol } from "../protocol.ts";
 import { createSplitClient } from "./client.ts";
 import { estimateSplit } from "./cost.ts";
-import { labelRefusal } from "./cut.ts";
+import { cutLayers, labelRefusal } from "./cut.ts";
 import { type SplitDown, type SplitUp, splitDownKinds, splitUpKinds } from "./messages.ts";
 import { createSplitServer } from "./server.ts";
 
@@ -12,6 +12,7 @@ export const split: Protocol<SplitDown, SplitUp> = {
   name: "split",
   version: 1,
   estimate: estimateSplit,
+  cutLayers,
   refusal: labelRefusal,
   parseDown: (payload) => parsePayload(payload, splitDownKinds),
   parseUp: (payload) => parsePayload(payload, splitUpKinds),
