@@ -34,6 +34,7 @@ export function formatQuantity(value: number, unit: Unit): string {
 const scales = {
   bytes: { B: 1, kB: 1e3, KiB: 2 ** 10, MB: 1e6, MiB: 2 ** 20, GB: 1e9, GiB: 2 ** 30 },
   bitsPerSecond: { "bit/s": 1, "kbit/s": 1e3, "Mbit/s": 1e6, "Gbit/s": 1e9 },
+  flops: { FLOP: 1, kFLOP: 1e3, MFLOP: 1e6, GFLOP: 1e9, TFLOP: 1e12, PFLOP: 1e15 },
   flopsPerSecond: {
     "FLOP/s": 1,
     "kFLOP/s": 1e3,
@@ -52,6 +53,7 @@ const scales = {
 const printed: ReadonlySet<string> = new Set([
   ...["B", "kB", "MB", "GB"],
   ...["bit/s", "kbit/s", "Mbit/s", "Gbit/s"],
+  ...["FLOP", "kFLOP", "MFLOP", "GFLOP", "TFLOP", "PFLOP"],
   ...["FLOP/s", "kFLOP/s", "MFLOP/s", "GFLOP/s", "TFLOP/s"],
   ...["ms", "s", "J", "kJ", "mW", "W", "cores"],
 ]);

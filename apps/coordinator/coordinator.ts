@@ -24,8 +24,11 @@ import {
   saveAdapter,
   scoreClassification,
 } from "../../runtime/index.ts";
+import { runReport } from "../report/run-report.ts";
+import { writeReport } from "../report/write-report.ts";
 import type { OnEvent } from "./events.ts";
 import { type Fleet, openFleet } from "./fleet.ts";
+import { journalFile, readJournal } from "./journal.ts";
 import type { PreparedTask } from "./prepared-task.ts";
 import { positionOf, type RunPosition } from "./recovery.ts";
 import { type AttemptOutcome, runAttempt } from "./round-runner.ts";
@@ -109,6 +112,7 @@ async function runRounds(run: Run): Promise<RunResult> {
     onEvent({ kind: "round", round, attempt, rounds });
     await presence.update({ task: task.name, round, rounds });
     const started = performance.now();
+    await folder.saveProfiles(run.fleet.ready.values());
     const outcome = await runAttempt({ ...run, task, global, position, lastLanes, acceptedLanes });
     if (outcome.decision.kind === "reopen") {
       onEvent({ kind: "reopened", round, reason: outcome.decision.reason });
@@ -219,7 +223,8 @@ async function record(
   await folder.clearUploads();
 }
 
-async function saveResult({ prepared, folder }: Run, parameters: Parameters): Promise<void> {
+/** The adapter, and the run in figures. */
+async function saveResult({ prepared, folder, fleet }: Run, parameters: Parameters): Promise<void> {
   const { task, model, modelFolder } = prepared;
   await saveAdapter(join(folder.path, "adapter"), {
     lora: task.adapter,
@@ -229,6 +234,8 @@ async function saveResult({ prepared, folder }: Run, parameters: Parameters): Pr
     baseModelName: modelFolder,
     baseModelSha256: model.sha256,
   });
+  await folder.saveProfiles(fleet.ready.values());
+  await writeReport(folder.path, runReport(await readJournal(journalFile(folder.path)), task));
 }
 
 /** Tells every ready device something; one that does not answer is not waited for longer than 10 s. */

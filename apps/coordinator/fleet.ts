@@ -15,7 +15,12 @@ import {
   topicsOf,
   watchPresence,
 } from "../../broker/index.ts";
-import { type DeviceProfile, parseBudget, parseProfile } from "../../devices/index.ts";
+import {
+  type DeviceBudget,
+  type DeviceProfile,
+  parseBudget,
+  parseProfile,
+} from "../../devices/index.ts";
 import {
   type AnyProtocol,
   type Assignment,
@@ -37,6 +42,7 @@ export interface ReadyDevice {
   readonly link: Link;
   readonly inbox: LaneInbox;
   readonly profile: DeviceProfile;
+  readonly budget: DeviceBudget;
   readonly selection: Selection;
   readonly assignment: Assignment;
   readonly examples: number;
@@ -235,7 +241,8 @@ async function bringIn(
   };
   const selection = assignDevice(protocols, task, offer);
   const assignment = requireAssignment(id, selection);
-  return { id, instance, link, inbox, profile, selection, assignment, examples: answer.examples };
+  const { examples } = answer;
+  return { id, instance, link, inbox, profile, budget, selection, assignment, examples };
 }
 
 function describe(error: unknown): { code: string; message: string; hint?: string } {

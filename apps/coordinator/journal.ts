@@ -1,7 +1,8 @@
 // What a coordinator must not forget, one JSON line each, on the disk before it acts on it. Large payloads
 // lie in files of their own that a line names. A torn last line is what a crash leaves, and is dropped.
 import { type FileHandle, open, readFile } from "node:fs/promises";
-import type { Assignment } from "../../protocols/index.ts";
+import { join } from "node:path";
+import type { Assignment, RoundCost } from "../../protocols/index.ts";
 import type { DeviceRoundReport } from "../control-messages.ts";
 import { coordinatorErrors } from "./errors.ts";
 
@@ -16,6 +17,10 @@ export type JournalRecord =
       readonly deviceId: string;
       readonly assignment: Assignment;
       readonly resumable: boolean;
+      /** What the device calls its board; no decision depends on it. */
+      readonly board?: string;
+      /** What selection expected a round to take. */
+      readonly estimate?: RoundCost | undefined;
     }
   /** A message that a resumable lane received; `file` holds its envelope. */
   | {
@@ -57,6 +62,11 @@ export interface Journal {
   /** Resolves once the line is on the disk. */
   append(record: JournalRecord): Promise<void>;
   close(): Promise<void>;
+}
+
+/** Where a run folder keeps its journal. */
+export function journalFile(runFolder: string): string {
+  return join(runFolder, "journal", "records.jsonl");
 }
 
 /** The records of a journal that nobody needs to write to. */

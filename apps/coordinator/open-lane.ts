@@ -14,6 +14,7 @@ import type {
   Lane,
   LaneResult,
   Payload,
+  RoundCost,
   RoundInfo,
   ServerSide,
 } from "../../protocols/index.ts";
@@ -30,6 +31,15 @@ export interface LaneOptions {
   readonly global: GlobalModel;
   /** What the journal holds of it. */
   readonly recorded?: RecordedLane;
+  /** What a new lane's record says of its device. */
+  readonly device?: LaneDevice;
+}
+
+/** A device as reports need it. */
+export interface LaneDevice {
+  readonly board: string;
+  /** What selection expects a round to take. */
+  readonly estimate: RoundCost | undefined;
 }
 
 /** A lane with its journal. */
@@ -47,7 +57,7 @@ export interface JournaledLane {
 
 /** Opens a lane, or opens it again with what the journal holds. */
 export async function openJournaledLane(options: LaneOptions): Promise<JournaledLane> {
-  const { folder, protocol, server, assignment, info, global, recorded } = options;
+  const { folder, protocol, server, assignment, info, global, recorded, device } = options;
   const { deviceId } = assignment;
   const lane = await server.openLane(assignment, info, global);
   const saved = recorded?.result
@@ -63,6 +73,7 @@ export async function openJournaledLane(options: LaneOptions): Promise<Journaled
       deviceId,
       assignment,
       resumable: lane.resumable,
+      ...device,
     });
   }
   const progress = await replay(options, lane);

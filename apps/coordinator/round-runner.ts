@@ -20,7 +20,7 @@ import {
 } from "../control-messages.ts";
 import type { OnEvent } from "./events.ts";
 import type { Fleet, ReadyDevice } from "./fleet.ts";
-import { type JournaledLane, noted, openJournaledLane } from "./open-lane.ts";
+import { type JournaledLane, type LaneDevice, noted, openJournaledLane } from "./open-lane.ts";
 import type { RecordedLane, RunPosition } from "./recovery.ts";
 import { createRoundChanges } from "./round-changes.ts";
 import type { RunFolder } from "./run-folder.ts";
@@ -86,7 +86,7 @@ class Attempt {
       // A device that is there comes back by itself; the round waits for it.
       if (fleet.isOnline(deviceId)) this.#note({ kind: "joined", deviceId });
       if (!resumable && !result) continue;
-      await this.#open(assignment, lane, recorded);
+      await this.#open(assignment, lane, { recorded });
       if (report) this.reports.set(deviceId, report);
       if (report || result || !fleet.isOnline(deviceId)) await this.#settle(deviceId);
     }
@@ -138,26 +138,26 @@ class Attempt {
   }
 
   /** The lane that survived a restart, or a new one. */
-  async #laneFor({ id, assignment }: ReadyDevice): Promise<JournaledLane> {
+  async #laneFor(device: ReadyDevice): Promise<JournaledLane> {
+    const { id, assignment } = device;
     const { position, lastLanes } = this.#options;
     const known = this.lanes.get(id);
     if (known && position.lanes.get(id)?.lane === known.info.lane) return known;
     await known?.close();
     const lane = (lastLanes.get(id) ?? 0) + 1;
     lastLanes.set(id, lane);
-    return this.#open(assignment, lane);
+    return this.#open(assignment, lane, { device: laneDevice(device) });
   }
 
   async #open(
     assignment: Assignment,
     lane: number,
-    recorded?: RecordedLane,
+    origin: { readonly recorded: RecordedLane } | { readonly device: LaneDevice },
   ): Promise<JournaledLane> {
     const { task, folder, position, servers, global } = this.#options;
     const { round, attempt } = position;
     const { protocol, server } = await servers.get(assignment.protocol, assignment.protocolVersion);
     const info = { round, attempt, lane, globalStep: (round - 1) * task.training.localSteps };
-    const kept = recorded ? { recorded } : {};
     const opened = await openJournaledLane({
       folder,
       protocol,
@@ -165,7 +165,7 @@ class Attempt {
       assignment,
       info,
       global,
-      ...kept,
+      ...origin,
     });
     this.lanes.set(assignment.deviceId, opened);
     return opened;
@@ -207,6 +207,11 @@ class Attempt {
     this.state = advance(this.state, event);
     this.changes.announce();
   }
+}
+
+function laneDevice({ profile, selection }: ReadyDevice): LaneDevice {
+  const chosen = selection.table.find(({ feasible }) => feasible);
+  return { board: profile.board.model, estimate: chosen?.candidate.cost };
 }
 
 function messageOf(error: unknown): string {

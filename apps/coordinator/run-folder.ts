@@ -1,8 +1,14 @@
 // The run folder: everything a run needs to go on after a crash, and everything it leaves behind.
-//   task.json  metrics.jsonl  journal/  checkpoints/  adapter/  report.json  report.html
+//   task.json  profiles.json  metrics.jsonl  journal/  checkpoints/  adapter/  report.json  report.html
 import { appendFile, mkdir, readdir, readFile, rm } from "node:fs/promises";
 import { join } from "node:path";
-import { type GlobalModel, type Task, taskFingerprint } from "../../protocols/index.ts";
+import type { DeviceBudget, DeviceProfile } from "../../devices/index.ts";
+import {
+  compareDeviceIds,
+  type GlobalModel,
+  type Task,
+  taskFingerprint,
+} from "../../protocols/index.ts";
 import {
   type Parameters,
   readParameterFile,
@@ -10,7 +16,7 @@ import {
   writeSafetensors,
 } from "../../runtime/index.ts";
 import { coordinatorErrors } from "./errors.ts";
-import { type Journal, openJournal } from "./journal.ts";
+import { type Journal, journalFile, openJournal } from "./journal.ts";
 import { lockRunFolder } from "./run-lock.ts";
 
 /** A run folder that this process owns. */
@@ -30,8 +36,16 @@ export interface RunFolder {
   /** Forgets the payloads of rounds that are closed. */
   clearUploads(): Promise<void>;
   appendMetrics(line: object): Promise<void>;
-  writeJson(name: string, content: unknown): Promise<void>;
+  /** Notes profile and budget of devices; those noted before stay. */
+  saveProfiles(devices: Iterable<DeviceFacts>): Promise<void>;
   close(): Promise<void>;
+}
+
+/** What a device is and what its owner allows, as `profiles.json` keeps it by device id. */
+export interface DeviceFacts {
+  readonly id: string;
+  readonly profile: DeviceProfile;
+  readonly budget: DeviceBudget;
 }
 
 /**
@@ -54,7 +68,7 @@ export async function openRunFolder(path: string, task: Task): Promise<RunFolder
   const release = await lockRunFolder(path);
   try {
     await checkTask(join(path, "task.json"), task);
-    const journal = await openJournal(join(path, "journal", "records.jsonl"));
+    const journal = await openJournal(journalFile(path));
     const upload = (name: string) => join(folders.uploads, name);
     return {
       path,
@@ -76,8 +90,7 @@ export async function openRunFolder(path: string, task: Task): Promise<RunFolder
         for (const name of await readdir(folders.uploads)) await rm(upload(name), { force: true });
       },
       appendMetrics: (line) => appendFile(join(path, "metrics.jsonl"), `${JSON.stringify(line)}\n`),
-      writeJson: (name, content) =>
-        writeFileAtomic(join(path, name), `${JSON.stringify(content, undefined, 2)}\n`),
+      saveProfiles: (devices) => saveProfiles(join(path, "profiles.json"), devices),
       close: async () => {
         await journal.close();
         await release();
@@ -87,6 +100,14 @@ export async function openRunFolder(path: string, task: Task): Promise<RunFolder
     await release();
     throw error;
   }
+}
+
+async function saveProfiles(path: string, devices: Iterable<DeviceFacts>): Promise<void> {
+  const known = await readFile(path, "utf8").catch(() => "{}");
+  const facts = new Map(Object.entries(JSON.parse(known) as Record<string, unknown>));
+  for (const { id, profile, budget } of devices) facts.set(id, { profile, budget });
+  const inOrder = [...facts].sort(([a], [b]) => compareDeviceIds(a, b));
+  await writeFileAtomic(path, `${JSON.stringify(Object.fromEntries(inOrder), undefined, 2)}\n`);
 }
 
 async function checkTask(path: string, task: Task): Promise<void> {

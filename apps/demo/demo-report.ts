@@ -59,7 +59,7 @@ export async function writeDemoReport(
     ],
     machine: `${cpus().length} x ${cpus()[0]?.model.trim() ?? "processor"}, Node ${process.version}`,
     notes: [
-      `The boards are emulated: four processes on this machine, which enforces ${enforced} of their limits. Seconds are not those of real boards.`,
+      `The boards are emulated: processes of one machine (limits it enforces: ${enforced}). Seconds are not those of real boards.`,
       "Every baseline was trained on as many examples as all devices saw together.",
     ],
   });
@@ -101,10 +101,9 @@ function demoJson(
 
 function demoText(json: DemoJson, report: RunReport): string {
   const { rounds, devices, baselines = [], machine, notes = [] } = report;
-  const percent = (value: number) => `${(100 * value).toFixed(1)} %`;
   return [
     deviceTable(report),
-    devices.map(({ id, reason }) => `${id}: ${reason}`).join("\n"),
+    devices.map(({ id, board, reason }) => `${id} (${board}): ${reason}`).join("\n"),
     textTable(
       ["global model after round", ...rounds.map(({ round }) => String(round))],
       [["accuracy on the test set", ...rounds.map(({ accuracy }) => percent(accuracy))]],
@@ -124,19 +123,26 @@ function demoText(json: DemoJson, report: RunReport): string {
   ].join("\n\n");
 }
 
-/** Two lines a device: what was measured, and below it the raw bytes and the estimate. */
+/** Two lines a device: what was measured, and below it the raw bytes and the estimate. Fits 80 columns. */
 function deviceTable({ devices }: RunReport): string {
   const bytes = (value: number) => formatQuantity(value, "bytes");
   const rows = devices.map((device) => [
-    `${device.id}\n  ${device.board}`,
+    device.id,
     device.framework,
-    `${bytes(device.uplinkBytes)}\nof ${bytes(device.rawUplinkBytes)}`,
-    `${bytes(device.downlinkBytes)}\nof ${bytes(device.rawDownlinkBytes)}`,
-    formatQuantity(device.flops, "flops"),
-    `${device.seconds.toFixed(1)} s`,
-    `${bytes(device.peakMemoryBytes)}\nest. ${device.estimate ? bytes(device.estimate.peakMemoryBytes) : "-"}`,
-    (device.accuracy ?? 0).toFixed(3),
+    `${bytes(device.uplinkBytes)}\n${bytes(device.rawUplinkBytes)}`,
+    `${bytes(device.downlinkBytes)}\n${bytes(device.rawDownlinkBytes)}`,
+    (device.flops / 1e9).toFixed(1),
+    device.seconds.toFixed(1),
+    `${bytes(device.peakMemoryBytes)}\n${device.estimate ? bytes(device.estimate.peakMemoryBytes) : "-"}`,
+    device.accuracy === undefined ? "-" : percent(device.accuracy),
   ]);
-  const head = ["device", "framework", "up", "down", "work", "time", "memory", "accuracy"];
+  const head = [
+    ...["device", "framework", "up\n(raw)", "down\n(raw)", "GFLOP", "seconds"],
+    ...["peak memory\n(estimated)", "own\nhold-out"],
+  ];
   return textTable(head, rows, { right: [2, 3, 4, 5, 6, 7] });
+}
+
+function percent(fraction: number): string {
+  return `${(100 * fraction).toFixed(1)} %`;
 }

@@ -1,9 +1,13 @@
 // What a run amounts to, from its journal: per device and per round. Pure; every figure was journaled.
+import type { RoundCost } from "../../protocols/index.ts";
 import type { JournalRecord } from "../coordinator/journal.ts";
 
 /** One device over all its accepted rounds. */
 export interface DeviceSummary {
   readonly id: string;
+  /** What the device calls its board; its id when the journal does not say. */
+  readonly board: string;
+  /** The last one, should it have changed. */
   readonly framework: string;
   /** Blocks on the device; split only. */
   readonly cutLayer?: number;
@@ -23,6 +27,8 @@ export interface DeviceSummary {
   readonly idleMemoryBytes: number;
   /** On the device's own hold-out after its last round; absent without one. */
   readonly accuracy?: number;
+  /** What selection expected one round to take; absent in journals of older versions. */
+  readonly estimate?: RoundCost;
 }
 
 /** One finished round. */
@@ -72,7 +78,7 @@ function summariseDevice(
   lanes: readonly LaneRecord[],
   records: readonly ReportRecord[],
 ): DeviceSummary {
-  const { deviceId, assignment } = lanes.at(-1) as LaneRecord;
+  const { deviceId, assignment, board = deviceId, estimate } = lanes.at(-1) as LaneRecord;
   const reports = records.map(({ report }) => report);
   const total = (read: (report: ReportRecord["report"]) => number) =>
     reports.reduce((sum, report) => sum + read(report), 0);
@@ -81,6 +87,7 @@ function summariseDevice(
   const accuracy = reports.at(-1)?.accuracy;
   return {
     id: deviceId,
+    board,
     framework: assignment.protocol,
     ...(assignment.cutLayer === undefined ? {} : { cutLayer: assignment.cutLayer }),
     reason: assignment.reason,
@@ -97,5 +104,6 @@ function summariseDevice(
     peakMemoryBytes: most((report) => report.peakMemoryBytes),
     idleMemoryBytes: most((report) => report.idleMemoryBytes),
     ...(accuracy === undefined ? {} : { accuracy }),
+    ...(estimate === undefined ? {} : { estimate }),
   };
 }

@@ -1,0 +1,212 @@
+// A run as one page: no script, no font, no image from elsewhere, so it opens on any machine, offline.
+import { formatQuantity } from "../../devices/index.ts";
+import { type BarChart, barChart, levelClass, lineChart, percent } from "./charts.ts";
+import { html, type Markup } from "./markup.ts";
+import type { RunReport } from "./run-report.ts";
+import type { DeviceSummary } from "./run-summary.ts";
+import { styleSheet } from "./style-sheet.ts";
+
+/** The whole HTML document. Whatever the report's texts hold is escaped. */
+export function reportPage(report: RunReport): string {
+  const { task, devices, notes = [], machine, date, version } = report;
+  const made = [`${date.slice(0, 16).replace("T", " ")} UTC`, `Trifold ${version}`, machine];
+  // The policy holds the page to its word: nothing is loaded, nothing runs.
+  return html`<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<title>Trifold: ${task.name}</title>
+<style>${styleSheet}</style>
+</head>
+<body><main>
+<header><h1>${task.name}</h1><p>${made.filter((part) => part !== undefined).join(" · ")}</p></header>
+${notes.map((note) => html`<p class="note">${note}</p>`)}
+<div class="tiles">${tiles(report)}</div>
+<div class="charts">
+${accuracyChart(report)}
+${devices.length > 0 ? [bytesChart(devices), workChart(devices), memoryChart(devices)] : undefined}
+</div>
+<section><h2>Devices</h2>${deviceTable(devices)}</section>
+${estimateSection(devices)}
+<section><h2>Task</h2><dl class="settings">${settings(task)}</dl></section>
+</main></body>
+</html>
+`.markup;
+}
+
+function tiles({ accuracy, rounds, devices }: RunReport): Markup[] {
+  const sum = (values: readonly number[]) => values.reduce((total, value) => total + value, 0);
+  const frameworks = [...new Set(devices.map(({ framework }) => framework))].sort();
+  const counts = frameworks.map(
+    (name) => `${devices.filter(({ framework }) => framework === name).length} ${name}`,
+  );
+  const total = (read: (device: DeviceSummary) => number) => bytes(sum(devices.map(read)));
+  const up = `${total(({ uplinkBytes }) => uplinkBytes)} up`;
+  const down = `${total(({ downlinkBytes }) => downlinkBytes)} down`;
+  const raw = total((device) => device.rawUplinkBytes + device.rawDownlinkBytes);
+  const seconds = sum(rounds.map((round) => round.seconds)).toFixed(0);
+  const rows = [
+    [accuracy === undefined ? "–" : percent(accuracy), "accuracy of the global model, test set"],
+    [`${rounds.length} rounds`, `in ${seconds} s`],
+    [`${devices.length} devices`, counts.join(", ")],
+    [up, `${down}; ${raw} in float32`],
+  ];
+  return rows.map(
+    ([figure, text]) => html`<div><strong>${figure}</strong><span>${text}</span></div>`,
+  );
+}
+
+function accuracyChart({ rounds, accuracy, baselines = [] }: RunReport): Markup {
+  const title = "Accuracy of the global model";
+  const levels = baselines.map((baseline) => ({ name: baseline.name, y: baseline.accuracy }));
+  const points = rounds.map((round) => ({ x: round.round, y: round.accuracy }));
+  const key = (name: string, style: string, value: number) =>
+    html`<li><svg viewBox="0 0 22 10" width="22" height="10" aria-hidden="true"><line class="${style}" x1="0" x2="22" y1="5" y2="5"/></svg>${name} <b>${percent(value)}</b></li>`;
+  return html`<figure><figcaption>${title}</figcaption>
+${lineChart({ title, xTitle: "round", yTitle: "accuracy on the test set, %", points, levels })}
+<ul class="key">${accuracy === undefined ? undefined : key("federation", "series", accuracy)}${levels.map(({ name, y }, i) => key(name, `level ${levelClass(i)}`, y))}</ul></figure>`;
+}
+
+function bytesChart(devices: readonly DeviceSummary[]): Markup {
+  const bar = (name: string, value: number, against: number) => {
+    return { name, value, against, text: `${bytes(value)} of ${bytes(against)}` };
+  };
+  const groups = devices.map((device) => ({
+    name: `${device.id} · ${frameworkOf(device)}`,
+    bars: [
+      bar("up", device.uplinkBytes, device.rawUplinkBytes),
+      bar("down", device.downlinkBytes, device.rawDownlinkBytes),
+    ],
+  }));
+  return bars(
+    "Bytes sent and received",
+    "all rounds; pale: the same messages in float32; logarithmic",
+    {
+      scale: "log",
+      groups,
+      format: bytes,
+    },
+  );
+}
+
+function workChart(devices: readonly DeviceSummary[]): Markup {
+  const groups = devices.map((device) => ({
+    name: `${device.id} · ${frameworkOf(device)}`,
+    bars: [{ name: "", value: device.flops, text: flops(device.flops) }],
+  }));
+  const note = "floating-point operations, all rounds";
+  return bars("Work on the device", note, { scale: "linear", groups, format: flops });
+}
+
+function memoryChart(devices: readonly DeviceSummary[]): Markup {
+  const groups = devices.map(({ id, peakMemoryBytes: value, estimate, ...device }) => ({
+    name: `${id} · ${frameworkOf(device)}`,
+    bars: [
+      {
+        name: "",
+        value,
+        text: bytes(value),
+        ...(estimate && { against: estimate.peakMemoryBytes }),
+      },
+    ],
+  }));
+  const note = "most of any round, above the idle process; pale: as estimated";
+  return bars("Training memory", note, { scale: "linear", groups, format: bytes });
+}
+
+function bars(title: string, note: string, chart: Omit<BarChart, "title">): Markup {
+  // Ticks are round figures: "1.50 TFLOP" is 1.5, "10.0 kB" is 10.
+  const format = (value: number) => {
+    const [figure, unit] = chart.format(value).split(" ");
+    return `${Number(figure)} ${unit}`;
+  };
+  return html`<figure><figcaption>${title} <small>${note}</small></figcaption>
+${barChart({ ...chart, title, format })}</figure>`;
+}
+
+function deviceTable(devices: readonly DeviceSummary[]): Markup {
+  const head = ["Device", "Framework, and why", "Up", "Down", "Work", "Time", "Peak memory"];
+  const rows = devices.map((device) => {
+    const { estimate, accuracy, reason } = device;
+    const against = (value: number, raw: number) =>
+      html`${bytes(value)}<small>of ${bytes(raw)}</small>`;
+    return [
+      html`<b>${device.id}</b><small>${device.board}</small>`,
+      html`<b>${frameworkOf(device)}</b><small>${withoutLabel(reason)}</small>`,
+      against(device.uplinkBytes, device.rawUplinkBytes),
+      against(device.downlinkBytes, device.rawDownlinkBytes),
+      html`${flops(device.flops)}`,
+      html`${device.seconds.toFixed(1)} s`,
+      html`${bytes(device.peakMemoryBytes)}${estimate && html`<small>estimated ${bytes(estimate.peakMemoryBytes)}</small>`}`,
+      html`${accuracy === undefined ? "–" : percent(accuracy)}`,
+    ];
+  });
+  return table([...head, "Own hold-out"], rows);
+}
+
+/** What selection expected of one round beside the mean of what the rounds took. */
+function estimateSection(devices: readonly DeviceSummary[]): Markup | undefined {
+  const rows = devices.flatMap((device) => {
+    const { estimate, rounds } = device;
+    if (!estimate || rounds === 0) return [];
+    const pair = (measured: number, estimated: number, format: (value: number) => string) =>
+      html`${format(measured)}<small>${format(estimated)} ${deviation(measured, estimated)}</small>`;
+    return [
+      [
+        html`<b>${device.id}</b><small>${frameworkOf(device)}</small>`,
+        pair(device.peakMemoryBytes, estimate.peakMemoryBytes, bytes),
+        pair(device.uplinkBytes / rounds, estimate.uplinkBytes, bytes),
+        pair(device.downlinkBytes / rounds, estimate.downlinkBytes, bytes),
+        pair(device.flops / rounds, estimate.flops, flops),
+      ],
+    ];
+  });
+  if (rows.length === 0) return undefined;
+  const head = ["Device", "Peak memory", "Up", "Down", "Work"];
+  return html`<section><h2>Measured and estimated, a round</h2><p>First what a round took, below it what selection had estimated.</p>${table(head, rows)}</section>`;
+}
+
+function table(head: readonly string[], rows: readonly (readonly Markup[])[]): Markup {
+  const cells = (row: readonly Markup[]) =>
+    row.map((cell, i) => html`<td data-label="${head[i]}">${cell}</td>`);
+  return html`<table><thead><tr>${head.map((name) => html`<th>${name}</th>`)}</tr></thead>
+<tbody>${rows.map((row) => html`<tr>${cells(row)}</tr>`)}</tbody></table>`;
+}
+
+/** Every setting under the name that the task file gives it. */
+function settings(value: object, prefix = ""): Markup[] {
+  return Object.entries(value).flatMap(([name, inner]: [string, unknown]) => {
+    const isGroup = typeof inner === "object" && inner !== null && !Array.isArray(inner);
+    if (isGroup) return settings(inner, `${prefix}${name}.`);
+    const text = Array.isArray(inner) ? inner.join(", ") : String(inner);
+    return [html`<div><dt>${prefix}${name}</dt><dd>${text}</dd></div>`];
+  });
+}
+
+function frameworkOf({
+  framework,
+  cutLayer,
+}: Pick<DeviceSummary, "framework" | "cutLayer">): string {
+  return cutLayer === undefined ? framework : `${framework} (cut ${cutLayer})`;
+}
+
+/** A reason begins with the framework that stands above it. */
+function withoutLabel(reason: string): string {
+  return reason.slice(reason.indexOf(": ") + 1).trim();
+}
+
+function deviation(measured: number, estimated: number): string {
+  if (estimated <= 0) return "";
+  const part = Math.round(100 * (measured / estimated - 1));
+  return part === 0 ? "(±0 %)" : `(${part > 0 ? "+" : "−"}${Math.abs(part)} %)`;
+}
+
+function bytes(value: number): string {
+  return formatQuantity(Math.round(value), "bytes");
+}
+
+function flops(value: number): string {
+  return formatQuantity(value, "flops");
+}
