@@ -32,13 +32,14 @@ import { journalFile, readJournal } from "./journal.ts";
 import type { PreparedTask } from "./prepared-task.ts";
 import { positionOf, type RunPosition } from "./recovery.ts";
 import { type AttemptOutcome, runAttempt } from "./round-runner.ts";
-import { openRunFolder, type RunFolder } from "./run-folder.ts";
+import type { RunFolder } from "./run-folder.ts";
 import { createServers, type Servers } from "./servers.ts";
 
 /** What a run is started with. */
 export interface CoordinatorOptions {
   readonly prepared: PreparedTask;
-  readonly runFolder: string;
+  /** Opened for the task; the caller closes it. */
+  readonly folder: RunFolder;
   /** Names the topics; devices give the same. */
   readonly federation: string;
   /** Connected as the coordinator. */
@@ -65,7 +66,6 @@ export interface RunResult {
  */
 export async function runCoordinator(options: CoordinatorOptions): Promise<RunResult> {
   const { prepared, transport, protocols, onEvent, log } = options;
-  const folder = await openRunFolder(options.runFolder, prepared.task);
   const { task, model, publicSet } = prepared;
   const servers = createServers(protocols, { task, engine: options.engine, model, publicSet, log });
   const predictor = await loadPredictor(options.engine, modelSpec(task, model));
@@ -79,17 +79,15 @@ export async function runCoordinator(options: CoordinatorOptions): Promise<RunRe
     log,
   });
   try {
-    return await runRounds({ ...options, folder, servers, predictor, fleet });
+    return await runRounds({ ...options, servers, predictor, fleet });
   } finally {
     await fleet.close();
     await servers.close();
     await predictor.close();
-    await folder.close();
   }
 }
 
 interface Run extends CoordinatorOptions {
-  readonly folder: RunFolder;
   readonly servers: Servers;
   readonly predictor: Predictor;
   readonly fleet: Fleet;

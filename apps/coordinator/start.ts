@@ -18,6 +18,7 @@ import { packageVersion } from "../package-root.ts";
 import { runCoordinator } from "./coordinator.ts";
 import type { OnEvent } from "./events.ts";
 import { type PreparedTask, prepareTask } from "./prepared-task.ts";
+import { openRunFolder, type RunFolder } from "./run-folder.ts";
 import { readTaskFile } from "./task-file.ts";
 
 /** What the command line gives. */
@@ -49,16 +50,20 @@ export async function startCoordinator(start: CoordinatorStart): Promise<Coordin
   const { threads, log } = start;
   const prepared = await prepareTask(await readTaskFile(start.task), start.cacheFolder);
   const secrets = await readSecrets(start.broker === undefined ? pickClientFlags(start) : start);
-  const broker = start.broker === undefined ? await listen(start) : undefined;
+  // Owned before anything listens or connects: at another broker a second coordinator would take over the first one's id.
+  const folder = await openRunFolder(resolve(start.run), prepared.task);
   const engine = ortEngine(threads === undefined ? {} : { threads });
+  let broker: Broker | undefined;
   try {
+    broker = start.broker === undefined ? await listen(start) : undefined;
     const url = start.broker ?? (broker as Broker).url;
     start.onListening?.(url);
     log(`task "${prepared.task.name}" at ${url}, federation "${start.federation}"`);
-    return await runAt({ start, url, secrets, prepared, engine });
+    return await runAt({ start, url, secrets, prepared, folder, engine });
   } finally {
     await engine.close();
     await broker?.close();
+    await folder.close();
   }
 }
 
@@ -85,10 +90,12 @@ interface Place {
   readonly url: string;
   readonly secrets: Awaited<ReturnType<typeof readSecrets>>;
   readonly prepared: PreparedTask;
+  readonly folder: RunFolder;
   readonly engine: Engine;
 }
 
-async function runAt({ start, url, secrets, prepared, engine }: Place): Promise<CoordinatorResult> {
+async function runAt(place: Place): Promise<CoordinatorResult> {
+  const { start, url, secrets, prepared, folder, engine } = place;
   const { federation, signal, onEvent, log } = start;
   const identity = {
     topic: topicsOf(federation).coordinatorStatus,
@@ -132,10 +139,9 @@ async function runAt({ start, url, secrets, prepared, engine }: Place): Promise<
       log,
     });
     try {
-      const runFolder = resolve(start.run);
       const options = {
         prepared,
-        runFolder,
+        folder,
         federation,
         presence,
         engine,
@@ -148,7 +154,7 @@ async function runAt({ start, url, secrets, prepared, engine }: Place): Promise<
         transport: connected,
         signal: until,
       });
-      return { runFolder, rounds: global.round, accuracy };
+      return { runFolder: folder.path, rounds: global.round, accuracy };
     } finally {
       await presence.close();
     }
