@@ -19,18 +19,25 @@ export async function openDeviceState(folder: string): Promise<DeviceState> {
   await mkdir(folder, { recursive: true, mode: 0o700 });
   const committed = join(folder, "committed.safetensors");
   const staged = (lane: number) => join(folder, `staged-${lane}.safetensors`);
+  let last: Promise<void> = Promise.resolve();
   return {
     forLane: (lane) => ({
       read: async () => (existsSync(committed) ? readParameterFile(committed) : undefined),
       stage: (tensors) => writeSafetensors(staged(lane), tensors),
     }),
-    settle: async (acceptedLane) => {
-      for (const name of await readdir(folder)) {
-        const lane = Number(/^staged-(\d+)\.safetensors$/.exec(name)?.[1] ?? Number.NaN);
-        if (lane === acceptedLane) await rename(staged(lane), committed);
-        else if (lane < acceptedLane) await rm(staged(lane), { force: true });
-      }
-      await syncFolder(folder);
+    settle: (acceptedLane) => {
+      // The end of one round and the start of the next say the same at nearly the same time.
+      last = last.catch(() => {}).then(() => settle(acceptedLane));
+      return last;
     },
   };
+
+  async function settle(acceptedLane: number): Promise<void> {
+    for (const name of await readdir(folder)) {
+      const lane = Number(/^staged-(\d+)\.safetensors$/.exec(name)?.[1] ?? Number.NaN);
+      if (lane === acceptedLane) await rename(staged(lane), committed);
+      else if (lane < acceptedLane) await rm(staged(lane), { force: true });
+    }
+    await syncFolder(folder);
+  }
 }

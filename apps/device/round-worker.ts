@@ -121,6 +121,9 @@ class StandingWorker implements RoundWorker {
         .request({ ...place, kind: "failed", fields: { code, message } }, { signal })
         .catch(() => {});
     } finally {
+      // What comes from here on belongs to the next round, whenever that is announced; a lane that was replaced is
+      // part of the one that replaces it.
+      if (!signal.aborted) this.markTraffic();
       onActivity("idle", round.info);
     }
   }
