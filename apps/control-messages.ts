@@ -1,6 +1,6 @@
 // What coordinator and device say to each other beside the lanes: one schema for each message, used by both ends.
-// The coordinator asks `describe`, `prepare`, `start`, `close` and `finish`; the device asks `report`, `failed` and
-// `public-set`.
+// The coordinator asks `describe`, `prepare`, `refused`, `start`, `close` and `finish`; the device asks `report`,
+// `failed` and `public-set`.
 import { z } from "zod";
 import type { Envelope } from "../broker/index.ts";
 import { protocolErrors } from "../protocols/index.ts";
@@ -24,6 +24,13 @@ export const readySchema = z.strictObject({
   holdOut: z.int().nonnegative(),
   /** The task as the device understood it. */
   fingerprint: z.string().length(64),
+});
+
+/** Request `refused`: why the coordinator cannot use the device, for the device's own log. */
+export const refusedSchema = z.strictObject({
+  code: z.string().max(100),
+  message: z.string().max(5000),
+  hint: z.string().max(5000).optional(),
 });
 
 /** Request `start`: round, attempt and lane are the envelope's; tensors are the first message's. */

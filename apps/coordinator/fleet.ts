@@ -10,6 +10,7 @@ import {
   type Link,
   type Log,
   type PeerStatus,
+  type PresenceWatch,
   type Reply,
   type Transport,
   topicsOf,
@@ -39,6 +40,8 @@ export interface ReadyDevice {
   readonly id: string;
   /** Random id of the device's process. */
   readonly instance: string;
+  /** Aborted when the device leaves. */
+  readonly gone: AbortSignal;
   readonly link: Link;
   readonly inbox: LaneInbox;
   readonly profile: DeviceProfile;
@@ -90,101 +93,143 @@ interface Member {
 
 /** Follows the devices' presence and brings each one in. */
 export async function openFleet(options: FleetOptions): Promise<Fleet> {
-  const { transport, federation, log } = options;
-  const roster = createRoster(options);
-  const changed = (deviceId: string, status: PeerStatus | undefined): void => {
-    if (status?.state === "online") void roster.join(deviceId, status.instance);
-    else roster.leave(deviceId);
-  };
-  const topics = topicsOf(federation);
-  const watch = await watchPresence({ transport, topics, onChange: changed, log });
-  return {
-    ready: roster.ready,
-    isOnline: (deviceId) => watch.devices.get(deviceId)?.state === "online",
-    listen: roster.listen,
-    changed: roster.changed,
-    close: async () => {
-      watch.close();
-      await roster.close();
-    },
-  };
+  const roster = new Roster(options);
+  await roster.open();
+  return roster;
 }
 
-function createRoster(options: FleetOptions) {
-  const { onEvent } = options;
-  const members = new Map<string, Member>();
-  const ready = new Map<string, ReadyDevice>();
-  let listener: FleetListener | undefined;
-  let wake = new AbortController();
+class Roster implements Fleet {
+  readonly ready = new Map<string, ReadyDevice>();
+  readonly #options: FleetOptions;
+  readonly #members = new Map<string, Promise<Member>>();
+  #watch: PresenceWatch | undefined;
+  #listener: FleetListener | undefined;
+  #wake = new AbortController();
 
-  const changed = () => {
-    wake.abort();
-    wake = new AbortController();
-  };
-  const leave = (deviceId: string): void => {
-    members.get(deviceId)?.joining.abort();
-    if (!ready.delete(deviceId)) return;
-    onEvent({ kind: "gone", deviceId });
-    listener?.onGone(deviceId);
-    changed();
-  };
-  const answer: Answer = (deviceId, request, signal) => {
-    if (request.kind === "public-set") return Promise.resolve(publicSetReply(options.publicBytes));
-    if (listener) return listener.onRequest(deviceId, request, signal);
-    throw protocolErrors.error("PROTOCOL_OUT_OF_TURN", "the run has not begun yet");
-  };
-  const memberOf = async (deviceId: string): Promise<Member> => {
-    const member = members.get(deviceId) ?? (await createMember(deviceId, options, answer));
-    members.set(deviceId, member);
-    return member;
-  };
-  const join = async (deviceId: string, instance: string): Promise<void> => {
-    const member = await memberOf(deviceId);
+  constructor(options: FleetOptions) {
+    this.#options = options;
+  }
+
+  async open(): Promise<void> {
+    const { transport, federation, log } = this.#options;
+    const topics = topicsOf(federation);
+    const onChange = (deviceId: string, status: PeerStatus | undefined): void => {
+      const isHere = status?.state === "online";
+      const work = isHere ? this.#join(deviceId, status.instance) : this.#leave(deviceId);
+      // What one device does not take is no failure of the run.
+      work.catch((error: Error) => log(`${deviceId} could not be reached: ${error.message}`));
+    };
+    this.#watch = await watchPresence({ transport, topics, onChange, log });
+  }
+
+  isOnline(deviceId: string): boolean {
+    return this.#watch?.devices.get(deviceId)?.state === "online";
+  }
+
+  listen(listener: FleetListener): void {
+    this.#listener = listener;
+    this.#announce();
+  }
+
+  changed(signal: AbortSignal): Promise<void> {
+    return new Promise((resolve) => {
+      const either = AbortSignal.any([signal, this.#wake.signal]);
+      if (either.aborted) resolve();
+      else either.addEventListener("abort", () => resolve(), { once: true });
+    });
+  }
+
+  async close(): Promise<void> {
+    this.#watch?.close();
+    for (const member of await Promise.allSettled(this.#members.values())) {
+      if (member.status === "rejected") continue;
+      member.value.joining.abort();
+      await member.value.link.close();
+    }
+  }
+
+  async #join(deviceId: string, instance: string): Promise<void> {
+    const member = await this.#memberOf(deviceId);
     if (member.instance === instance && !member.joining.signal.aborted) return;
-    leave(deviceId);
+    this.#dismiss(deviceId, member);
     member.instance = instance;
     member.joining = new AbortController();
     const { signal } = member.joining;
-    onEvent({ kind: "joining", deviceId });
+    this.#options.onEvent({ kind: "joining", deviceId });
     try {
-      const device = await bringIn(deviceId, member, options, signal);
-      if (signal.aborted) return;
-      ready.set(deviceId, device);
-      onEvent({
-        kind: "assigned",
-        deviceId,
-        board: device.profile.board.model,
-        selection: device.selection,
-      });
-      listener?.onReady(device);
-      changed();
+      const device = await bringIn(deviceId, member, this.#options, signal);
+      if (!signal.aborted) this.#welcome(device);
     } catch (error) {
-      if (!signal.aborted) onEvent({ kind: "refused", deviceId, ...describe(error) });
+      if (!signal.aborted) await this.#refuse(deviceId, member, error);
     }
-  };
-  return {
-    ready,
-    join,
-    leave,
-    listen: (next: FleetListener) => {
-      listener = next;
-    },
-    changed: (signal: AbortSignal) =>
-      new Promise<void>((resolve) => {
-        AbortSignal.any([signal, wake.signal]).addEventListener("abort", () => resolve(), {
-          once: true,
-        });
-      }),
-    close: async () => {
-      for (const member of members.values()) {
-        member.joining.abort();
-        await member.link.close();
-      }
-    },
-  };
+  }
+
+  async #leave(deviceId: string): Promise<void> {
+    const member = await this.#members.get(deviceId);
+    if (member) this.#dismiss(deviceId, member);
+  }
+
+  #memberOf(deviceId: string): Promise<Member> {
+    const known = this.#members.get(deviceId);
+    if (known) return known;
+    const answer: Answer = (request, signal) => this.#answer(deviceId, request, signal);
+    const member = createMember(deviceId, this.#options, answer);
+    this.#members.set(deviceId, member);
+    member.catch(() => this.#members.delete(deviceId));
+    return member;
+  }
+
+  #welcome(device: ReadyDevice): void {
+    const { id: deviceId, selection, profile } = device;
+    this.ready.set(deviceId, device);
+    const board = profile.board.model;
+    this.#options.onEvent({ kind: "assigned", deviceId, board, selection });
+    this.#listener?.onReady(device);
+    this.#announce();
+  }
+
+  /** Both logs say why: the device's owner may not see the coordinator's. */
+  async #refuse(deviceId: string, { link, joining }: Member, error: unknown): Promise<void> {
+    const refusal = describe(error);
+    this.#options.onEvent({ kind: "refused", deviceId, ...refusal });
+    try {
+      await link.request({ kind: "refused", fields: refusal }, { signal: joining.signal });
+    } catch (why) {
+      if (!joining.signal.aborted) throw why;
+    }
+  }
+
+  #dismiss(deviceId: string, member: Member): void {
+    member.joining.abort();
+    if (!this.ready.delete(deviceId)) return;
+    this.#options.onEvent({ kind: "gone", deviceId });
+    this.#listener?.onGone(deviceId);
+    this.#announce();
+  }
+
+  /**
+   * After a restart of the coordinator:
+   *   1. the device hears the new process and repeats what it waits for, such as an upload;
+   *   2. the device is asked what it is and told the task, as if it were new;
+   *   3. its lane is restored from the journal.
+   * So what comes at 1 waits for 3.
+   */
+  async #answer(deviceId: string, request: Envelope, signal: AbortSignal): Promise<Reply> {
+    if (request.kind === "public-set") return publicSetReply(this.#options.publicBytes);
+    while (!this.#listener || !this.ready.has(deviceId)) {
+      await this.changed(signal);
+      signal.throwIfAborted();
+    }
+    return this.#listener.onRequest(deviceId, request, signal);
+  }
+
+  #announce(): void {
+    this.#wake.abort();
+    this.#wake = new AbortController();
+  }
 }
 
-type Answer = FleetListener["onRequest"];
+type Answer = (request: Envelope, signal: AbortSignal) => Promise<Reply>;
 
 async function createMember(
   deviceId: string,
@@ -197,7 +242,7 @@ async function createMember(
     self: coordinatorId,
     peer: deviceId,
     ...coordinatorLinkTopics(federation, deviceId),
-    onRequest: (request, signal) => answer(deviceId, request, signal),
+    onRequest: answer,
     log,
   });
   const joining = new AbortController();
@@ -242,7 +287,8 @@ async function bringIn(
   const selection = assignDevice(protocols, task, offer);
   const assignment = requireAssignment(id, selection);
   const { examples } = answer;
-  return { id, instance, link, inbox, profile, budget, selection, assignment, examples };
+  const standing = { id, instance, gone: signal, link, inbox };
+  return { ...standing, profile, budget, selection, assignment, examples };
 }
 
 function describe(error: unknown): { code: string; message: string; hint?: string } {

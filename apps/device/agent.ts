@@ -16,7 +16,7 @@ import { openStation, type StationOptions } from "./station.ts";
 
 /** How a device takes part. */
 export interface AgentOptions
-  extends Omit<StationOptions, "transport" | "onFinished" | "onActivity"> {
+  extends Omit<StationOptions, "transport" | "onFinished" | "onUnfit" | "onActivity"> {
   readonly broker: Pick<MqttOptions, "url" | "username" | "password" | "ca" | "cert" | "key">;
   /** Ends taking part; what was uploaded stays counted. */
   readonly signal: AbortSignal;
@@ -24,7 +24,8 @@ export interface AgentOptions
 
 /**
  * Takes part until the task is finished. Rejects with the signal's reason when stopped, and when going on is
- * pointless (`DEVICE_ID_IN_USE`, credentials withdrawn).
+ * pointless: `DEVICE_ID_IN_USE`, credentials withdrawn, or a model or data that cannot serve the task
+ * (`DEVICE_MODEL_MISSING`, `DATA_*`).
  */
 export async function runAgent(options: AgentOptions): Promise<void> {
   const { deviceId, federation, broker, profile, places, signal, log } = options;
@@ -47,16 +48,19 @@ export async function runAgent(options: AgentOptions): Promise<void> {
       ?.update({ board, activity })
       .catch((error: Error) => log(`status not shown: ${error.message}`));
   };
-  const station = await openStation({ ...options, transport, onFinished: finish, onActivity });
+  const ends = { onFinished: finish, onUnfit: fail };
+  const station = await openStation({ ...options, ...ends, transport, onActivity });
   try {
     const details = { board, activity: "idle" };
     presence = await announcePresence({ transport, identity, details, onReplaced: fail, log });
     await ended;
   } finally {
     signal.removeEventListener("abort", stop);
-    await station.close();
+    // Freeing the model takes a moment, and the broker may be gone by then.
+    const closing = station.close();
     await presence?.close();
     await transport.close();
+    await closing;
   }
 }
 

@@ -2,7 +2,7 @@
 import { checkDeviceId } from "../../broker/index.ts";
 import { type DeviceProfile, measureProfile } from "../../devices/index.ts";
 import { builtInProtocols } from "../../protocols/index.ts";
-import { ortEngine } from "../../runtime/index.ts";
+import { openBaseModel, ortEngine, readTable } from "../../runtime/index.ts";
 import { type ConnectionFlags, readSecrets } from "../connection.ts";
 import { runAgent } from "./agent.ts";
 import { type DeviceConfig, readDeviceConfig } from "./config.ts";
@@ -24,12 +24,13 @@ export interface DeviceStart extends ConnectionFlags {
   readonly log: (message: string) => void;
 }
 
-/** Takes part until the task is finished or the signal is aborted. */
+/** Takes part until the task is finished or the signal is aborted. Wrong input is refused before anything is connected. */
 export async function startDevice(start: DeviceStart): Promise<void> {
   const { id, federation, signal, log } = start;
   checkDeviceId(id);
   const config = await readDeviceConfig(start.config);
   const secrets = await readSecrets(start);
+  await checkInputs(start);
   const username = secrets.username ?? (secrets.password === undefined ? undefined : id);
   const profile = await profileOf(config, signal);
   const { threads, budget, holdOutFraction } = config;
@@ -62,6 +63,12 @@ export async function startDevice(start: DeviceStart): Promise<void> {
   } finally {
     await engine.close();
   }
+}
+
+/** What needs no task to be seen: labels are checked once there is one. */
+async function checkInputs({ data, textColumn, labelColumn, model, cacheFolder }: DeviceStart) {
+  await readTable(data, { textColumn, labelColumn });
+  if (model !== undefined) await openBaseModel(model, { cacheFolder });
 }
 
 /** The declared profile, else a measured one. The probe's engine is closed before training begins. */

@@ -11,7 +11,13 @@ import {
 import type { DeviceBudget, DeviceProfile } from "../../devices/index.ts";
 import { type AnyProtocol, parseTask, taskFingerprint } from "../../protocols/index.ts";
 import type { Engine, Example } from "../../runtime/index.ts";
-import { closeSchema, prepareSchema, readFields, startSchema } from "../control-messages.ts";
+import {
+  closeSchema,
+  prepareSchema,
+  readFields,
+  refusedSchema,
+  startSchema,
+} from "../control-messages.ts";
 import { deviceProgramErrors } from "./errors.ts";
 import type { ModelPlaces } from "./model-store.ts";
 import { loadPublicSet } from "./public-set.ts";
@@ -31,6 +37,8 @@ export interface StationOptions {
   readonly transport: Transport;
   /** The coordinator says that the task is finished. */
   readonly onFinished: () => void;
+  /** The device's own model or data cannot serve the task, and the coordinator knows. */
+  readonly onUnfit: (reason: unknown) => void;
   /** What the device does now: a protocol's name, or "idle". */
   readonly onActivity: (activity: string) => void;
   readonly log: (message: string) => void;
@@ -62,6 +70,8 @@ class Desk {
   readonly #options: StationOptions;
   #workplace: Workplace | undefined;
   #worker: RoundWorker | undefined;
+  /** Why this device could not prepare for the task. */
+  #fault: unknown;
 
   constructor(options: StationOptions) {
     this.#options = options;
@@ -73,12 +83,14 @@ class Desk {
         return { kind: "description", fields: this.#description() };
       case "prepare":
         return { kind: "ready", fields: await this.#prepare(request) };
+      case "refused":
+        this.#takeRefusal(request);
+        return { kind: "refused" };
       case "start":
         await this.#start(request);
         return { kind: "started" };
       case "close":
         await this.#workplace?.state.settle(readFields(request, closeSchema).acceptedLane);
-        this.#worker?.markTraffic();
         return { kind: "closed" };
       case "finish":
         // After the reply is on its way.
@@ -108,11 +120,15 @@ class Desk {
 
   async #prepare(request: Envelope): Promise<Readonly<Record<string, unknown>>> {
     const { deviceId, places, data, log } = this.#options;
+    this.#fault = undefined;
     const task = parseTask(readFields(request, prepareSchema).task);
     const fingerprint = taskFingerprint(task);
     if (this.#workplace?.fingerprint !== fingerprint) {
       log(`task "${task.name}": opening model and data`);
-      const workplace = await openWorkplace(task, { deviceId, places, data });
+      const workplace = await openWorkplace(task, { deviceId, places, data }).catch((fault) => {
+        this.#fault = fault;
+        throw fault;
+      });
       await this.#worker?.close();
       this.#workplace = workplace;
       this.#worker = this.#createWorker(workplace);
@@ -120,6 +136,19 @@ class Desk {
     const { train, holdOut } = this.#workplace as Workplace;
     this.#worker?.markTraffic();
     return { examples: train.length, holdOut: holdOut.length, fingerprint };
+  }
+
+  /** A fault of this device's own ends the program; anything else may be mended at the coordinator. */
+  #takeRefusal(request: Envelope): void {
+    const { code, message, hint } = readFields(request, refusedSchema);
+    const { log, onUnfit } = this.#options;
+    if (this.#fault !== undefined) {
+      const fault = this.#fault;
+      setImmediate(() => onUnfit(fault));
+      return;
+    }
+    log(`the coordinator cannot use this device: ${code}: ${message}`);
+    if (hint !== undefined) log(`hint: ${hint}`);
   }
 
   async #start(request: Envelope): Promise<void> {
@@ -136,8 +165,6 @@ class Desk {
     const { cutLayer, ...rest } = chosen;
     const assignment = { deviceId, ...rest, ...(cutLayer === undefined ? {} : { cutLayer }) };
     log(`round ${round}: ${assignment.reason}`);
-    if (chosen.protocol === "split")
-      log("the labels of this device's texts leave it with the activations");
     this.#worker.start({
       assignment,
       info: { round, attempt, lane, globalStep },
