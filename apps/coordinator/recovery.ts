@@ -46,7 +46,9 @@ export function positionOf(records: readonly JournalRecord[]): RunPosition {
         break;
       case "lane":
         lastLanes.set(record.deviceId, Math.max(record.lane, lastLanes.get(record.deviceId) ?? 0));
-        lanes.set(record.deviceId, { ...record, uploads: [] });
+        // One that was opened while its round was being closed belongs to no round to come.
+        if (record.round === round && record.attempt === attempt)
+          lanes.set(record.deviceId, { ...record, uploads: [] });
         break;
       case "closed":
         for (const [deviceId, lane] of Object.entries(record.accepted))

@@ -5,11 +5,16 @@ import { decide, type RoundDecision, type RoundState, type Task } from "../../pr
 export interface RoundChanges {
   announce(): void;
   /** Resolves with the first decision that is not to wait; rejects with the signal's reason. */
-  decision(
-    read: () => RoundState,
-    cohort: Task["cohort"],
-    signal: AbortSignal,
-  ): Promise<Exclude<RoundDecision, { kind: "wait" }>>;
+  decision(question: Question): Promise<Exclude<RoundDecision, { kind: "wait" }>>;
+}
+
+/** What is to be decided. */
+export interface Question {
+  readonly read: () => RoundState;
+  /** The last chance to bring the state up to date. */
+  readonly beforeDeadline: () => Promise<void>;
+  readonly cohort: Task["cohort"];
+  readonly signal: AbortSignal;
 }
 
 /** Nothing has changed yet. */
@@ -17,11 +22,15 @@ export function createRoundChanges(): RoundChanges {
   let announce = () => {};
   return {
     announce: () => announce(),
-    decision: async (read, { minimumDevices, roundDeadlineMs }, signal) => {
+    decision: async ({ read, beforeDeadline, cohort, signal }) => {
+      const { minimumDevices, roundDeadlineMs } = cohort;
       let deadlinePassed = false;
-      const timer = setTimeout(() => {
+      const passDeadline = () => {
         deadlinePassed = true;
         announce();
+      };
+      const timer = setTimeout(() => {
+        void beforeDeadline().then(passDeadline, passDeadline);
       }, roundDeadlineMs);
       const onAbort = () => announce();
       signal.addEventListener("abort", onAbort);

@@ -54,15 +54,23 @@ export interface AttemptOutcome {
 export async function runAttempt(options: AttemptOptions): Promise<AttemptOutcome> {
   const { fleet, task, signal } = options;
   const attempt = new Attempt(options);
+  const beginning = attempt.begin();
   fleet.listen({
     onReady: (device) => void attempt.enter(device),
     onGone: (deviceId) => void attempt.lose(deviceId, "the connection was lost"),
-    onRequest: (deviceId, request, aborted) => attempt.take(deviceId, request, aborted),
+    onRequest: async (deviceId, request, aborted) => {
+      await beginning;
+      return attempt.take(deviceId, request, aborted);
+    },
   });
-  await attempt.restore();
-  for (const device of fleet.ready.values()) void attempt.enter(device);
-  const decision = await attempt.changes.decision(() => attempt.state, task.cohort, signal);
-  for (const { inbox } of fleet.ready.values()) inbox.close();
+  await beginning;
+  const decision = await attempt.changes.decision({
+    read: () => attempt.state,
+    beforeDeadline: () => attempt.settleAll(),
+    cohort: task.cohort,
+    signal,
+  });
+  attempt.end();
   return { decision, lanes: attempt.lanes, reports: attempt.reports };
 }
 
@@ -72,14 +80,35 @@ class Attempt {
   readonly changes = createRoundChanges();
   state: RoundState;
   readonly #options: AttemptOptions;
+  /** Devices may enter: what a crash left is restored, and nothing is decided yet. */
+  #isOpen = false;
+  /** Settles when a device's last entry has got its lane and inbox. */
+  readonly #entries = new Map<string, Promise<unknown>>();
+  /** Process of each device that runs its lane; undefined once it has given the lane up. */
+  readonly #runners = new Map<string, string | undefined>();
+  /** Lane that each device's inbox was opened for in this process. */
+  readonly #inboxes = new Map<string, number>();
 
   constructor(options: AttemptOptions) {
     this.#options = options;
     this.state = openRound(options.position.round, options.position.attempt);
   }
 
+  /** Restores what a crash left, then starts the devices that are ready. */
+  async begin(): Promise<void> {
+    await this.#restore();
+    this.#isOpen = true;
+    for (const device of this.#options.fleet.ready.values()) void this.enter(device);
+  }
+
+  /** Every lane is stale from now on. */
+  end(): void {
+    this.#isOpen = false;
+    for (const { inbox } of this.#options.fleet.ready.values()) inbox.close();
+  }
+
   /** Opens again the lanes of an interrupted attempt that outlive the coordinator's process. */
-  async restore(): Promise<void> {
+  async #restore(): Promise<void> {
     const { position, fleet } = this.#options;
     for (const recorded of position.lanes.values()) {
       const { deviceId, lane, assignment, resumable, result, report } = recorded;
@@ -92,20 +121,30 @@ class Attempt {
     }
   }
 
-  /** Starts a device, or starts it again after it came back. */
+  /** Starts a device, or lets it go on after it came back. */
   async enter(device: ReadyDevice): Promise<void> {
-    if (this.state.lanes.get(device.id) === "delivered") return;
-    this.#note({ kind: "joined", deviceId: device.id });
+    const { id, gone } = device;
+    if (!this.#isOpen) return;
+    const former = this.#entries.get(id) ?? Promise.resolve();
+    const entry = former.then(() => this.#admit(device));
+    this.#entries.set(
+      id,
+      entry.catch(() => {}),
+    );
     try {
-      await this.#start(device, await this.#laneFor(device));
+      const lane = await entry;
+      if (lane) await this.#start(device, lane);
     } catch (error) {
-      if (!this.#options.signal.aborted) await this.lose(device.id, messageOf(error));
+      if (this.#options.signal.aborted || gone.aborted) return;
+      this.#runners.set(id, undefined);
+      await this.lose(id, messageOf(error));
     }
   }
 
   /** What was delivered counts, even if its report is lost with the device. */
   async lose(deviceId: string, reason: string): Promise<void> {
-    if (!this.state.lanes.has(deviceId) || (await this.#settle(deviceId))) return;
+    if (!this.#isOpen || !this.state.lanes.has(deviceId)) return;
+    if (await this.#settle(deviceId)) return;
     this.#options.onEvent({ kind: "lost", deviceId, reason });
     this.#note({ kind: "lost", deviceId });
   }
@@ -113,13 +152,13 @@ class Attempt {
   /** A lane message, a report or a failure of a device. */
   async take(deviceId: string, request: Envelope, signal: AbortSignal): Promise<Reply> {
     const { fleet, onEvent } = this.#options;
+    await this.#entries.get(deviceId);
     if (request.kind === "report") {
       await this.#takeReport(deviceId, request);
       return noted;
     }
     if (request.kind === "failed") {
-      const { code, message } = readFields(request, failedSchema);
-      await this.lose(deviceId, `${code}: ${message}`);
+      await this.#takeFailure(deviceId, request);
       return noted;
     }
     const device = fleet.ready.get(deviceId);
@@ -137,12 +176,37 @@ class Attempt {
     });
   }
 
-  /** The lane that survived a restart, or a new one. */
+  /** The lane to start the device with, its inbox open; undefined when the device has delivered. */
+  async #admit(device: ReadyDevice): Promise<JournaledLane | undefined> {
+    const { id, instance } = device;
+    if (this.state.lanes.get(id) === "delivered") {
+      // It may still wait to hear that its delivery is here, and has its report to give.
+      const lane = this.lanes.get(id);
+      if (lane) this.#openInbox(device, lane);
+      return undefined;
+    }
+    this.#note({ kind: "joined", deviceId: id });
+    const lane = await this.#laneFor(device);
+    this.#openInbox(device, lane);
+    this.#runners.set(id, instance);
+    return lane;
+  }
+
+  /** An inbox that is open for this lane already knows more of it than the journal did. */
+  #openInbox({ id, inbox }: ReadyDevice, { info, progress }: JournaledLane): void {
+    const { globalStep: _, ...place } = info;
+    if (this.#inboxes.get(id) === place.lane) return;
+    inbox.open(place, progress);
+    this.#inboxes.set(id, place.lane);
+  }
+
+  /** The lane that the device's process runs, one that survived a restart of this process, or a new one. */
   async #laneFor(device: ReadyDevice): Promise<JournaledLane> {
-    const { id, assignment } = device;
+    const { id, instance, assignment } = device;
     const { position, lastLanes } = this.#options;
     const known = this.lanes.get(id);
-    if (known && position.lanes.get(id)?.lane === known.info.lane) return known;
+    const isRestored = position.lanes.get(id)?.lane === known?.info.lane && !this.#runners.has(id);
+    if (known && (isRestored || this.#runners.get(id) === instance)) return known;
     await known?.close();
     const lane = (lastLanes.get(id) ?? 0) + 1;
     lastLanes.set(id, lane);
@@ -171,19 +235,25 @@ class Attempt {
     return opened;
   }
 
-  async #start({ id, inbox, link }: ReadyDevice, lane: JournaledLane): Promise<void> {
+  async #start({ id, link, gone }: ReadyDevice, lane: JournaledLane): Promise<void> {
     const { task, acceptedLanes, onEvent, signal } = this.#options;
     const { globalStep, ...place } = lane.info;
     const { deviceId: _, ...assignment } = lane.assignment;
     const { tensors, blobs = new Map(), ...payload } = lane.first;
-    inbox.open(place, lane.progress);
     onEvent({ kind: "started", deviceId: id, lane: place.lane, protocol: assignment.protocol });
     const acceptedLane = acceptedLanes.get(id) ?? 0;
     const fields = { ...assignment, globalStep, acceptedLane, payload };
     await link.request(
       { ...place, kind: "start", task: task.name, fields, tensors, blobs },
-      { signal },
+      { signal: AbortSignal.any([signal, gone]) },
     );
+  }
+
+  async #takeFailure(deviceId: string, request: Envelope): Promise<void> {
+    if (this.lanes.get(deviceId)?.info.lane !== request.lane) return;
+    const { code, message } = readFields(request, failedSchema);
+    this.#runners.set(deviceId, undefined);
+    await this.lose(deviceId, `${code}: ${message}`);
   }
 
   async #takeReport(deviceId: string, request: Envelope): Promise<void> {
@@ -194,6 +264,11 @@ class Attempt {
     this.reports.set(deviceId, report);
     onEvent({ kind: "reported", deviceId, report });
     await this.lose(deviceId, "it reported without delivering");
+  }
+
+  /** Notes what was delivered though its report is not here yet. */
+  async settleAll(): Promise<void> {
+    for (const deviceId of this.lanes.keys()) await this.#settle(deviceId);
   }
 
   /** Notes a delivery if there is one. */
