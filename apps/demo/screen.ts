@@ -1,10 +1,11 @@
 // What a person sees while the demo runs: on a terminal one block that is repainted, elsewhere one line an
 // event.
 import { createLogUpdate } from "log-update";
-import { formatQuantity } from "../../devices/index.ts";
 import { eventText } from "../coordinator/event-text.ts";
 import type { RunEvent } from "../coordinator/events.ts";
+import { wrapText } from "../wrapped-text.ts";
 import type { BaselineOptions } from "./baselines.ts";
+import { emptyScreen, type ScreenInput, screenAfter, screenLines } from "./screen-state.ts";
 
 /** The demo's audience. */
 export interface Screen {
@@ -33,105 +34,50 @@ function plainScreen(write: (text: string) => void): Screen {
   return { event, baseline, stage: write, log: write, close: () => {} };
 }
 
-interface BoardLine {
-  readonly id: string;
-  board: string;
-  framework: string;
-  state: string;
-}
-
 function paintedScreen(stream: NodeJS.WriteStream, rounds: number): Screen {
+  // A hidden cursor would stay hidden after a kill.
   const paint = createLogUpdate(stream, { showCursor: true });
-  const boards = new Map<string, BoardLine>();
-  const baselines = new Map<string, string>();
-  const accuracies: string[] = [];
-  let stage = "";
-  let round = 0;
-  let closed = false;
+  let state = emptyScreen(rounds, performance.now());
+  let isClosed = false;
   const show = () => {
-    if (closed) return;
-    const rows = [...boards.values()].map(
-      ({ id, board, framework, state }) =>
-        `  ${id.padEnd(12)} ${board.slice(0, 26).padEnd(27)} ${framework.padEnd(6)} ${state}`,
-    );
-    const progress =
-      round > 0 ? [`round ${round} of ${rounds}   accuracy ${accuracies.join("  ") || "-"}`] : [];
-    const trained = [...baselines].map(([name, state]) => `  ${name.padEnd(20)} ${state}`);
-    paint([stage, ...progress, ...rows, ...trained].join("\n"));
+    if (isClosed) return;
+    paint(screenLines(state, { columns: columnsOf(stream), nowMs: performance.now() }).join("\n"));
   };
-  const line = (id: string): BoardLine => {
-    const known = boards.get(id) ?? { id, board: "", framework: "", state: "" };
-    boards.set(id, known);
-    return known;
+  const take = (input: ScreenInput) => {
+    state = screenAfter(state, input, performance.now());
+    show();
   };
   const above = (text: string) => {
     paint.clear();
-    stream.write(`${text}\n`);
+    stream.write(`${wrapText(text, columnsOf(stream))}\n`);
     show();
   };
-  const event = (happened: RunEvent): void => {
-    apply(happened);
-    show();
-  };
-  const apply = (happened: RunEvent): void => {
-    switch (happened.kind) {
-      case "joining":
-        line(happened.deviceId).state = "joining";
-        break;
-      case "assigned": {
-        above(eventText(happened) ?? "");
-        const framework = happened.selection.assignment?.protocol ?? "";
-        Object.assign(line(happened.deviceId), {
-          board: happened.board,
-          framework,
-          state: "ready",
-        });
-        break;
-      }
-      case "round":
-        round = happened.round;
-        stage = "training";
-        break;
-      case "started":
-        line(happened.deviceId).state = "training";
-        break;
-      case "progress":
-        line(happened.deviceId).state = `training, ${happened.messages} messages`;
-        break;
-      case "reported": {
-        const { loss, trainSeconds, uplinkBytes } = happened.report;
-        line(happened.deviceId).state =
-          `loss ${loss.toFixed(3)}, ${trainSeconds.toFixed(1)} s, ${formatQuantity(uplinkBytes, "bytes")} up`;
-        break;
-      }
-      case "closed":
-        accuracies.push(happened.accuracy.toFixed(3));
-        break;
-      case "gone":
-        line(happened.deviceId).state = "gone";
-        break;
-      case "lost":
-      case "refused":
-      case "reopened":
-        above(eventText(happened) ?? "");
-        break;
-    }
-  };
+  // Seconds go on while nothing happens.
+  const ticks = setInterval(show, 1000).unref();
   return {
-    event,
-    baseline: ({ name, step, steps }) => {
-      baselines.set(name, step === steps ? "done" : `step ${step} of ${steps}`);
-      show();
+    event: (happened) => {
+      if (staysAbove.has(happened.kind)) above(eventText(happened) ?? "");
+      take(happened);
     },
-    stage: (text) => {
-      stage = text;
-      show();
-    },
+    baseline: (progress) => take({ kind: "baseline", ...progress }),
+    stage: (text) => take({ kind: "stage", text }),
     log: above,
     close: () => {
-      if (closed) return;
-      closed = true;
+      if (isClosed) return;
+      show();
+      isClosed = true;
+      clearInterval(ticks);
       paint.done();
     },
   };
+}
+
+/** What a person may want to read later. */
+const staysAbove: ReadonlySet<RunEvent["kind"]> = new Set([
+  ...(["assigned", "resumed", "lost", "refused", "reopened"] as const),
+]);
+
+/** The last column stays free: terminals differ in what they do after a full line. */
+function columnsOf(stream: NodeJS.WriteStream): number {
+  return Math.max(20, (stream.columns || 80) - 1);
 }
