@@ -66,7 +66,9 @@ interface LoadedClient {
 
 class StandingWorker implements RoundWorker {
   readonly #options: RoundWorkerOptions;
+  /** The newest lane that was started, and the one that runs: it may still be ending. */
   #lane = 0;
+  #runningLane = 0;
   #stop = new AbortController();
   #running: Promise<void> = Promise.resolve();
   #loaded: LoadedClient | undefined;
@@ -106,6 +108,7 @@ class StandingWorker implements RoundWorker {
     const { link, log, onActivity } = this.#options;
     const { globalStep: _, ...place } = round.info;
     if (signal.aborted) return;
+    this.#runningLane = place.lane;
     onActivity(round.assignment.protocol, round.info);
     try {
       const report = await this.#train(round, place, signal);
@@ -205,7 +208,7 @@ class StandingWorker implements RoundWorker {
     this.#loaded = undefined;
     const protocol = findProtocol(protocols, name, protocolVersion);
     const { task, model, train, holdOut, state } = workplace;
-    const lane = () => this.#lane;
+    const lane = () => this.#runningLane;
     const client = await protocol.createClient({
       task,
       deviceId,
