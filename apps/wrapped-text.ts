@@ -2,7 +2,7 @@
 
 /**
  * Breaks each line between words so that none has more than `columns` characters; what follows a break is indented two
- * more than its line. A longer word has a line to itself. Control characters (of foreign texts) become spaces.
+ * more than its line. A number keeps the word behind it, and a longer word has a line to itself. Control characters (of foreign texts) become spaces.
  */
 export function wrapText(text: string, columns: number): string {
   return text
@@ -15,7 +15,8 @@ function wrapLine(line: string, columns: number): string {
   const indent = " ".repeat(line.length - line.trimStart().length);
   const lines: string[] = [];
   let current = indent;
-  for (const word of line.split(" ").filter((part) => part !== "")) {
+  // A number stays with its unit.
+  for (const word of line.trim().split(/(?<!\d) +/)) {
     const isFirst = current.trim() === "";
     if (isFirst || current.length + 1 + word.length <= columns) {
       current += isFirst ? word : ` ${word}`;

@@ -11,8 +11,8 @@ export interface ScreenState {
   /** 0 before the first. */
   readonly round: number;
   readonly rounds: number;
-  /** Of the global model after each round, 0..1. */
-  readonly accuracies: readonly number[];
+  /** Of the global model, 0..1, by round. */
+  readonly accuracies: ReadonlyMap<number, number>;
   readonly boards: ReadonlyMap<string, BoardState>;
   readonly baselines: ReadonlyMap<string, { readonly step: number; readonly steps: number }>;
 }
@@ -39,7 +39,7 @@ export type ScreenInput =
 
 /** A screen before anything has happened. */
 export function emptyScreen(rounds: number, nowMs: number): ScreenState {
-  const none = { accuracies: [], boards: new Map(), baselines: new Map() };
+  const none = { accuracies: new Map(), boards: new Map(), baselines: new Map() };
   return { stage: "", startedMs: nowMs, round: 0, rounds, ...none };
 }
 
@@ -52,8 +52,10 @@ export function screenAfter(state: ScreenState, input: ScreenInput, nowMs: numbe
       return { ...state, stage: `waiting for boards: ${input.ready} of ${input.needed} are ready` };
     case "round":
       return { ...state, stage: "training", round: input.round, rounds: input.rounds };
-    case "closed":
-      return { ...state, accuracies: [...state.accuracies, input.accuracy] };
+    case "closed": {
+      const { round, accuracy } = input;
+      return { ...state, accuracies: new Map(state.accuracies).set(round, accuracy) };
+    }
     case "finished":
       return { ...state, stage: "finished" };
     case "baseline": {
@@ -64,6 +66,8 @@ export function screenAfter(state: ScreenState, input: ScreenInput, nowMs: numbe
     case "reopened":
       return state;
     default: {
+      // After the last round boards leave because they were told to.
+      if (input.kind === "gone" && state.accuracies.has(state.rounds)) return state;
       const known = state.boards.get(input.deviceId) ?? noBoard;
       const boards = new Map(state.boards);
       return { ...state, boards: boards.set(input.deviceId, boardAfter(known, input, nowMs)) };
@@ -78,11 +82,12 @@ export function screenLines(
 ): string[] {
   const { stage, round, rounds, accuracies, boards, baselines } = state;
   const clock = clockText((nowMs - state.startedMs) / 1000);
-  const reached = accuracies.map((accuracy) => accuracy.toFixed(3)).join("  ");
+  const reached = [...accuracies.values()].map((accuracy) => accuracy.toFixed(3)).join("  ");
   const title = `${clock}  ${stage}`;
   const progress = [`round ${round} of ${rounds}   accuracy  ${reached || "-"}`];
   const idWidth = Math.max(0, ...[...boards.keys()].map((id) => id.length));
-  const rows = [...boards].map(
+  const inOrder = [...boards].sort(([a], [b]) => (a < b ? -1 : 1));
+  const rows = inOrder.map(
     ([id, { framework, board, ...row }]) =>
       `  ${id.padEnd(idWidth)}  ${framework.padEnd(5)}  ${activityText(row, nowMs).padEnd(32)}  ${board}`,
   );

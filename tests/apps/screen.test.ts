@@ -33,6 +33,19 @@ t.test("a board's row follows it from joining to its report", async (t) => {
   t.match(row(...story), /kd +loss 0\.374, 10\.4 s, 27\.1 kB up +Rasp/);
   t.match(row(...story, { kind: "lost", deviceId, reason: "" }), /left out of this round/);
   t.match(row(...story, { kind: "gone", deviceId }), /gone/);
+  const round = { accepted: [deviceId], accuracy: 0.5, seconds: 1 };
+  story.push({ kind: "closed", round: 3, ...round }, { kind: "gone", deviceId });
+  t.match(row(...story), /kd +loss 0\.374/, "it leaves after the last of the three rounds");
+});
+
+t.test("boards stand in id order, whichever came first", async (t) => {
+  const rows = ["b", "c", "a"].map((deviceId) => ({ kind: "joining", deviceId }) as const);
+  t.same(
+    linesAfter(rows)
+      .slice(1)
+      .map((line) => line.trim().at(0)),
+    ["a", "b", "c"],
+  );
 });
 
 t.test("the head shows the time, the stage, the round and every accuracy so far", async (t) => {
@@ -77,8 +90,8 @@ t.test("no line is longer than the terminal is wide", async (t) => {
 });
 
 t.test("long texts break between words and hang under their first line", async (t) => {
-  const text = "a: one two three\n  full needs 3 of 2 bytes";
-  t.equal(wrapText(text, 12), "a: one two\n  three\n  full needs\n    3 of 2\n    bytes");
+  const text = "a: one two three\n  full needs 30 kB of 20 kB";
+  t.equal(wrapText(text, 12), "a: one two\n  three\n  full needs\n    30 kB of\n    20 kB");
   t.equal(wrapText(text, 80), text);
   t.equal(wrapText("averyveryverylongword b", 10), "averyveryverylongword\n  b");
   // A device's error text must not move the cursor.
