@@ -2,12 +2,13 @@
 // the baselines and what the figures were measured on.
 import { cpus } from "node:os";
 import { join } from "node:path";
-import { formatQuantity } from "../../devices/index.ts";
 import type { CommandResult } from "../command-result.ts";
 import { journalFile, readJournal } from "../coordinator/journal.ts";
+import { bytes, counted, percent } from "../report/figures.ts";
 import { type RunReport, runReport } from "../report/run-report.ts";
 import { writeReport } from "../report/write-report.ts";
 import { textTable } from "../text-table.ts";
+import { wrapText } from "../wrapped-text.ts";
 import type { DemoResult } from "./demo.ts";
 
 /** What `trifold demo --json` prints. Fractions are 0..1, bytes are whole numbers. */
@@ -101,20 +102,20 @@ function demoJson(
 
 function demoText(json: DemoJson, report: RunReport): string {
   const { rounds, devices, baselines = [], machine, notes = [] } = report;
+  const federation = { name: "federation", accuracy: json.accuracy.global };
+  const took = `${counted(json.rounds, "round")} in ${json.trainingSeconds.toFixed(1)} s on ${machine}.`;
   return [
     deviceTable(report),
-    devices.map(({ id, board, reason }) => `${id} (${board}): ${reason}`).join("\n"),
+    prose(...devices.map(({ id, board, reason }) => `${id} (${board}): ${reason}`)),
     textTable(
-      ["global model after round", ...rounds.map(({ round }) => String(round))],
-      [["accuracy on the test set", ...rounds.map(({ accuracy }) => percent(accuracy))]],
-    ),
-    textTable(
-      ["baseline", "accuracy"],
-      baselines.map(({ name, accuracy }) => [name, percent(accuracy)]),
+      ["accuracy on the test set", ""],
+      [federation, ...baselines].map(({ name, accuracy }) => [name, percent(accuracy)]),
       { right: [1] },
     ),
-    [`${json.rounds} rounds in ${json.trainingSeconds.toFixed(1)} s on ${machine}`, ...notes].join(
-      "\n",
+    prose(
+      `Federation after each round: ${rounds.map(({ accuracy }) => percent(accuracy)).join(", ")}.`,
+      took,
+      ...notes,
     ),
     [
       `adapter  ${join(json.runFolder, "adapter")}`,
@@ -123,9 +124,12 @@ function demoText(json: DemoJson, report: RunReport): string {
   ].join("\n\n");
 }
 
+function prose(...lines: readonly string[]): string {
+  return wrapText(lines.join("\n"), 79);
+}
+
 /** Two lines a device: what was measured, and below it the raw bytes and the estimate. Fits 80 columns. */
 function deviceTable({ devices }: RunReport): string {
-  const bytes = (value: number) => formatQuantity(value, "bytes");
   const rows = devices.map((device) => [
     device.id,
     device.framework,
@@ -141,8 +145,4 @@ function deviceTable({ devices }: RunReport): string {
     ...["peak memory\n(estimated)", "own\nhold-out"],
   ];
   return textTable(head, rows, { right: [2, 3, 4, 5, 6, 7] });
-}
-
-function percent(fraction: number): string {
-  return `${(100 * fraction).toFixed(1)} %`;
 }

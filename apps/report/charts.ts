@@ -1,5 +1,6 @@
 // Charts as SVG text. Written by hand: chart libraries draw in a browser or need a DOM here, and three
 // still pictures that open without a network for years take fewer lines than setting one up.
+import { percent } from "./figures.ts";
 import { html, type Markup } from "./markup.ts";
 
 /** A line over rounds with horizontal lines to compare it with; values are fractions 0..1. */
@@ -35,11 +36,6 @@ export interface Bar {
 /** Colour of the n-th level: a class of the page's style sheet. */
 export function levelClass(index: number): string {
   return `level${index % 4}`;
-}
-
-/** Fractions as people read them: "86.5 %". */
-export function percent(fraction: number): string {
-  return `${(100 * fraction).toFixed(1)}\u00a0%`;
 }
 
 const width = 400;

@@ -1,6 +1,6 @@
 // A run as one page: no script, no font, no image from elsewhere, so it opens on any machine, offline.
-import { formatQuantity } from "../../devices/index.ts";
-import { type BarChart, barChart, levelClass, lineChart, percent } from "./charts.ts";
+import { type BarChart, barChart, levelClass, lineChart } from "./charts.ts";
+import { bytes, counted, flops, percent } from "./figures.ts";
 import { html, type Markup } from "./markup.ts";
 import type { RunReport } from "./run-report.ts";
 import type { DeviceSummary } from "./run-summary.ts";
@@ -49,8 +49,8 @@ function tiles({ accuracy, rounds, devices }: RunReport): Markup[] {
   const seconds = sum(rounds.map((round) => round.seconds)).toFixed(0);
   const rows = [
     [accuracy === undefined ? "–" : percent(accuracy), "accuracy of the global model, test set"],
-    [`${rounds.length} rounds`, `in ${seconds} s`],
-    [`${devices.length} devices`, counts.join(", ")],
+    [counted(rounds.length, "round"), `in ${seconds} s`],
+    [counted(devices.length, "device"), counts.join(", ")],
     [up, `${down}; ${raw} in float32`],
   ];
   return rows.map(
@@ -201,12 +201,4 @@ function deviation(measured: number, estimated: number): string {
   if (estimated <= 0) return "";
   const part = Math.round(100 * (measured / estimated - 1));
   return part === 0 ? "(±0 %)" : `(${part > 0 ? "+" : "−"}${Math.abs(part)} %)`;
-}
-
-function bytes(value: number): string {
-  return formatQuantity(Math.round(value), "bytes");
-}
-
-function flops(value: number): string {
-  return formatQuantity(value, "flops");
 }

@@ -70,7 +70,7 @@ t.test("only accepted lanes count, summed over rounds", async (t) => {
 t.test("the page shows each figure and what it is to be compared with", async (t) => {
   const page = reportPage(sample());
   const shown = [
-    ...["Board of pi", "80.0\u00a0%", "centralised <b>90.0\u00a0%</b>", "The boards are emulated"],
+    ...["Board of pi", "80.0 %", "centralised <b>90.0 %</b>", "The boards are emulated"],
     // Sent 900 B where float32 takes 3600; measured 10 MB where 8 MB were estimated: a quarter more.
     ...["900 B<small>of 3.60 kB</small>", "10.0 MB<small>estimated 8.00 MB</small>", "(+25 %)"],
     ...["needs 3.60 kB of 1.00 kB uplink a round", "training.learningRate"],
