@@ -172,7 +172,7 @@ export const shapeRules: { readonly [K in OpName]: ShapeRule<K> } = {
 };
 
 /** The common shape of two by ONNX multidirectional broadcasting, or undefined when there is none. */
-export function broadcastShape(a: readonly number[], b: readonly number[]): number[] | undefined {
+function broadcastShape(a: readonly number[], b: readonly number[]): number[] | undefined {
   const rank = Math.max(a.length, b.length);
   const shape: number[] = [];
   for (let i = 0; i < rank; i++) {

@@ -22,7 +22,7 @@ export interface ModelFolder {
 }
 
 /** Reads config.json of a model folder. Throws `MODEL_FOLDER_INVALID` or `MODEL_UNSUPPORTED`. */
-export async function readModelConfig(folder: string): Promise<Gpt2Config> {
+async function readModelConfig(folder: string): Promise<Gpt2Config> {
   const file = join(folder, "config.json");
   const json = await readJsonFile(file, {
     code: "MODEL_FOLDER_INVALID",

@@ -22,7 +22,7 @@ export function engineContract(t: Test, makeEngine: () => Engine): void {
 }
 
 /** The first output of a session as plain numbers. */
-export async function firstOutput(
+async function firstOutput(
   session: Session,
   feeds: Readonly<Record<string, Tensor>>,
 ): Promise<number[]> {
