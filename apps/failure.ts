@@ -1,5 +1,6 @@
 // How the program fails: one text on standard error and one exit status for every error. Works by the
 // shape of an error (`code`, `message`, `hint`), because each library has a catalogue of its own.
+import { errorText } from "./error-text.ts";
 
 /** Exit statuses of every command. */
 export const exitStatus = { done: 0, failed: 1, usage: 2, interrupted: 130 } as const;
@@ -38,7 +39,7 @@ export const usageCodes: readonly string[] = [
 export function exitStatusOf(error: unknown): number {
   if (isInterruption(error)) return exitStatus.interrupted;
   if (isCommanderError(error)) return error.exitCode === 0 ? exitStatus.done : exitStatus.usage;
-  const code = textOf(error, "code") ?? "";
+  const { code } = errorText(error);
   const isUsage = usageCodes.some((known) =>
     known.endsWith("_") ? code.startsWith(known) : code === known,
   );
@@ -52,14 +53,14 @@ export function exitStatusOf(error: unknown): number {
 export function failureText(error: unknown, { debug = false } = {}): string {
   if (isInterruption(error)) return "interrupted\n";
   if (isCommanderError(error)) return commanderText(error);
-  const code = textOf(error, "code") ?? "UNEXPECTED";
-  const lines = [`error ${code}: ${oneLine(messageOf(error))}`];
-  const causes = causeChain(error).map((cause) => oneLine(messageOf(cause)));
+  const { code, message, hint: ownHint } = errorText(error);
+  const lines = [`error ${code}: ${oneLine(message)}`];
+  const causes = causeChain(error).map((cause) => oneLine(errorText(cause).message));
   // A cause that the message already quotes says nothing new.
   const news = causes.filter((text, i) => ![lines[0], ...causes.slice(0, i)].join().includes(text));
   if (news.length > 0) lines.push(`caused by: ${news.join(" <- ")}`);
   const hint =
-    textOf(error, "hint") ??
+    ownHint ??
     (code === "UNEXPECTED" ? "Set TRIFOLD_DEBUG=1 to see where it happened." : undefined);
   if (hint !== undefined) lines.push(`hint: ${oneLine(hint)}`);
   if (debug && error instanceof Error && error.stack) lines.push(error.stack);
@@ -88,7 +89,7 @@ interface CommanderFailure {
 }
 
 function isCommanderError(error: unknown): error is CommanderFailure {
-  return textOf(error, "code")?.startsWith("commander.") === true;
+  return errorText(error).code.startsWith("commander.");
 }
 
 function commanderText({ code, message }: CommanderFailure): string {
@@ -96,18 +97,6 @@ function commanderText({ code, message }: CommanderFailure): string {
   if (/help|version/i.test(code)) return "";
   const text = oneLine(message.replace(/^error: /, ""));
   return `error USAGE_INVALID: ${text}\nhint: Add --help to see what the command takes.\n`;
-}
-
-function textOf(error: unknown, key: "code" | "hint" | "message"): string | undefined {
-  const value =
-    typeof error === "object" && error !== null
-      ? (error as Readonly<Record<string, unknown>>)[key]
-      : undefined;
-  return typeof value === "string" && value !== "" ? value : undefined;
-}
-
-function messageOf(error: unknown): string {
-  return textOf(error, "message") ?? String(error);
 }
 
 function causeChain(error: unknown): unknown[] {

@@ -33,6 +33,7 @@ import {
   taskFingerprint,
 } from "../../protocols/index.ts";
 import { descriptionSchema, readFields, readySchema } from "../control-messages.ts";
+import { errorText } from "../error-text.ts";
 import type { OnEvent } from "./events.ts";
 
 /** A device that holds the task's model and data. */
@@ -190,10 +191,10 @@ class Roster implements Fleet {
 
   /** Both logs say why: the device's owner may not see the coordinator's. */
   async #refuse(deviceId: string, { link, joining }: Member, error: unknown): Promise<void> {
-    const refusal = describe(error);
+    const refusal = errorText(error);
     this.#options.onEvent({ kind: "refused", deviceId, ...refusal });
     try {
-      await link.request({ kind: "refused", fields: refusal }, { signal: joining.signal });
+      await link.request({ kind: "refused", fields: { ...refusal } }, { signal: joining.signal });
     } catch (why) {
       if (!joining.signal.aborted) throw why;
     }
@@ -289,13 +290,4 @@ async function bringIn(
   const { examples } = answer;
   const standing = { id, instance, gone: signal, link, inbox };
   return { ...standing, profile, budget, selection, assignment, examples };
-}
-
-function describe(error: unknown): { code: string; message: string; hint?: string } {
-  const {
-    code = "UNEXPECTED",
-    message = String(error),
-    hint,
-  } = error as { code?: string; message?: string; hint?: string };
-  return { code, message, ...(hint === undefined ? {} : { hint }) };
 }

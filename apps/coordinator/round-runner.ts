@@ -18,6 +18,7 @@ import {
   readFields,
   reportSchema,
 } from "../control-messages.ts";
+import { errorLine } from "../error-text.ts";
 import type { OnEvent } from "./events.ts";
 import type { Fleet, ReadyDevice } from "./fleet.ts";
 import { type JournaledLane, type LaneDevice, noted, openJournaledLane } from "./open-lane.ts";
@@ -137,7 +138,7 @@ class Attempt {
     } catch (error) {
       if (this.#options.signal.aborted || gone.aborted) return;
       this.#runners.set(id, undefined);
-      await this.lose(id, messageOf(error));
+      await this.lose(id, errorLine(error));
     }
   }
 
@@ -287,9 +288,4 @@ class Attempt {
 function laneDevice({ profile, selection }: ReadyDevice): LaneDevice {
   const chosen = selection.table.find(({ feasible }) => feasible);
   return { board: profile.board.model, estimate: chosen?.candidate.cost };
-}
-
-function messageOf(error: unknown): string {
-  const { code, message = String(error) } = error as { code?: string; message?: string };
-  return code === undefined ? message : `${code}: ${message}`;
 }

@@ -18,6 +18,7 @@ import {
 } from "../../protocols/index.ts";
 import type { Engine, Example } from "../../runtime/index.ts";
 import type { DeviceRoundReport } from "../control-messages.ts";
+import { errorText } from "../error-text.ts";
 import { markPeak, peakResidentBytes, residentBytes } from "./process-memory.ts";
 import type { Workplace } from "./workplace.ts";
 
@@ -115,10 +116,7 @@ class StandingWorker implements RoundWorker {
       await link.request({ ...place, kind: "report", fields: { ...report } }, { signal });
     } catch (error) {
       if (signal.aborted) return;
-      const { code = "UNEXPECTED", message = String(error) } = error as {
-        code?: string;
-        message?: string;
-      };
+      const { code, message } = errorText(error);
       log(`round ${place.round} failed: ${code}: ${message}`);
       await link
         .request({ ...place, kind: "failed", fields: { code, message } }, { signal })
