@@ -56,8 +56,6 @@ export interface ReadyDevice {
 export interface Fleet {
   /** By device id. */
   readonly ready: ReadonlyMap<string, ReadyDevice>;
-  /** Whether the device's status says that it is connected. */
-  isOnline(deviceId: string): boolean;
   /** Called when a device becomes ready or goes; replaces the last listener. */
   listen(listener: FleetListener): void;
   /** Resolves when a device became ready or went, or when the signal is aborted. */
@@ -121,10 +119,6 @@ class Roster implements Fleet {
       work.catch((error: Error) => log(`${deviceId} could not be reached: ${error.message}`));
     };
     this.#watch = await watchPresence({ transport, topics, onChange, log });
-  }
-
-  isOnline(deviceId: string): boolean {
-    return this.#watch?.devices.get(deviceId)?.state === "online";
   }
 
   listen(listener: FleetListener): void {

@@ -1,6 +1,6 @@
 // Runs one attempt of a round: opens a lane for every ready device, passes its messages on, and ends when
 // the state machine of `protocols/round.ts` says so.
-import type { Envelope, Reply } from "../../broker/index.ts";
+import { defaultBackOff, type Envelope, type Reply } from "../../broker/index.ts";
 import {
   type Assignment,
   advance,
@@ -51,6 +51,9 @@ export interface AttemptOutcome {
   readonly reports: ReadonlyMap<string, DeviceRoundReport>;
 }
 
+/** How long devices have to come back after a restart of this process: twice their longest wait between two tries. */
+const returnMs = 2 * defaultBackOff.maxMs;
+
 /** Runs the attempt that `position` names. Rejects with the signal's reason when the run is stopped. */
 export async function runAttempt(options: AttemptOptions): Promise<AttemptOutcome> {
   const { fleet, task, signal } = options;
@@ -89,6 +92,7 @@ class Attempt {
   readonly #runners = new Map<string, string | undefined>();
   /** Lane that each device's inbox was opened for in this process. */
   readonly #inboxes = new Map<string, number>();
+  #patience: NodeJS.Timeout | undefined;
 
   constructor(options: AttemptOptions) {
     this.#options = options;
@@ -105,21 +109,30 @@ class Attempt {
   /** Every lane is stale from now on. */
   end(): void {
     this.#isOpen = false;
+    clearTimeout(this.#patience);
     for (const { inbox } of this.#options.fleet.ready.values()) inbox.close();
   }
 
-  /** Opens again the lanes of an interrupted attempt that outlive the coordinator's process. */
+  /**
+   * Opens again the lanes of an interrupted attempt that outlive the coordinator's process. The round waits for
+   * their devices: they did not stop, come back by themselves, and have their reports to give.
+   */
   async #restore(): Promise<void> {
-    const { position, fleet } = this.#options;
+    const { position } = this.#options;
     for (const recorded of position.lanes.values()) {
       const { deviceId, lane, assignment, resumable, result, report } = recorded;
-      // A device that is there comes back by itself; the round waits for it.
-      if (fleet.isOnline(deviceId)) this.#note({ kind: "joined", deviceId });
+      this.#note({ kind: "joined", deviceId });
       if (!resumable && !result) continue;
       await this.#open(assignment, lane, { recorded });
-      if (report) this.reports.set(deviceId, report);
-      if (report || result || !fleet.isOnline(deviceId)) await this.#settle(deviceId);
+      if (!report) continue;
+      this.reports.set(deviceId, report);
+      await this.#settle(deviceId);
     }
+    const giveUp = () => {
+      for (const deviceId of position.lanes.keys())
+        if (!this.#runners.has(deviceId)) void this.lose(deviceId, "it did not come back");
+    };
+    if (position.lanes.size > 0) this.#patience = setTimeout(giveUp, returnMs);
   }
 
   /** Starts a device, or lets it go on after it came back. */

@@ -45,9 +45,9 @@ export interface RoundWorkerOptions {
 
 /** The rounds of one device in one task. */
 export interface RoundWorker {
-  /** Begins a lane, or ignores the call when it runs or ran already. */
-  start(round: RoundStart): void;
-  /** Counts traffic from here on as the next round's. */
+  /** Begins a lane, or gives false when it runs or ran already. */
+  start(round: RoundStart): boolean;
+  /** Counts traffic from here on as the next round's, unless a lane is running. */
   markTraffic(): void;
   /** Ends the running lane and frees the model. */
   close(): Promise<void>;
@@ -67,7 +67,7 @@ interface LoadedClient {
 
 class StandingWorker implements RoundWorker {
   readonly #options: RoundWorkerOptions;
-  /** The newest lane that was started, and the one that runs: it may still be ending. */
+  /** The newest lane that was started, and the one that runs, 0 for none: it may still be ending. */
   #lane = 0;
   #runningLane = 0;
   #stop = new AbortController();
@@ -84,17 +84,18 @@ class StandingWorker implements RoundWorker {
     this.#traffic = readMeter(options);
   }
 
-  start(round: RoundStart): void {
-    if (round.info.lane <= this.#lane) return;
+  start(round: RoundStart): boolean {
+    if (round.info.lane <= this.#lane) return false;
     this.#lane = round.info.lane;
     this.#stop.abort(new Error(`lane ${round.info.lane} replaces this one`));
     this.#stop = new AbortController();
     const { signal } = this.#stop;
     this.#running = this.#running.then(() => this.#run(round, signal));
+    return true;
   }
 
   markTraffic(): void {
-    this.#traffic = readMeter(this.#options);
+    if (this.#runningLane === 0) this.#traffic = readMeter(this.#options);
   }
 
   async close(): Promise<void> {
@@ -122,6 +123,7 @@ class StandingWorker implements RoundWorker {
         .request({ ...place, kind: "failed", fields: { code, message } }, { signal })
         .catch(() => {});
     } finally {
+      this.#runningLane = 0;
       // What comes from here on belongs to the next round, whenever that is announced; a lane that was replaced is
       // part of the one that replaces it.
       if (!signal.aborted) this.markTraffic();

@@ -164,12 +164,12 @@ class Desk {
     const { round, attempt, lane, tensors, blobs } = request;
     const { cutLayer, ...rest } = chosen;
     const assignment = { deviceId, ...rest, ...(cutLayer === undefined ? {} : { cutLayer }) };
-    log(`round ${round}: ${assignment.reason}`);
-    this.#worker.start({
+    const isNew = this.#worker.start({
       assignment,
       info: { round, attempt, lane, globalStep },
       first: { ...payload, tensors, blobs },
     });
+    log(isNew ? `round ${round}: ${assignment.reason}` : `round ${round}: going on`);
   }
 
   #createWorker(workplace: Workplace): RoundWorker {
