@@ -1,5 +1,6 @@
 // The program as a person runs it: a process with its own standard streams.
 import { spawn } from "node:child_process";
+import { once } from "node:events";
 import { text } from "node:stream/consumers";
 import { fileURLToPath } from "node:url";
 
@@ -15,6 +16,8 @@ export interface Finished {
 export interface Running {
   readonly process: ReturnType<typeof spawn>;
   readonly finished: Promise<Finished>;
+  /** Resolves once standard error holds a match, with all of it; rejects when the process ends without. */
+  said(pattern: RegExp): Promise<string>;
 }
 
 /** Starts `trifold` with these arguments and additional environment variables. */
@@ -34,7 +37,22 @@ export function startTrifold(
   const finished = Promise.all([ended, text(child.stdout), text(child.stderr)]).then(
     ([status, stdout, stderr]) => ({ status, stdout, stderr }),
   );
-  return { process: child, finished };
+  let log = "";
+  child.stderr.setEncoding("utf8").on("data", (chunk: string) => {
+    log += chunk;
+  });
+  const said = async (pattern: RegExp): Promise<string> => {
+    let isEnded = false;
+    void finished.finally(() => {
+      isEnded = true;
+    });
+    while (!pattern.test(log)) {
+      if (isEnded) throw new Error(`the program ended without saying ${pattern}:\n${log}`);
+      await Promise.race([once(child.stderr, "data"), finished]);
+    }
+    return log;
+  };
+  return { process: child, finished, said };
 }
 
 /** Runs `trifold` to its end. */

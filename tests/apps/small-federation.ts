@@ -148,6 +148,29 @@ function budgetFor(task: Task, framework: Framework, rows: number): DeviceBudget
   }
 }
 
+/** Where a device takes part. */
+export interface JoinOptions {
+  readonly task: string;
+  readonly run: string;
+  readonly address: string;
+  readonly signal: AbortSignal;
+  readonly log: (line: string) => void;
+}
+
+/** Runs a device in this process until the task is finished. */
+export async function joinDevice(
+  world: SmallWorld,
+  device: SmallDevice,
+  { task, run, address, signal, log }: JoinOptions,
+): Promise<void> {
+  const files = await writeDevice(world, device, { task, run });
+  const columns = { textColumn: "text", labelColumn: "label" };
+  const { id } = device;
+  const { modelFolder: model, cacheFolder } = world;
+  const place = { broker: address, federation: "main", model, cacheFolder };
+  await startDevice({ id, ...place, ...files, ...columns, signal, log });
+}
+
 /** What one federation is run with. */
 export interface FederateOptions {
   readonly task: string;
@@ -181,27 +204,18 @@ export async function federate(world: SmallWorld, options: FederateOptions): Pro
   const events: RunEvent[] = [];
   const running: Promise<void>[] = [];
   const startAll = async (brokerUrl: string): Promise<void> => {
-    const address = await addressFor(brokerUrl);
+    const place = { task, run, address: await addressFor(brokerUrl), signal: failed.signal };
     for (const device of devices) {
-      const files = await writeDevice(world, device, { task, run });
-      const flags = { id: device.id, broker: address, federation: "test", ...files };
-      const columns = { textColumn: "text", labelColumn: "label" };
-      const start = startDevice({
-        ...flags,
-        ...columns,
-        model: world.modelFolder,
-        cacheFolder,
-        signal: failed.signal,
-        log: (line) => log.push(`${device.id}: ${line}`),
-      });
-      running.push(start.catch((error: unknown) => failed.abort(error)));
+      const note = (line: string) => log.push(`${device.id}: ${line}`);
+      const joined = joinDevice(world, device, { ...place, log: note });
+      running.push(joined.catch((error: unknown) => failed.abort(error)));
     }
   };
   try {
     const result = await startCoordinator({
       task,
       run,
-      federation: "test",
+      federation: "main",
       ...(broker === undefined ? { listen: "mqtt://127.0.0.1:0" } : { broker }),
       threads: 1,
       cacheFolder,
