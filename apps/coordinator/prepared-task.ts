@@ -2,17 +2,12 @@
 import { createHash } from "node:crypto";
 import { deflateRawSync } from "node:zlib";
 import type { Task } from "../../protocols/index.ts";
-import {
-  type BaseModel,
-  type Example,
-  openBaseModel,
-  openTokenizer,
-  readTable,
-  type Tokenizer,
-} from "../../runtime/index.ts";
+import { type BaseModel, type Example, readTable, type Tokenizer } from "../../runtime/index.ts";
 import { examplesOf } from "../examples.ts";
+import { openModelAndTokenizer } from "../model-and-tokenizer.ts";
 import { embeddedModelFolder } from "../package-root.ts";
 import type { TaskFile } from "./task-file.ts";
+import { checkTaskFits } from "./task-fit.ts";
 
 /** Everything a run needs of its task. */
 export interface PreparedTask {
@@ -30,8 +25,8 @@ export interface PreparedTask {
 export async function prepareTask(file: TaskFile, cacheFolder: string): Promise<PreparedTask> {
   const { settings, data } = file;
   const modelFolder = file.modelFolder ?? embeddedModelFolder();
-  const model = await openBaseModel(modelFolder, { cacheFolder });
-  const tokenizer = await openTokenizer(modelFolder);
+  const { model, tokenizer } = await openModelAndTokenizer(modelFolder, cacheFolder);
+  checkTaskFits(file, model.config);
   const { labels } = settings.head;
   const { textColumn, labelColumn } = data;
   const testRows = await readTable(data.test, { textColumn, labelColumn, labels });

@@ -3,20 +3,9 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import type { Task } from "../../protocols/index.ts";
-import {
-  type BaseModel,
-  openBaseModel,
-  openTokenizer,
-  type Tokenizer,
-} from "../../runtime/index.ts";
+import { type ModelAndTokenizer, openModelAndTokenizer } from "../model-and-tokenizer.ts";
 import { embeddedModelFolder } from "../package-root.ts";
 import { deviceProgramErrors } from "./errors.ts";
-
-/** A base model with its tokenizer. */
-export interface ModelWithTokenizer {
-  readonly model: BaseModel;
-  readonly tokenizer: Tokenizer;
-}
 
 /** Where to look. */
 export interface ModelPlaces {
@@ -29,11 +18,13 @@ export interface ModelPlaces {
 }
 
 /** Opens the task's model; throws `DEVICE_MODEL_MISSING` naming every place and what was found there. */
-export async function findModel(task: Task, places: ModelPlaces): Promise<ModelWithTokenizer> {
+export async function findModel(task: Task, places: ModelPlaces): Promise<ModelAndTokenizer> {
   const { modelSha256, tokenizerSha256 } = task.manifest;
   const seen: string[] = [];
   for (const folder of candidates(modelSha256, places)) {
-    const found = existsSync(folder) ? await openBoth(folder, places.cacheFolder) : undefined;
+    const found = existsSync(folder)
+      ? await openModelAndTokenizer(folder, places.cacheFolder)
+      : undefined;
     if (found?.model.sha256 === modelSha256 && found.tokenizer.sha256 === tokenizerSha256)
       return found;
     seen.push(`${folder}: ${found ? `model ${found.model.sha256.slice(0, 12)}` : "nothing"}`);
@@ -51,11 +42,4 @@ export async function findModel(task: Task, places: ModelPlaces): Promise<ModelW
 function candidates(sha256: string, { modelFolder, stateFolder }: ModelPlaces): string[] {
   const given = modelFolder === undefined ? [] : [modelFolder];
   return [...given, join(stateFolder, "models", sha256), embeddedModelFolder()];
-}
-
-async function openBoth(folder: string, cacheFolder: string): Promise<ModelWithTokenizer> {
-  return {
-    model: await openBaseModel(folder, { cacheFolder }),
-    tokenizer: await openTokenizer(folder),
-  };
 }

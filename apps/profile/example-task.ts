@@ -1,13 +1,11 @@
 // The task that `trifold profile` plans for when it is given none: the embedded model at the defaults.
 import { type Task, taskSchema } from "../../protocols/index.ts";
-import { openBaseModel, openTokenizer } from "../../runtime/index.ts";
+import { openModelAndTokenizer } from "../model-and-tokenizer.ts";
 import { embeddedModelFolder } from "../package-root.ts";
 
 /** A two-class task over the embedded model, with labels that may leave and a public set, so that nothing is forbidden. */
 export async function exampleTask(cacheFolder: string): Promise<Task> {
-  const folder = embeddedModelFolder();
-  const model = await openBaseModel(folder, { cacheFolder });
-  const tokenizer = await openTokenizer(folder);
+  const { model, tokenizer } = await openModelAndTokenizer(embeddedModelFolder(), cacheFolder);
   const settings = taskSchema.parse({
     name: "example",
     head: { kind: "classification", labels: ["no", "yes"] },

@@ -16,8 +16,9 @@ import {
 } from "../../runtime/index.ts";
 import { appErrors } from "../errors.ts";
 import { examplesOf } from "../examples.ts";
-import { openModelAndTokenizer, sequenceLengthOf } from "./model-and-tokenizer.ts";
+import { openModelAndTokenizer } from "../model-and-tokenizer.ts";
 import { measurePerplexity, type PerplexityScore } from "./perplexity.ts";
+import { sequenceLengthOf } from "./sequence-length.ts";
 
 /** What to evaluate. */
 export interface EvaluationOptions {

@@ -26,11 +26,8 @@ import {
 } from "../../runtime/index.ts";
 import { appErrors } from "../errors.ts";
 import { examplesOf, holdOut } from "../examples.ts";
-import {
-  type ModelAndTokenizer,
-  openModelAndTokenizer,
-  sequenceLengthOf,
-} from "./model-and-tokenizer.ts";
+import { type ModelAndTokenizer, openModelAndTokenizer } from "../model-and-tokenizer.ts";
+import { sequenceLengthOf } from "./sequence-length.ts";
 
 /** What to train, on what and how. */
 export interface TrainingOptions {

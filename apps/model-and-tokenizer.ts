@@ -1,11 +1,6 @@
 // A model folder opened with the tokenizer that must belong to it.
-import {
-  type BaseModel,
-  openBaseModel,
-  openTokenizer,
-  type Tokenizer,
-} from "../../runtime/index.ts";
-import { appErrors } from "../errors.ts";
+import { type BaseModel, openBaseModel, openTokenizer, type Tokenizer } from "../runtime/index.ts";
+import { appErrors } from "./errors.ts";
 
 /** A base model and its tokenizer. */
 export interface ModelAndTokenizer {
@@ -28,15 +23,4 @@ export async function openModelAndTokenizer(
     );
   }
   return { model, tokenizer };
-}
-
-/** Tokens a text is cut to unless told: as long as the model allows, up to 96. */
-export function sequenceLengthOf({ config }: BaseModel, wanted: number | undefined): number {
-  if (wanted === undefined) return Math.min(96, config.positions);
-  if (wanted <= config.positions) return wanted;
-  throw appErrors.error(
-    "OPTION_INVALID",
-    `--sequence-length is ${wanted}, the model takes at most ${config.positions} tokens`,
-    { hint: "Shorten it, or give a model with more positions; longer texts are cut." },
-  );
 }
