@@ -1,7 +1,8 @@
 // Adapters in the PEFT format: adapter_config.json and adapter_model.safetensors, names as PEFT saves them
 // (adapter name stripped). What PEFT has no field for (ordered labels, hash of the base model) lies beside
 // them in trifold.json. https://huggingface.co/docs/peft/developer_guides/checkpoint
-import { mkdir, stat } from "node:fs/promises";
+import { existsSync } from "node:fs";
+import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
 import { runtimeErrors, TrifoldError } from "../errors.ts";
@@ -46,7 +47,7 @@ export async function loadAdapter(folder: string): Promise<Adapter> {
   const config = parse(configFile, configSchema, await readJsonFile(configFile, failure));
   refuseOtherSettings(configFile, config);
   const factsFile = join(folder, factsName);
-  const facts = (await isThere(factsFile))
+  const facts = existsSync(factsFile)
     ? parse(factsFile, factsSchema, await readJsonFile(factsFile, failure))
     : {};
   const parameters = await readParameters(join(folder, weightsName));
@@ -199,15 +200,6 @@ function parse<T>(file: string, schema: z.ZodType<T>, json: unknown): T {
 
 async function writeJson(file: string, value: unknown): Promise<void> {
   await writeFileAtomic(file, `${JSON.stringify(value, undefined, 2)}\n`);
-}
-
-async function isThere(file: string): Promise<boolean> {
-  try {
-    await stat(file);
-    return true;
-  } catch {
-    return false;
-  }
 }
 
 function invalid(message: string): TrifoldError {

@@ -1,6 +1,6 @@
 // The tokenizer that belongs to a model folder, by Hugging Face's own library for tokenizer.json.
 import { createHash } from "node:crypto";
-import { stat } from "node:fs/promises";
+import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { Tokenizer as HuggingFaceTokenizer } from "@huggingface/tokenizers";
 import { z } from "zod";
@@ -53,7 +53,7 @@ const settingsSchema = z.looseObject({
 type Settings = z.infer<typeof settingsSchema>;
 
 async function readSettings(file: string): Promise<Settings> {
-  if (!(await isThere(file))) return {};
+  if (!existsSync(file)) return {};
   const parsed = settingsSchema.safeParse(await readJsonFile(file, failure));
   if (parsed.success) return parsed.data;
   const faults = parsed.error.issues.map((issue) => `${issue.path.join(".")}: ${issue.message}`);
@@ -101,13 +101,4 @@ function canonical(value: unknown): string {
       ? Object.fromEntries(Object.entries(part).sort(([a], [b]) => (a < b ? -1 : 1)))
       : part,
   );
-}
-
-async function isThere(file: string): Promise<boolean> {
-  try {
-    await stat(file);
-    return true;
-  } catch {
-    return false;
-  }
 }
