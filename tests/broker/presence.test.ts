@@ -111,13 +111,7 @@ t.test("of two live processes with one id the replaced one stops, over MQTT", as
   if (!second.transport.connected) {
     await connected(second.transport);
   }
-  const coordinator = await connectMqtt({
-    url: broker.url,
-    clientId: "coordinator",
-    log: () => {},
-  });
-  const changes = collectChanges();
-  await watchPeer({ transport: coordinator, topic, log: () => {}, onChange: changes.add });
+  const { coordinator, changes } = await watchOverMqtt(broker.url);
   const status = await changes.until((now) => now?.state === "online");
   t.equal(status?.instance, second.instance, "the newcomer stands");
   t.strictSame(second.replaced, []);
@@ -132,13 +126,7 @@ t.test("presence comes back by itself when the network does, over MQTT", async (
     await broker.close();
   });
   const device = await startDevice(t, await overMqtt(t, hop.port));
-  const coordinator = await connectMqtt({
-    url: broker.url,
-    clientId: "coordinator",
-    log: () => {},
-  });
-  const changes = collectChanges();
-  await watchPeer({ transport: coordinator, topic, log: () => {}, onChange: changes.add });
+  const { coordinator, changes } = await watchOverMqtt(broker.url);
   await changes.until((status) => status?.state === "online");
   hop.cut();
   await changes.until((status) => status?.state === "lost");
@@ -195,6 +183,14 @@ let instances = 0;
 function createIdentity(counter: number) {
   instances += 1;
   return { topic, instance: `instance-${instances}`, counter, version: "0.1.0" };
+}
+
+/** A coordinator that follows the device. */
+async function watchOverMqtt(url: string) {
+  const coordinator = await connectMqtt({ url, clientId: "coordinator", log: () => {} });
+  const changes = collectChanges();
+  await watchPeer({ transport: coordinator, topic, log: () => {}, onChange: changes.add });
+  return { coordinator, changes };
 }
 
 async function overMqtt(t: Test, port: number) {
