@@ -37,10 +37,7 @@ export function coordinatorCommand(program: Command): void {
     )
     .option("--password-file <file>", "file with the password; TRIFOLD_PASSWORD works too")
     .option("--ca <file>", "PEM of the authority to trust")
-    .option(
-      "--cert <file>",
-      "PEM of the certificate: the embedded broker's, or the own one at another broker",
-    )
+    .option("--cert <file>", "PEM of the coordinator's certificate")
     .option("--key <file>", "PEM of the certificate's key")
     .option("--threads <n>", "threads of one operator (default: all processors)", wholeNumber(1))
     .option("--json", "print one JSON document at the end")

@@ -4,6 +4,7 @@ import { resolve } from "node:path";
 import {
   announcePresence,
   type Broker,
+  type BrokerOptions,
   connectMqtt,
   coordinatorId,
   presenceWill,
@@ -14,6 +15,7 @@ import {
 import { builtInProtocols } from "../../protocols/index.ts";
 import { type Engine, ortEngine } from "../../runtime/index.ts";
 import { type ConnectionFlags, listenerOf, readSecrets } from "../connection.ts";
+import { appErrors } from "../errors.ts";
 import { packageVersion } from "../package-root.ts";
 import { runCoordinator } from "./coordinator.ts";
 import type { OnEvent } from "./events.ts";
@@ -49,13 +51,14 @@ export interface CoordinatorResult {
 export async function startCoordinator(start: CoordinatorStart): Promise<CoordinatorResult> {
   const { threads, log } = start;
   const prepared = await prepareTask(await readTaskFile(start.task), start.cacheFolder);
-  const secrets = await readSecrets(start.broker === undefined ? pickClientFlags(start) : start);
+  const listener = start.broker === undefined ? await listenerFor(start) : undefined;
+  const secrets = await secretsFor(start, listener);
   // Owned before anything listens or connects: at another broker a second coordinator would take over the first one's id.
   const folder = await openRunFolder(resolve(start.run), prepared.task);
   const engine = ortEngine(threads === undefined ? {} : { threads });
   let broker: Broker | undefined;
   try {
-    broker = start.broker === undefined ? await listen(start) : undefined;
+    broker = listener ? await startBroker({ ...listener, log }) : undefined;
     const url = start.broker ?? (broker as Broker).url;
     start.onListening?.(url);
     log(`task "${prepared.task.name}" at ${url}, federation "${start.federation}"`);
@@ -67,22 +70,30 @@ export async function startCoordinator(start: CoordinatorStart): Promise<Coordin
   }
 }
 
-/** The embedded broker's certificate is not the coordinator's own. */
-function pickClientFlags({ username, passwordFile, ca }: ConnectionFlags): ConnectionFlags {
-  return {
-    ...(username === undefined ? {} : { username }),
-    ...(passwordFile === undefined ? {} : { passwordFile }),
-    ...(ca === undefined ? {} : { ca }),
-  };
+/** The embedded broker: without TLS, which takes a broker of its own (`trifold broker`). */
+async function listenerFor(start: CoordinatorStart): Promise<Omit<BrokerOptions, "log">> {
+  const { listen: url = "mqtt://127.0.0.1:1883", credentials } = start;
+  if (!url.startsWith("mqtt://")) {
+    throw appErrors.error(
+      "OPTION_INVALID",
+      `--listen ${url}: the coordinator's own broker speaks mqtt:// only`,
+      {
+        hint: "For TLS run `trifold broker --listen mqtts://...` beside it and give the coordinator --broker and --ca.",
+      },
+    );
+  }
+  return listenerOf({ listen: url, ...(credentials === undefined ? {} : { credentials }) });
 }
 
-async function listen(start: CoordinatorStart): Promise<Broker> {
-  const { listen: url = "mqtt://127.0.0.1:1883", credentials, ca, cert, key, log } = start;
-  const files = { credentials, ca, cert, key };
-  const given = Object.fromEntries(
-    Object.entries(files).filter(([, value]) => value !== undefined),
-  );
-  return startBroker({ ...(await listenerOf({ listen: url, ...given })), log });
+/** At its own broker the coordinator is one of the users in the credentials file. */
+async function secretsFor(
+  start: CoordinatorStart,
+  listener: Omit<BrokerOptions, "log"> | undefined,
+) {
+  const secrets = await readSecrets(start);
+  const password =
+    secrets.password ?? listener?.credentials?.get(secrets.username ?? coordinatorId);
+  return { ...secrets, ...(password === undefined ? {} : { password }) };
 }
 
 interface Place {
