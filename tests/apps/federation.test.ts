@@ -3,7 +3,9 @@ import { appendFile, mkdir, readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { inflateRawSync } from "node:zlib";
 import t from "tap";
+import type { RunReport } from "../../apps/report/run-report.ts";
 import { decodeEnvelope, type Envelope } from "../../broker/index.ts";
+import { boardProfile } from "../../devices/index.ts";
 import { loadAdapter, openTokenizer, readSafetensors } from "../../runtime/index.ts";
 import { mosquittoMissing, startMosquitto } from "../broker/network.ts";
 import { runTrifold } from "./program.ts";
@@ -17,6 +19,7 @@ import {
 } from "./small-federation.ts";
 import { startWiretap, type Wiretap } from "./wiretap.ts";
 
+const { board } = boardProfile("pi-5");
 const root = t.testdir();
 const world = await makeWorld(root);
 const run = (name: string) => join(root, "runs", name);
@@ -98,6 +101,26 @@ t.test("a run folder holds the task, a line per round and device, and a checkpoi
     "round-0002.safetensors",
   ]);
   t.same(await readdir(join(runFolder, "journal", "uploads")), []);
+});
+
+t.test("a run folder says what devices are and what they were expected to take", async (t) => {
+  const { runFolder, result } = tapped;
+  const text = (name: string) => readFile(join(runFolder, name), "utf8");
+  const report = JSON.parse(await text("report.json")) as RunReport;
+  t.equal(report.accuracy, result.accuracy);
+  t.same(
+    report.devices.map(({ id, framework, board, rounds }) => [id, framework, board, rounds]),
+    ["full", "kd", "split"].map((framework, i) => ["abc"[i], framework, board.model, 2]),
+  );
+  // FLOPs are counted on the very graphs that run; kd distils only once there is knowledge, after its first round.
+  const [full, , split] = report.devices;
+  t.equal(full?.flops, 2 * (full?.estimate?.flops ?? 0));
+  t.equal(split?.flops, 2 * (split?.estimate?.flops ?? 0));
+  const profiles = JSON.parse(await text("profiles.json"));
+  t.same(Object.keys(profiles), ["a", "b", "c"]);
+  t.same(profiles.b.profile.board, board);
+  t.type(profiles.b.budget.uplinkBytesPerRound, "number", "what made it a kd device");
+  t.match(await text("report.html"), "<title>Trifold: small</title>");
 });
 
 t.test("the same seed gives the same numbers again", async (t) => {
