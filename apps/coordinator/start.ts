@@ -5,6 +5,7 @@ import {
   announcePresence,
   type Broker,
   type BrokerOptions,
+  checkId,
   connectMqtt,
   coordinatorId,
   presenceWill,
@@ -50,6 +51,7 @@ export interface CoordinatorResult {
 /** Runs the task to its end. Wrong input is refused before anything listens. */
 export async function startCoordinator(start: CoordinatorStart): Promise<CoordinatorResult> {
   const { threads, log } = start;
+  checkId("federation", start.federation);
   const prepared = await prepareTask(await readTaskFile(start.task), start.cacheFolder);
   const listener = start.broker === undefined ? await listenerFor(start) : undefined;
   const secrets = await secretsFor(start, listener);

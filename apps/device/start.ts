@@ -1,5 +1,5 @@
 // From a device's command line to a running device: configuration, profile, engine, agent.
-import { checkDeviceId } from "../../broker/index.ts";
+import { checkDeviceId, checkId } from "../../broker/index.ts";
 import { type DeviceProfile, measureProfile } from "../../devices/index.ts";
 import { builtInProtocols } from "../../protocols/index.ts";
 import { openBaseModel, ortEngine, readTable } from "../../runtime/index.ts";
@@ -28,6 +28,7 @@ export interface DeviceStart extends ConnectionFlags {
 export async function startDevice(start: DeviceStart): Promise<void> {
   const { id, federation, signal, log } = start;
   checkDeviceId(id);
+  checkId("federation", federation);
   const config = await readDeviceConfig(start.config);
   const secrets = await readSecrets(start);
   await checkInputs(start);
