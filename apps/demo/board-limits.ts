@@ -122,8 +122,9 @@ async function tryWrite(
     for (const [file, value] of files) await writeFile(join(folder, file), value);
     const [last, value] = files.at(-1) as readonly [string, string];
     const read = (await readFile(join(folder, last), "utf8")).trim();
-    // Memory limits are rounded down to whole pages.
-    return read === value || Math.abs(Number(read) - Number(value)) < 65_536;
+    // Memory limits are rounded down to whole pages, of 64 KiB at most; -1 is none.
+    const lessBytes = Number(value) - Number(read);
+    return read === value || (last.startsWith("memory.") && lessBytes >= 0 && lessBytes < 65_536);
   } catch {
     return false;
   }
