@@ -44,12 +44,12 @@ export async function startBoard(options: BoardProcessOptions): Promise<BoardPro
   };
   const args = Object.entries(flags).flatMap(([name, value]) => [`--${name}`, value]);
   const child = spawn(process.execPath, [program, "device", ...args], {
-    stdio: ["ignore", "pipe", "pipe"],
+    stdio: ["ignore", "pipe", "pipe", "ipc"],
     env: { ...process.env, TRIFOLD_CACHE: cacheFolder },
   });
   const file = createWriteStream(join(folder, `${id}.log`));
-  child.stdout.pipe(file, { end: false });
-  child.stderr.pipe(file, { end: false });
+  child.stdout?.pipe(file, { end: false });
+  child.stderr?.pipe(file, { end: false });
   return { id, pid: child.pid ?? 0, ended: ending(child), kill: () => void child.kill("SIGTERM") };
 }
 

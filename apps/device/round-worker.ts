@@ -16,7 +16,7 @@ import {
   type RoundInfo,
   type TrainReport,
 } from "../../protocols/index.ts";
-import type { Engine, Example } from "../../runtime/index.ts";
+import { type Engine, type Example, TrifoldError } from "../../runtime/index.ts";
 import type { DeviceRoundReport } from "../control-messages.ts";
 import { errorText } from "../error-text.ts";
 import { markPeak, peakResidentBytes, residentBytes } from "./process-memory.ts";
@@ -119,8 +119,11 @@ class StandingWorker implements RoundWorker {
       if (signal.aborted) return;
       const { code, message } = errorText(error);
       log(`round ${place.round} failed: ${code}: ${message}`);
+      // An error without a code of ours may quote anything, so its text stays here.
+      const told =
+        error instanceof TrifoldError ? message.slice(0, 4000) : "see the log of the device";
       await link
-        .request({ ...place, kind: "failed", fields: { code, message } }, { signal })
+        .request({ ...place, kind: "failed", fields: { code, message: told } }, { signal })
         .catch(() => {});
     } finally {
       this.#runningLane = 0;
