@@ -1,6 +1,6 @@
 // `npm run bench -- SUITE [--json]`: the figures a suite promises, measured on this machine. Standard output
 // carries results only; machine, date and progress go to standard error. Status 1 when a promise is missed.
-import { availableParallelism, cpus, totalmem } from "node:os";
+import { availableParallelism, cpus, loadavg, totalmem } from "node:os";
 import { parseArgs } from "node:util";
 import { textTable } from "../apps/text-table.ts";
 import { engineRows } from "./engine.ts";
@@ -23,6 +23,8 @@ async function main(): Promise<number> {
     return 2;
   }
   log(machineText());
+  const [load = 0] = loadavg();
+  if (load > 0.5) log(`The machine is busy (load ${load.toFixed(1)}): times will be too long.`);
   const rows = await suite(log);
   const head = ["figure", "value", "", "unit", "must reach", ""];
   const table = textTable(head, rows.map(rowAsCells), { right: [1, 2] });
