@@ -26,7 +26,7 @@ export function refuseConnect({ clientId, username }: Identity): Refusal | undef
     : `the user ${name} must use its own name as client id, not ${JSON.stringify(clientId.slice(0, 80))}`;
 }
 
-/** Undefined when this identity may publish to `topic`: a device to its own status and up, the coordinator to all of ours. */
+/** Undefined when this identity may publish to `topic`: a device to its own status, up and probe, the coordinator to all of ours. */
 export function refusePublish(identity: Identity, topic: string): Refusal | undefined {
   const parsed = parseTopic(topic);
   if (parsed === undefined) {
@@ -43,7 +43,7 @@ export function refusePublish(identity: Identity, topic: string): Refusal | unde
     : undefined;
 }
 
-/** Undefined when this identity may read `filter`: a device its own down and status and the coordinator's status. */
+/** Undefined when this identity may read `filter`: a device its own down, status and probe and the coordinator's status. */
 export function refuseSubscribe(identity: Identity, filter: string): Refusal | undefined {
   if (nameOf(identity) === coordinatorId) {
     return undefined;

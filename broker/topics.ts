@@ -7,8 +7,13 @@ export const idPattern = /^[A-Za-z0-9_-]{1,64}$/;
 /** The coordinator's client id and user name; no device may be called so. */
 export const coordinatorId = "coordinator";
 
-/** What a topic of a device carries: presence (retained JSON), messages to and from the coordinator. */
-export type DeviceChannel = "status" | "up" | "down";
+/**
+ * What a topic of a device carries: presence (retained JSON), messages to and from the coordinator, and what
+ * the device sends itself to time its link.
+ */
+export type DeviceChannel = (typeof channels)[number];
+
+const channels = ["status", "up", "down", "probe"] as const;
 
 /** A topic taken apart. */
 export type ParsedTopic =
@@ -102,5 +107,5 @@ export function matchesFilter(filter: string, topic: string): boolean {
 }
 
 function isChannel(channel: string | undefined): channel is DeviceChannel {
-  return channel === "status" || channel === "up" || channel === "down";
+  return channels.some((known) => known === channel);
 }

@@ -8,15 +8,19 @@ import {
   type Presence,
   type PresenceIdentity,
   presenceWill,
+  type Transport,
   topicsOf,
 } from "../../broker/index.ts";
+import type { DeviceProfile } from "../../devices/index.ts";
 import { packageVersion } from "../package-root.ts";
 import { nextStartCount } from "./start-count.ts";
-import { openStation, type StationOptions } from "./station.ts";
+import { openStation, type Station, type StationOptions } from "./station.ts";
 
 /** How a device takes part. */
 export interface AgentOptions
-  extends Omit<StationOptions, "transport" | "onFinished" | "onUnfit" | "onActivity"> {
+  extends Omit<StationOptions, "transport" | "profile" | "onFinished" | "onUnfit" | "onActivity"> {
+  /** What the board is, its link measured over the connection. */
+  readonly profileOver: (transport: Transport) => Promise<DeviceProfile>;
   readonly broker: Pick<MqttOptions, "url" | "username" | "password" | "ca" | "cert" | "key">;
   /** Ends taking part; what was uploaded stays counted. */
   readonly signal: AbortSignal;
@@ -28,7 +32,7 @@ export interface AgentOptions
  * (`DEVICE_MODEL_MISSING`, `DATA_*`).
  */
 export async function runAgent(options: AgentOptions): Promise<void> {
-  const { deviceId, federation, broker, profile, places, signal, log } = options;
+  const { deviceId, federation, broker, profileOver, places, signal, log } = options;
   const identity: PresenceIdentity = {
     topic: topicsOf(federation).device(deviceId, "status"),
     instance: randomBytes(8).toString("hex"),
@@ -41,23 +45,27 @@ export async function runAgent(options: AgentOptions): Promise<void> {
   const stop = () => fail(signal.reason);
   signal.addEventListener("abort", stop, { once: true });
   transport.onClosed((reason) => reason && fail(reason));
+  // Failing before anyone waits for the end must not count as unhandled.
+  ended.catch(() => {});
   let presence: Presence | undefined;
-  const board = profile.board.model;
-  const onActivity = (activity: string) => {
-    presence
-      ?.update({ board, activity })
-      .catch((error: Error) => log(`status not shown: ${error.message}`));
-  };
-  const ends = { onFinished: finish, onUnfit: fail };
-  const station = await openStation({ ...options, ...ends, transport, onActivity });
+  let station: Station | undefined;
   try {
+    const profile = await profileOver(transport);
+    const board = profile.board.model;
+    const onActivity = (activity: string) => {
+      presence
+        ?.update({ board, activity })
+        .catch((error: Error) => log(`status not shown: ${error.message}`));
+    };
+    const ends = { onFinished: finish, onUnfit: fail };
+    station = await openStation({ ...options, ...ends, profile, transport, onActivity });
     const details = { board, activity: "idle" };
     presence = await announcePresence({ transport, identity, details, onReplaced: fail, log });
     await ended;
   } finally {
     signal.removeEventListener("abort", stop);
     // Freeing the model takes a moment, and the broker may be gone by then.
-    const closing = station.close();
+    const closing = station?.close();
     await presence?.close();
     await transport.close();
     await closing;

@@ -1,12 +1,19 @@
 // From a device's command line to a running device: configuration, profile, engine, agent.
 import { checkDeviceId, checkId } from "../../broker/index.ts";
-import { type DeviceProfile, measureProfile } from "../../devices/index.ts";
+import {
+  type DeviceProfile,
+  formatQuantity,
+  type LinkRates,
+  measureProfile,
+} from "../../devices/index.ts";
 import { builtInProtocols } from "../../protocols/index.ts";
 import { openBaseModel, ortEngine, readTable } from "../../runtime/index.ts";
 import { type ConnectionFlags, readSecrets } from "../connection.ts";
+import { errorText } from "../error-text.ts";
 import { runAgent } from "./agent.ts";
 import { type DeviceConfig, readDeviceConfig } from "./config.ts";
 import { measureGemm } from "./gemm-probe.ts";
+import { type LinkProbeOptions, measureLink } from "./link-probe.ts";
 
 /** What the command line gives. */
 export interface DeviceStart extends ConnectionFlags {
@@ -33,16 +40,23 @@ export async function startDevice(start: DeviceStart): Promise<void> {
   const secrets = await readSecrets(start);
   await checkInputs(start);
   const username = secrets.username ?? (secrets.password === undefined ? undefined : id);
-  const profile = await profileOf(config, signal);
   const { threads, budget, holdOutFraction } = config;
   const engine = ortEngine(threads === undefined ? {} : { threads });
-  log(`${profile.board.model}, joining "${federation}" at ${start.broker}`);
+  log(`joining "${federation}" at ${start.broker}`);
   try {
     await runAgent({
       deviceId: id,
       federation,
       broker: { url: start.broker, ...secrets, ...(username === undefined ? {} : { username }) },
-      profile,
+      profileOver: async (transport) => {
+        const profile = await profileOf(
+          config,
+          { transport, federation, deviceId: id, signal },
+          log,
+        );
+        log(`${profile.board.model}, ${linkText(profile)}`);
+        return profile;
+      },
       budget,
       data: {
         file: start.data,
@@ -75,11 +89,39 @@ async function checkInputs({ data, textColumn, labelColumn, model, cacheFolder }
 /** The declared profile, else a measured one. The probe's engine is closed before training begins. */
 async function profileOf(
   { profile, threads }: DeviceConfig,
-  signal: AbortSignal,
+  probe: LinkProbeOptions,
+  log: (message: string) => void,
 ): Promise<DeviceProfile> {
   if (profile) return profile;
+  const { signal } = probe;
+  const link = await measureLinkWithin(probe, log);
   return measureProfile({
     measureGemm: () => measureGemm({ ...(threads === undefined ? {} : { threads }), signal }),
+    ...(link ? { measureLink: () => Promise.resolve(link) } : {}),
     signal,
   });
+}
+
+/** The link's rates, or undefined with a line in the log when a broker's rules or a very slow link forbid timing it. */
+async function measureLinkWithin(
+  probe: LinkProbeOptions,
+  log: (message: string) => void,
+): Promise<LinkRates | undefined> {
+  try {
+    const signal = AbortSignal.any([probe.signal, AbortSignal.timeout(linkPatienceMs)]);
+    return await measureLink({ ...probe, signal });
+  } catch (error) {
+    probe.signal.throwIfAborted();
+    log(`the link was not timed (${errorText(error).message}): its figures are estimates`);
+    return undefined;
+  }
+}
+
+const linkPatienceMs = 30_000;
+
+function linkText({ link }: DeviceProfile): string {
+  const up = formatQuantity(link.uplinkBitsPerSecond.value, "bitsPerSecond");
+  const down = formatQuantity(link.downlinkBitsPerSecond.value, "bitsPerSecond");
+  const { value, origin } = link.roundTripMs;
+  return `link ${up} up, ${down} down, ${value.toFixed(1)} ms round trip (${origin})`;
 }
