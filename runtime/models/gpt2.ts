@@ -79,22 +79,17 @@ function attention(context: BlockContext, index: number, x: Value, bias: Value):
     axis: 1,
     sizes: [hiddenSize, hiddenSize, hiddenSize],
   }) as [Value, Value, Value];
-  // Batches and heads are one axis, because ONNX Runtime then folds the transposition of the last two axes
-  // and the scale into its products instead of copying, in the backward pass too.
-  const perHead = (value: Value) => {
-    const split = b.op("Reshape", [value], { shape: [batch, sequence, heads, headSize] });
-    const moved = b.op("Transpose", [split], { perm: [0, 2, 1, 3] }); // [batch, heads, seq, headSize]
-    return b.op("Reshape", [moved], { shape: [batch * heads, sequence, headSize] });
-  };
-  const queries = b.op("Mul", [perHead(q), b.scalar(1 / Math.sqrt(headSize))], {});
-  const keys = b.op("Transpose", [perHead(k)], { perm: [0, 2, 1] }); // [batch * heads, headSize, seq]
-  const products = b.op("MatMul", [queries, keys], {}); // [batch * heads, seq, seq]
-  const square = [batch, heads, sequence, sequence];
-  const scores = b.op("Add", [b.op("Reshape", [products], { shape: square }), bias], {});
-  const shares = b.op("Reshape", [b.op("Softmax", [scores], {})], { shape: products.shape });
-  const mixed = b.op("MatMul", [shares, perHead(v)], {}); // [batch * heads, seq, headSize]
-  const apart = b.op("Reshape", [mixed], { shape: [batch, heads, sequence, headSize] });
-  const joined = b.op("Transpose", [apart], { perm: [0, 2, 1, 3] }); // [batch, seq, heads, headSize]
+  const perHead = (value: Value, perm: readonly number[]) =>
+    b.op("Transpose", [b.op("Reshape", [value], { shape: [batch, sequence, heads, headSize] })], {
+      perm,
+    });
+  const scaled = b.op("Mul", [q, b.scalar(1 / Math.sqrt(headSize))], {});
+  const queries = perHead(scaled, [0, 2, 1, 3]); // [batch, heads, seq, headSize]
+  const keys = perHead(k, [0, 2, 3, 1]); // [batch, heads, headSize, seq]
+  const values = perHead(v, [0, 2, 1, 3]); // [batch, heads, seq, headSize]
+  const scores = b.op("Add", [b.op("MatMul", [queries, keys], {}), bias], {}); // [batch, heads, seq, seq]
+  const mixed = b.op("MatMul", [b.op("Softmax", [scores], {}), values], {}); // [batch, heads, seq, headSize]
+  const joined = b.op("Transpose", [mixed], { perm: [0, 2, 1, 3] }); // [batch, seq, heads, headSize]
   const flat = b.op("Reshape", [joined], { shape: [batch * sequence, hiddenSize] });
   return linear(context, `h.${index}.attn.c_proj`, flat);
 }
