@@ -31,7 +31,7 @@ import { type Fleet, openFleet } from "./fleet.ts";
 import { journalFile, readJournal } from "./journal.ts";
 import type { PreparedTask } from "./prepared-task.ts";
 import { positionOf, type RunPosition } from "./recovery.ts";
-import { type AttemptOutcome, runAttempt } from "./round-runner.ts";
+import { type AttemptOutcome, returnMs, runAttempt } from "./round-runner.ts";
 import type { RunFolder } from "./run-folder.ts";
 import { createServers, type Servers } from "./servers.ts";
 
@@ -101,8 +101,8 @@ async function runRounds(run: Run): Promise<RunResult> {
   const lastLanes = new Map(position.lastLanes);
   const acceptedLanes = new Map(position.acceptedLanes);
   let global = folder.checkpoint ?? { round: 0, parameters: initialOf(task) };
-  if (folder.journal.records.length > 0)
-    onEvent({ kind: "resumed", round: position.round, attempt: position.attempt });
+  const isResumed = folder.journal.records.length > 0;
+  if (isResumed) onEvent({ kind: "resumed", round: position.round, attempt: position.attempt });
   while (position.round <= rounds) {
     await cohortReady(run, position);
     const { round, attempt } = position;
@@ -129,14 +129,24 @@ async function runRounds(run: Run): Promise<RunResult> {
     void tellDevices(run, "close", (deviceId) => ({
       acceptedLane: acceptedLanes.get(deviceId) ?? 0,
     }));
-    position = nextPosition({ round: round + 1, attempt: 1 });
+    position = nextPosition({ round: round + 1, attempt: 1 }, Object.keys(accepted));
   }
   const accuracy = await scoreGlobal(run, global.parameters);
   await saveResult(run, global.parameters);
   await presence.update({ task: task.name, round: rounds, rounds, accuracy, finished: true });
+  if (isResumed) await devicesBack(run, position.unaware);
   await tellDevices(run, "finish", () => ({}));
+  if (position.unaware.length > 0) await folder.journal.append({ kind: "finished" });
   onEvent({ kind: "finished", accuracy });
   return { global, accuracy };
+}
+
+/** After a restart devices may still be on their way back, and would wait for a next round for ever. */
+async function devicesBack({ fleet, signal }: Run, ids: readonly string[]): Promise<void> {
+  const patience = AbortSignal.any([signal, AbortSignal.timeout(returnMs)]);
+  const isMissing = () => ids.some((id) => !fleet.ready.has(id));
+  while (isMissing() && !patience.aborted) await fleet.changed(patience);
+  signal.throwIfAborted();
 }
 
 /** Waits until the minimum of devices is ready, counting those whose work the journal already holds. */
@@ -266,7 +276,17 @@ function acceptedOf(
   );
 }
 
-function nextPosition(at: { readonly round: number; readonly attempt: number }): RunPosition {
+function nextPosition(
+  at: { readonly round: number; readonly attempt: number },
+  unaware: readonly string[] = [],
+): RunPosition {
   const none = new Map<string, never>();
-  return { ...at, isInterrupted: false, lanes: none, lastLanes: none, acceptedLanes: none };
+  return {
+    ...at,
+    isInterrupted: false,
+    lanes: none,
+    lastLanes: none,
+    acceptedLanes: none,
+    unaware,
+  };
 }

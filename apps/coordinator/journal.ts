@@ -53,7 +53,9 @@ export type JournalRecord =
       readonly accepted: Readonly<Record<string, number>>;
       readonly accuracy: number;
       readonly seconds: number;
-    };
+    }
+  /** The adapter is saved and the devices know it. */
+  | { readonly kind: "finished" };
 
 /** An append-only journal. */
 export interface Journal {

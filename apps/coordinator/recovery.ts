@@ -27,6 +27,8 @@ export interface RunPosition {
   readonly lastLanes: ReadonlyMap<string, number>;
   /** The last lane of each device that was folded in. */
   readonly acceptedLanes: ReadonlyMap<string, number>;
+  /** Devices of the last closed round that have not heard of the run's end. */
+  readonly unaware: readonly string[];
 }
 
 /** Replays the journal. Pure. */
@@ -37,6 +39,7 @@ export function positionOf(records: readonly JournalRecord[]): RunPosition {
   let round = 1;
   let attempt = 1;
   let isInterrupted = false;
+  let unaware: readonly string[] = [];
   for (const record of records) {
     switch (record.kind) {
       case "round":
@@ -53,16 +56,20 @@ export function positionOf(records: readonly JournalRecord[]): RunPosition {
       case "closed":
         for (const [deviceId, lane] of Object.entries(record.accepted))
           acceptedLanes.set(deviceId, lane);
+        unaware = Object.keys(record.accepted);
         lanes = new Map();
         round = record.round + 1;
         attempt = 1;
         isInterrupted = false;
         break;
+      case "finished":
+        unaware = [];
+        break;
       default:
         amend(lanes, record);
     }
   }
-  return { round, attempt, isInterrupted, lanes, lastLanes, acceptedLanes };
+  return { round, attempt, isInterrupted, lanes, lastLanes, acceptedLanes, unaware };
 }
 
 /** Adds what a lane received, if it is still its device's newest. */

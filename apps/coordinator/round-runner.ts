@@ -52,7 +52,7 @@ export interface AttemptOutcome {
 }
 
 /** How long devices have to come back after a restart of this process: twice their longest wait between two tries. */
-const returnMs = 2 * defaultBackOff.maxMs;
+export const returnMs = 2 * defaultBackOff.maxMs;
 
 /** Runs the attempt that `position` names. Rejects with the signal's reason when the run is stopped. */
 export async function runAttempt(options: AttemptOptions): Promise<AttemptOutcome> {
@@ -86,7 +86,7 @@ class Attempt {
   readonly #options: AttemptOptions;
   /** Devices may enter: what a crash left is restored, and nothing is decided yet. */
   #isOpen = false;
-  /** Settles when a device's last entry has got its lane and inbox. */
+  /** Settles once a device's last entry has begun: what it says of a former lane is stale before that, but it does not know yet. */
   readonly #entries = new Map<string, Promise<unknown>>();
   /** Process of each device that runs its lane; undefined once it has given the lane up. */
   readonly #runners = new Map<string, string | undefined>();
@@ -139,20 +139,23 @@ class Attempt {
   async enter(device: ReadyDevice): Promise<void> {
     const { id, gone } = device;
     if (!this.#isOpen) return;
-    const former = this.#entries.get(id) ?? Promise.resolve();
-    const entry = former.then(() => this.#admit(device));
-    this.#entries.set(
-      id,
-      entry.catch(() => {}),
-    );
+    const former = this.#entries.get(id);
+    const entry = this.#begin(device, former);
+    const settled = entry.catch(() => {});
+    this.#entries.set(id, settled);
     try {
-      const lane = await entry;
-      if (lane) await this.#start(device, lane);
+      await entry;
     } catch (error) {
       if (this.#options.signal.aborted || gone.aborted) return;
       this.#runners.set(id, undefined);
       await this.lose(id, errorLine(error));
     }
+  }
+
+  async #begin(device: ReadyDevice, former: Promise<unknown> | undefined): Promise<void> {
+    await former;
+    const lane = await this.#admit(device);
+    if (lane) await this.#start(device, lane);
   }
 
   /** What was delivered counts, even if its report is lost with the device. */

@@ -83,8 +83,14 @@ t.test("a round that was begun is gone on with, its lanes and uploads known", as
 t.test("after a closed round the next one begins with nothing", async (t) => {
   const { round, lane, upload, closed } = lines;
   const position = positionOf([round(1), lane("a", 1, 1), upload("a", 1), closed(1, { a: 1 })]);
-  t.match(position, { round: 2, attempt: 1, isInterrupted: false });
+  t.match(position, { round: 2, attempt: 1, isInterrupted: false, unaware: ["a"] });
   t.equal(position.lanes.size, 0);
+});
+
+t.test("devices know of the end once the journal says so", async (t) => {
+  const ended = [lines.round(1), lines.lane("a", 1, 1), lines.closed(1, { a: 1 })];
+  t.same(positionOf(ended).unaware, ["a"]);
+  t.same(positionOf([...ended, { kind: "finished" }]).unaware, []);
 });
 
 t.test("a lane opened again counts alone; numbers never fall back", async (t) => {

@@ -160,6 +160,17 @@ t.test("a finished run says its result again", async (t) => {
   t.ok(adapter.equals(undisturbed.whole.adapter));
 });
 
+t.test("devices that have not heard of the end are waited for and told", async (t) => {
+  const folder = await copyOf("whole", "untold");
+  const untold = (await recordsOf(folder)).filter(({ kind }) => kind !== "finished");
+  await writeFile(journalFile(folder), untold.map((line) => `${JSON.stringify(line)}\n`).join(""));
+  // Resolves once every device has ended by itself.
+  const { log, records } = await federate(world, { task, run: folder, devices: whole });
+  t.equal(log.filter((line) => line.endsWith("the task is finished")).length, 2);
+  t.notMatch(log.join("\n"), /round \d/);
+  t.same(records, [...untold, { kind: "finished" }]);
+});
+
 t.test("a journal damaged before its end is refused with file and line", async (t) => {
   const folder = await copyOf("whole", "damaged");
   const file = journalFile(folder);
