@@ -4,7 +4,7 @@ import { mkdir } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import { readTable } from "../../runtime/index.ts";
 import type { OnEvent, RunEvent } from "../coordinator/events.ts";
-import { readJournal } from "../coordinator/journal.ts";
+import { type JournalRecord, journalFile, readJournal } from "../coordinator/journal.ts";
 import { type PreparedTask, prepareTask } from "../coordinator/prepared-task.ts";
 import { startCoordinator } from "../coordinator/start.ts";
 import { readTaskFile } from "../coordinator/task-file.ts";
@@ -36,7 +36,7 @@ export interface DemoOptions {
 export interface DemoResult {
   readonly runFolder: string;
   readonly prepared: PreparedTask;
-  /** Wall time of the rounds, boards starting included, baselines not. */
+  /** Wall time of the rounds, without the boards' start and the baselines. */
   readonly trainingSeconds: number;
   readonly accuracy: number;
   readonly baselines: BaselineScores;
@@ -53,14 +53,13 @@ export async function runDemo(options: DemoOptions): Promise<DemoResult> {
   const data = await writeRunData(runFolder, { seed, rounds });
   onStage("measuring this machine");
   const group = await limitBoards(await boardLimits(options.signal));
-  const started = performance.now();
   let accuracy: number;
   try {
     accuracy = await federate(options, runFolder, data, group);
   } finally {
     await group.close();
   }
-  const trainingSeconds = (performance.now() - started) / 1000;
+  const records = await readJournal(journalFile(runFolder));
   onStage("training the baselines on as many examples");
   const prepared = await prepareTask(await readTaskFile(data.taskFile), cacheFolder);
   const baselines = await trainBaselines({
@@ -68,12 +67,13 @@ export async function runDemo(options: DemoOptions): Promise<DemoResult> {
     model: prepared.model,
     devices: await trainingExamples(prepared, data),
     testSet: prepared.testSet,
-    steps: await stepsSeen(runFolder, prepared),
+    steps: stepsSeen(records, prepared),
     parallel: 2,
     signal: options.signal,
     onProgress: options.onBaseline,
   });
   log(`run folder ${runFolder}`);
+  const trainingSeconds = roundSeconds(records);
   return { runFolder, prepared, trainingSeconds, accuracy, baselines, enforced: group.enforced };
 }
 
@@ -121,7 +121,8 @@ async function federate(
       run: runFolder,
       federation: "demo",
       listen: "mqtt://127.0.0.1:0",
-      threads: 1,
+      // Boards wait while the coordinator closes a round, so it may use what they leave.
+      threads: 2,
       cacheFolder,
       signal,
       onEvent,
@@ -148,11 +149,16 @@ async function trainingExamples({ task, tokenizer }: PreparedTask, { deviceFiles
 }
 
 /** Optimizer steps that see as many private examples as all devices saw together. */
-async function stepsSeen(runFolder: string, { task }: PreparedTask): Promise<number> {
-  const records = await readJournal(join(runFolder, "journal", "records.jsonl"));
+function stepsSeen(records: readonly JournalRecord[], { task }: PreparedTask): number {
   const reports = records.filter((record) => record.kind === "report");
   const seen = reports.reduce((sum, { report }) => sum + report.examplesSeen, 0);
   return Math.round(seen / task.training.batchSize);
+}
+
+/** Wall time of the finished rounds, those before an interruption included. */
+function roundSeconds(records: readonly JournalRecord[]): number {
+  const closed = records.filter((record) => record.kind === "closed");
+  return closed.reduce((sum, { seconds }) => sum + seconds, 0);
 }
 
 function boardFailure(id: string, status: string, runFolder: string): Error {

@@ -40,7 +40,7 @@ function taskOf(seed: number, rounds: number) {
     seed,
     head: { kind: "classification", labels: [...DEMO_LABELS] },
     data: { test: "data/test.csv", public: "data/public.csv" },
-    training: { rounds, localSteps: 20 },
+    training: { rounds, localSteps: 16 },
     cohort: { minimumDevices: demoBoards.length },
     labelsMayLeave: true,
   };

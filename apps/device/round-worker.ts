@@ -19,7 +19,7 @@ import {
 import { type Engine, type Example, TrifoldError } from "../../runtime/index.ts";
 import type { DeviceRoundReport } from "../control-messages.ts";
 import { errorText } from "../error-text.ts";
-import { markPeak, peakResidentBytes, residentBytes } from "./process-memory.ts";
+import { markPeak, peakResidentBytes, settledResidentBytes } from "./process-memory.ts";
 import type { Workplace } from "./workplace.ts";
 
 /** What a round is started with. */
@@ -141,7 +141,7 @@ class StandingWorker implements RoundWorker {
   ): Promise<DeviceRoundReport> {
     const { link, workplace } = this.#options;
     this.#provisioningBytes = 0;
-    this.#idleBytes ??= residentBytes();
+    this.#idleBytes ??= await settledResidentBytes();
     markPeak();
     const started = performance.now();
     const { protocol, client } = await this.#clientFor(assignment);
