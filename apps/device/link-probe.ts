@@ -1,5 +1,6 @@
 // The link between a device and its broker, timed over a topic that the device both writes and reads: what
 // the radio carries here and now, not what its standard promises.
+import { setMaxListeners } from "node:events";
 import { type Transport, type TransportMessage, topicsOf } from "../../broker/index.ts";
 import type { LinkRates } from "../../devices/index.ts";
 
@@ -26,7 +27,10 @@ const chunkBytes = 16 * 1024;
  * underrated. Rejects with the signal's reason, or when the broker's rules forbid the topic.
  */
 export async function measureLink(options: LinkProbeOptions): Promise<LinkRates> {
-  const { transport, federation, deviceId, signal } = options;
+  const { transport, federation, deviceId } = options;
+  const signal = AbortSignal.any([options.signal]);
+  // Every message in flight listens to it.
+  setMaxListeners(0, signal);
   const topic = topicsOf(federation).device(deviceId, "probe");
   let arrived = (_message: TransportMessage) => {};
   const stop = await transport.subscribe(topic, (message) => arrived(message));
