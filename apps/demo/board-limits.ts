@@ -2,7 +2,7 @@
 // where this user may write them. What cannot be enforced is said, not pretended.
 import { randomBytes } from "node:crypto";
 import { existsSync } from "node:fs";
-import { mkdir, readFile, rmdir, writeFile } from "node:fs/promises";
+import { mkdir, readdir, readFile, rmdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 
 /** What a board may take of this machine. */
@@ -28,7 +28,8 @@ export async function limitBoards(
   limits: readonly BoardLimit[],
   root = "/sys/fs/cgroup",
 ): Promise<LimitedGroup> {
-  const name = `trifold-${randomBytes(4).toString("hex")}`;
+  const name = `trifold-${process.pid}-${randomBytes(4).toString("hex")}`;
+  for (const folder of ["", "cpu", "memory"]) await removeOrphans(join(root, folder));
   const trees = await writableTrees(root, name);
   const folders: string[] = [];
   const enforced = new Set<string>();
@@ -53,6 +54,28 @@ export async function limitBoards(
       for (const folder of folders.toReversed()) await rmdir(folder).catch(() => {});
     },
   };
+}
+
+/** Removes the empty groups of processes that were killed before they could. */
+async function removeOrphans(folder: string): Promise<void> {
+  const names = await readdir(folder).catch(() => []);
+  for (const name of names) {
+    const owner = /^trifold-(\d+)-[0-9a-f]+$/.exec(name)?.[1];
+    if (owner === undefined || isAlive(Number(owner))) continue;
+    const group = join(folder, name);
+    // Files of a control group cannot be removed and need not be.
+    for (const board of await readdir(group)) await rmdir(join(group, board)).catch(() => {});
+    await rmdir(group).catch(() => {});
+  }
+}
+
+function isAlive(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code !== "ESRCH";
+  }
 }
 
 type Controller = "cpu-v1" | "memory-v1" | "cpu-v2" | "memory-v2";

@@ -185,3 +185,17 @@ function limitsAt({ rejections }: CandidateVerdict, off: number): DeviceBudget {
     }),
   );
 }
+
+t.test("groups that a killed demo left are removed, those of a living one stay", async (t) => {
+  // No process has an id above the kernel's largest.
+  const orphan = "trifold-4194999-00000000";
+  const living = `trifold-${process.pid}-00000000`;
+  const groups = t.testdir({
+    cpu: { [orphan]: { "pi-4": {} }, [living]: { "pi-4": {} } },
+    memory: {},
+  });
+  await limitBoards([], groups);
+  const left = await readdir(join(groups, "cpu"));
+  t.notOk(left.includes(orphan));
+  t.ok(left.includes(living));
+});
