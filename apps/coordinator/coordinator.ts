@@ -101,8 +101,8 @@ async function runRounds(run: Run): Promise<RunResult> {
   const lastLanes = new Map(position.lastLanes);
   const acceptedLanes = new Map(position.acceptedLanes);
   let global = folder.checkpoint ?? { round: 0, parameters: initialOf(task) };
-  const isResumed = folder.journal.records.length > 0;
-  if (isResumed) onEvent({ kind: "resumed", round: position.round, attempt: position.attempt });
+  if (folder.journal.records.length > 0)
+    onEvent({ kind: "resumed", round: position.round, attempt: position.attempt });
   while (position.round <= rounds) {
     await cohortReady(run, position);
     const { round, attempt } = position;
@@ -134,17 +134,17 @@ async function runRounds(run: Run): Promise<RunResult> {
   const accuracy = await scoreGlobal(run, global.parameters);
   await saveResult(run, global.parameters);
   await presence.update({ task: task.name, round: rounds, rounds, accuracy, finished: true });
-  if (isResumed) await devicesBack(run, position.unaware);
+  await devicesBack(run, position.unaware);
   await tellDevices(run, "finish", () => ({}));
   if (position.unaware.length > 0) await folder.journal.append({ kind: "finished" });
   onEvent({ kind: "finished", accuracy });
   return { global, accuracy };
 }
 
-/** After a restart devices may still be on their way back, and would wait for a next round for ever. */
+/** Devices may be on their way back after a restart or a lost connection, and would wait for a next round for ever. */
 async function devicesBack({ fleet, signal }: Run, ids: readonly string[]): Promise<void> {
   const patience = AbortSignal.any([signal, AbortSignal.timeout(returnMs)]);
-  const isMissing = () => ids.some((id) => !fleet.ready.has(id));
+  const isMissing = () => ids.some((id) => !fleet.ready.has(id) && !fleet.hasLeft(id));
   while (isMissing() && !patience.aborted) await fleet.changed(patience);
   signal.throwIfAborted();
 }

@@ -56,6 +56,8 @@ export interface ReadyDevice {
 export interface Fleet {
   /** By device id. */
   readonly ready: ReadonlyMap<string, ReadyDevice>;
+  /** Whether the device's status says that it was stopped: it will not come back by itself. */
+  hasLeft(deviceId: string): boolean;
   /** Called when a device becomes ready or goes; replaces the last listener. */
   listen(listener: FleetListener): void;
   /** Resolves when a device became ready or went, or when the signal is aborted. */
@@ -132,6 +134,10 @@ class Roster implements Fleet {
       if (either.aborted) resolve();
       else either.addEventListener("abort", () => resolve(), { once: true });
     });
+  }
+
+  hasLeft(deviceId: string): boolean {
+    return this.#watch?.devices.get(deviceId)?.state === "offline";
   }
 
   async close(): Promise<void> {
