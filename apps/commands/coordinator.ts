@@ -2,18 +2,11 @@
 import type { Command } from "commander";
 import { defaultCacheFolder } from "../cache-folder.ts";
 import { log, printResult } from "../command-result.ts";
-import type { ConnectionFlags } from "../connection.ts";
+import type { CoordinatorFlags } from "../coordinator/start.ts";
 import { interruptSignal } from "../interrupt.ts";
 import { examples, wholeNumber } from "./option-values.ts";
 
-interface CoordinatorFlags extends ConnectionFlags {
-  readonly task: string;
-  readonly run: string;
-  readonly federation: string;
-  readonly listen?: string;
-  readonly broker?: string;
-  readonly credentials?: string;
-  readonly threads?: number;
+interface Flags extends CoordinatorFlags {
   readonly json?: boolean;
 }
 
@@ -52,7 +45,7 @@ export function coordinatorCommand(program: Command): void {
     .action(run);
 }
 
-async function run(flags: CoordinatorFlags): Promise<void> {
+async function run(flags: Flags): Promise<void> {
   const { startCoordinator } = await import("../coordinator/start.ts");
   const { eventText } = await import("../coordinator/event-text.ts");
   const { signal, close } = interruptSignal();

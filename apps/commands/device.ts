@@ -5,20 +5,11 @@ import { join } from "node:path";
 import type { Command } from "commander";
 import { defaultCacheFolder } from "../cache-folder.ts";
 import { log, printResult } from "../command-result.ts";
-import type { ConnectionFlags } from "../connection.ts";
+import type { DeviceFlags } from "../device/start.ts";
 import { interruptSignal } from "../interrupt.ts";
 import { examples } from "./option-values.ts";
 
-interface DeviceFlags extends ConnectionFlags {
-  readonly broker: string;
-  readonly id: string;
-  readonly federation: string;
-  readonly data: string;
-  readonly textColumn: string;
-  readonly labelColumn: string;
-  readonly config?: string;
-  readonly model?: string;
-  readonly state: string;
+interface Flags extends DeviceFlags {
   readonly json?: boolean;
 }
 
@@ -65,7 +56,7 @@ export function deviceCommand(program: Command): void {
     .action(run);
 }
 
-async function run({ json, ...flags }: DeviceFlags): Promise<void> {
+async function run({ json, ...flags }: Flags): Promise<void> {
   const { startDevice } = await import("../device/start.ts");
   const { signal, close } = interruptSignal();
   try {

@@ -25,7 +25,7 @@ import { openRunFolder, type RunFolder } from "./run-folder.ts";
 import { readTaskFile } from "./task-file.ts";
 
 /** What the command line gives. */
-export interface CoordinatorStart extends ConnectionFlags {
+export interface CoordinatorFlags extends ConnectionFlags {
   readonly task: string;
   readonly run: string;
   readonly federation: string;
@@ -33,6 +33,10 @@ export interface CoordinatorStart extends ConnectionFlags {
   readonly broker?: string;
   readonly credentials?: string;
   readonly threads?: number;
+}
+
+/** The flags, and what the program around them provides. */
+export interface CoordinatorStart extends CoordinatorFlags {
   readonly cacheFolder: string;
   readonly signal: AbortSignal;
   readonly onEvent: OnEvent;

@@ -16,7 +16,7 @@ import { measureGemm } from "./gemm-probe.ts";
 import { type LinkProbeOptions, measureLink } from "./link-probe.ts";
 
 /** What the command line gives. */
-export interface DeviceStart extends ConnectionFlags {
+export interface DeviceFlags extends ConnectionFlags {
   readonly broker: string;
   readonly id: string;
   readonly federation: string;
@@ -26,6 +26,10 @@ export interface DeviceStart extends ConnectionFlags {
   readonly config?: string;
   readonly model?: string;
   readonly state: string;
+}
+
+/** The flags, and what the program around them provides. */
+export interface DeviceStart extends DeviceFlags {
   readonly cacheFolder: string;
   readonly signal: AbortSignal;
   readonly log: (message: string) => void;
