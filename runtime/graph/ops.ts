@@ -1,4 +1,4 @@
-// The table of ONNX operators that Trifold builds graphs of (opset 20): attributes and shape rules.
+// The table of ONNX operators that Trifold builds graphs of (opset 23): attributes and shape rules.
 // Adding an operator here makes the compiler ask for its interpreter, its export and its gradient.
 import { runtimeErrors } from "../errors.ts";
 import { elementCount, sameShape } from "../tensor.ts";

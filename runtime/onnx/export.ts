@@ -1,4 +1,4 @@
-// Graph -> ONNX model, opset 20. What this opset takes as inputs (shapes, axes, sizes) becomes a
+// Graph -> ONNX model, opset 23. What this opset takes as inputs (shapes, axes, sizes) becomes a
 // shared int64 initializer. Weights stay in their file; the model only points at them.
 import { basename, dirname } from "node:path";
 import { runtimeErrors } from "../errors.ts";
@@ -16,7 +16,7 @@ import {
   valueInfoProto,
 } from "./proto.ts";
 
-const opset = 20;
+const opset = 23;
 
 /** An encoded model and where its weights lie. */
 export interface OnnxModel {
@@ -42,7 +42,7 @@ export function exportOnnx(graph: Graph): OnnxModel {
   };
 }
 
-/** How opset 20 writes an operator: its attributes, and the lists it takes as further inputs. */
+/** How opset 23 writes an operator: its attributes, and the lists it takes as further inputs. */
 interface Form {
   readonly attributes?: Readonly<Record<string, AttributeValue>>;
   readonly lists?: readonly (readonly number[])[];
