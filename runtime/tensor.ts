@@ -21,8 +21,25 @@ export interface Int64Tensor {
   readonly data: BigInt64Array;
 }
 
+/** An int8 tensor: quantised weights. */
+export interface Int8Tensor {
+  readonly dtype: "int8";
+  readonly shape: readonly number[];
+  readonly data: Int8Array;
+}
+
+/** A tensor that lies in a file as little-endian elements and is read when a session runs with it. */
+export interface FileTensor {
+  readonly dtype: "float32" | "int8";
+  readonly shape: readonly number[];
+  /** Never rewritten while in use. */
+  readonly file: string;
+  readonly offsetBytes: number;
+  readonly lengthBytes: number;
+}
+
 /** Any tensor, tagged by `dtype`. */
-export type Tensor = Float32Tensor | Float64Tensor | Int64Tensor;
+export type Tensor = Float32Tensor | Float64Tensor | Int64Tensor | Int8Tensor;
 
 /** Tensors by name; names are the checkpoint's or, for adapters, PEFT's. */
 export type TensorBundle<T extends Tensor = Tensor> = ReadonlyMap<string, T>;
@@ -56,6 +73,12 @@ export function int64(
   const values =
     data instanceof BigInt64Array ? data : BigInt64Array.from(data, (value) => BigInt(value));
   return { dtype: "int64", shape, data: values };
+}
+
+/** An int8 tensor; `data` is not copied when it is typed. */
+export function int8(shape: readonly number[], data: Int8Array | readonly number[]): Int8Tensor {
+  const values = data instanceof Int8Array ? data : Int8Array.from(data);
+  return { dtype: "int8", shape, data: values };
 }
 
 /** Whether two shapes are equal. */

@@ -2,7 +2,7 @@
 // vector-Jacobian products (VJP), using the same operators, so that stock ONNX Runtime runs the result.
 import { runtimeErrors } from "../errors.ts";
 import type { GraphBuilder } from "../graph/builder.ts";
-import type { Node, Value } from "../graph/ir.ts";
+import { dataInputs, type Node, type Value } from "../graph/ir.ts";
 import { float32, sameShape } from "../tensor.ts";
 import { vjpOf } from "./rules.ts";
 
@@ -82,7 +82,7 @@ function differentiate(builder: GraphBuilder, node: Node, { active, flowing, add
 function activeValues(nodes: readonly Node[], wrt: readonly Value[]): Set<string> {
   const active = new Set(wrt.map((value) => value.name));
   for (const node of nodes) {
-    if (!node.inputs.some((input) => active.has(input.name))) continue;
+    if (!dataInputs(node).some((input) => active.has(input.name))) continue;
     for (const output of node.outputs) {
       if (output.dtype === "float32") active.add(output.name);
     }

@@ -23,7 +23,7 @@ export const matrixRules: VjpRules<"MatMul" | "Gemm"> = {
 /** dA of alpha * op(A) op(B): dY op(B)^T, or its transpose when A was read transposed. */
 function gemmLeft({ b, node, dy }: VjpContext<"Gemm">): Value {
   const { alpha, transA, transB } = node.attributes;
-  const right = node.inputs[1] as Value;
+  const right = dequantisedAgain(b, node.inputs[1] as Value, dy);
   return transA
     ? b.op("Gemm", [right, dy], { alpha, transA: transB, transB: true })
     : b.op("Gemm", [dy, right], { alpha, transA: false, transB: !transB });
@@ -36,6 +36,17 @@ function gemmRight({ b, node, dy }: VjpContext<"Gemm">): Value {
   return transB
     ? b.op("Gemm", [dy, left], { alpha, transA: true, transB: transA })
     : b.op("Gemm", [left, dy], { alpha, transA: !transA, transB: false });
+}
+
+/**
+ * A weight that was dequantised for the forward pass, from the same bytes once more when `dy` is there; any other
+ * value as it is. Keeping it until now would cost what quantising saved.
+ */
+function dequantisedAgain(b: GraphBuilder, value: Value, dy: Value): Value {
+  const maker = b.nodes.find((node) => node.outputs[0]?.name === value.name);
+  if (maker?.op !== "DequantizeLinear") return value;
+  const [x, scale] = maker.inputs as readonly [Value, Value, Value];
+  return b.op("DequantizeLinear", [x, scale, dy], maker.attributes);
 }
 
 function transposeLast(b: GraphBuilder, x: Value): Value {

@@ -4,7 +4,13 @@ import type { Value } from "../graph/ir.ts";
 import { elementCount, sameShape } from "../tensor.ts";
 import type { VjpContext, VjpRules } from "./rules.ts";
 
-type Reductions = "ReduceSum" | "ReduceMean" | "ReduceLogSumExp" | "Softmax" | "LayerNormalization";
+type Reductions =
+  | "ReduceSum"
+  | "ReduceMean"
+  | "ReduceLogSumExp"
+  | "Softmax"
+  | "LayerNormalization"
+  | "DequantizeLinear";
 
 export const reductionRules: VjpRules<Reductions> = {
   ReduceSum: ({ b, node, dy }) => {
@@ -32,6 +38,16 @@ export const reductionRules: VjpRules<Reductions> = {
     return [b.op("Mul", [y, b.op("Sub", [dy, sum], {})], {})];
   },
   LayerNormalization: layerNormVjp,
+  // Linear in the scales: each collects x * dy over its block of rows. What it waited for does not count.
+  DequantizeLinear: ({ b, node, dy, needs }) => {
+    const [x, scale] = node.inputs as [Value, Value];
+    if (!needs[1]) return [undefined];
+    const product = b.op("Mul", [b.op("Cast", [x], { to: "float32" }), dy], {});
+    const [blocks = 0, columns = 0] = scale.shape;
+    const shape = [blocks, node.attributes.blockSize, columns];
+    const rows = b.op("Reshape", [product], { shape });
+    return [undefined, b.op("ReduceSum", [rows], { axes: [1], keepDims: false })];
+  },
 };
 
 /**

@@ -4,7 +4,7 @@ import type { Tensor } from "../tensor.ts";
 import type { OpAttributes, OpName } from "./ops.ts";
 
 /** Element type of a value inside a graph. */
-export type ValueType = "float32" | "int64" | "bool";
+export type ValueType = "float32" | "int64" | "int8" | "int4" | "bool";
 
 /** A named tensor of a graph with its static shape. */
 export interface Value {
@@ -28,7 +28,7 @@ export type Node = { [K in OpName]: NodeOf<K> }[OpName];
 export type Initializer =
   | { readonly kind: "inline"; readonly value: Value; readonly tensor: Tensor }
   | {
-      /** Little-endian float32 at `offsetBytes` of a weights file, mapped rather than read. */
+      /** Little-endian elements at `offsetBytes` of a weights file, mapped rather than read; int4 two to a byte, the first low. */
       readonly kind: "external";
       readonly value: Value;
       readonly file: string;
@@ -43,4 +43,12 @@ export interface Graph {
   readonly outputs: readonly Value[];
   readonly initializers: readonly Initializer[];
   readonly nodes: readonly Node[];
+}
+
+/** Bits of one element of each type. */
+export const elementBits = { float32: 32, int64: 64, int8: 8, int4: 4, bool: 8 } as const;
+
+/** The inputs whose numbers a node's outputs depend on: all but what a DequantizeLinear only waits for. */
+export function dataInputs(node: Node): readonly Value[] {
+  return node.op === "DequantizeLinear" ? node.inputs.slice(0, 2) : node.inputs;
 }

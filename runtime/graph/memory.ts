@@ -1,8 +1,6 @@
 // How much memory a run of a graph needs at its fullest moment, from the lives of its values.
 import { elementCount } from "../tensor.ts";
-import type { Graph, Node, Value } from "./ir.ts";
-
-const bytesPerElement = { float32: 4, int64: 8, bool: 1 } as const;
+import { elementBits, type Graph, type Node, type Value } from "./ir.ts";
 
 /** Operators whose output may take the place of an input of equal size that nobody needs any more. */
 const inPlace: ReadonlySet<Node["op"]> = new Set([
@@ -21,7 +19,7 @@ const inPlace: ReadonlySet<Node["op"]> = new Set([
 
 /** Bytes of a value. */
 export function valueBytes(value: Value): number {
-  return elementCount(value.shape) * bytesPerElement[value.dtype];
+  return Math.ceil((elementCount(value.shape) * elementBits[value.dtype]) / 8);
 }
 
 /**

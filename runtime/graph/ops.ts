@@ -49,7 +49,13 @@ export interface OpAttributes {
   readonly GatherElements: Axis;
   /** (data, indices, updates), reduction "add": repeated indices accumulate. */
   readonly ScatterElements: Axis;
-  readonly Cast: { readonly to: ValueType };
+  readonly Cast: { readonly to: "float32" | "int64" | "bool" };
+  /**
+   * (x, scale, after): x int8 or int4 [rows, columns] times scale [rows / blockSize, columns], each row of scales for
+   * a block of rows. It waits for `after`, a float32 value of any shape that it does not read: ONNX Runtime would
+   * compute what depends on constants alone at the start and keep it. DequantizeLinear-21, axis 0.
+   */
+  readonly DequantizeLinear: { readonly blockSize: number };
 }
 
 /** Name of an operator in the table. */
@@ -169,6 +175,14 @@ export const shapeRules: { readonly [K in OpName]: ShapeRule<K> } = {
     return [{ dtype: x.dtype, shape: x.shape }];
   },
   Cast: (inputs, { to }) => [{ dtype: to, shape: first("Cast", inputs).shape }],
+  DequantizeLinear: (inputs, { blockSize }) => {
+    const [x, scale] = pair("DequantizeLinear", inputs);
+    const [rows = 0, columns = 0] = x.shape;
+    const isQuantised = (x.dtype === "int8" || x.dtype === "int4") && x.shape.length === 2;
+    const isScaled = sameShape(scale.shape, [rows / blockSize, columns]);
+    check(isQuantised && isScaled && inputs[2]?.dtype === "float32", "DequantizeLinear", inputs);
+    return [{ dtype: "float32", shape: x.shape }];
+  },
 };
 
 /** The common shape of two by ONNX multidirectional broadcasting, or undefined when there is none. */

@@ -1,7 +1,7 @@
 // One kernel for each operator, written for reading: what the operator means, in float64.
 import type { Value } from "./ir.ts";
 import type { OpAttributes, OpName } from "./ops.ts";
-import { type Dense, operand } from "./reference-dense.ts";
+import { at, type Dense, operand } from "./reference-dense.ts";
 import {
   concat,
   expand,
@@ -68,6 +68,13 @@ export const kernels: { readonly [K in OpName]: Kernel<K> } = {
       bool: (x: number) => Number(x !== 0),
     };
     return [operand(inputs, 0).data.map(converted[to])];
+  },
+  DequantizeLinear: (inputs, { blockSize }) => {
+    const [x, scale] = [operand(inputs, 0), operand(inputs, 1)];
+    const columns = at(x.shape, 1);
+    const scaleOf = (i: number) =>
+      at(scale.data, Math.floor(i / columns / blockSize) * columns + (i % columns));
+    return [x.data.map((value, i) => value * scaleOf(i))];
   },
 };
 

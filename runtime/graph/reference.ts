@@ -3,7 +3,7 @@ import { type FileHandle, open } from "node:fs/promises";
 import { runtimeErrors } from "../errors.ts";
 import type { Engine, Session } from "../session/engine.ts";
 import { checkFeeds, chooseOutputs } from "../session/feeds.ts";
-import { elementCount, type Tensor } from "../tensor.ts";
+import { elementCount, type FileTensor, type Tensor } from "../tensor.ts";
 import { checkGraph } from "./check.ts";
 import type { Graph, Initializer, Node, Value } from "./ir.ts";
 import type { OpAttributes, OpName } from "./ops.ts";
@@ -47,8 +47,8 @@ function referenceSession(
       checkFeeds(graph, feeds, ["float32", "float64"]);
       const wanted = chooseOutputs(graph, outputs);
       const values = new Map(constants);
-      for (const [name, feed] of feeds) values.set(name, fromTensor(feed));
       try {
+        for (const [name, feed] of feeds) values.set(name, await fed(name, feed));
         for (const node of graph.nodes) interpret(node, values);
         return new Map(wanted.map((value) => [value.name, toTensor(value, find(values, value))]));
       } catch (cause) {
@@ -97,17 +97,54 @@ async function readConstant(
   initializer: Initializer,
   files: Map<string, FileHandle>,
 ): Promise<Dense> {
-  const { shape, name } = initializer.value;
-  if (initializer.kind === "inline") return { ...fromTensor(initializer.tensor), shape };
-  const { file: path, offsetBytes, lengthBytes } = initializer;
-  const file = files.get(path) ?? (await open(path));
-  files.set(path, file);
+  const { value } = initializer;
+  if (initializer.kind === "inline")
+    return { ...fromTensor(initializer.tensor), shape: value.shape };
+  const file = files.get(initializer.file) ?? (await open(initializer.file));
+  files.set(initializer.file, file);
+  return await readSlice(value, initializer, file);
+}
+
+async function fed(name: string, feed: Tensor | FileTensor): Promise<Dense> {
+  if ("data" in feed) return fromTensor(feed);
+  const file = await open(feed.file);
+  try {
+    return await readSlice({ ...feed, name }, feed, file);
+  } finally {
+    await file.close();
+  }
+}
+
+async function readSlice(
+  value: Value,
+  { file: path, offsetBytes, lengthBytes }: Omit<FileTensor, "dtype" | "shape">,
+  file: FileHandle,
+): Promise<Dense> {
   const bytes = new Uint8Array(lengthBytes);
   const { bytesRead } = await file.read(bytes, 0, lengthBytes, offsetBytes);
   if (bytesRead !== lengthBytes) {
-    throw new Error(`constant ${name} needs ${lengthBytes} bytes of ${path}, got ${bytesRead}`);
+    throw new Error(`${value.name} needs ${lengthBytes} bytes of ${path}, got ${bytesRead}`);
   }
-  return { shape, data: Float64Array.from(new Float32Array(bytes.buffer)) };
+  return { shape: value.shape, data: numbersOf(value, bytes) };
+}
+
+/** The elements of a weights file's bytes. */
+function numbersOf({ name, dtype }: Value, bytes: Uint8Array<ArrayBuffer>): Float64Array {
+  switch (dtype) {
+    case "float32":
+      return Float64Array.from(new Float32Array(bytes.buffer));
+    case "int8":
+      return Float64Array.from(new Int8Array(bytes.buffer));
+    case "int4":
+      // Shifting up and down again extends the sign of each half.
+      return Float64Array.from({ length: 2 * bytes.length }, (_, i) =>
+        i % 2 === 0
+          ? ((bytes[i >> 1] as number) << 28) >> 28
+          : ((bytes[i >> 1] as number) << 24) >> 28,
+      );
+    default:
+      throw new Error(`${name} is ${dtype}, files hold float32, int8 or int4`);
+  }
 }
 
 function fromTensor(tensor: Tensor): Dense {
@@ -122,8 +159,8 @@ function toTensor(value: Value, { shape, data }: Dense): Tensor {
       return { dtype: "float64", shape, data: data.slice() };
     case "int64":
       return { dtype: "int64", shape, data: BigInt64Array.from(data, BigInt) };
-    case "bool":
-      throw new Error(`output ${value.name} is bool, expected float32 or int64`);
+    default:
+      throw new Error(`output ${value.name} is ${value.dtype}, expected float32 or int64`);
   }
 }
 

@@ -2,7 +2,14 @@
 // shared int64 initializer. Weights stay in their file; the model only points at them.
 import { basename, dirname } from "node:path";
 import { runtimeErrors } from "../errors.ts";
-import type { Graph, Initializer, Node, Value } from "../graph/ir.ts";
+import {
+  elementBits,
+  type Graph,
+  type Initializer,
+  type Node,
+  type NodeOf,
+  type Value,
+} from "../graph/ir.ts";
 import type { OpAttributes, OpName } from "../graph/ops.ts";
 import { elementCount, type Tensor } from "../tensor.ts";
 import {
@@ -29,7 +36,7 @@ export interface OnnxModel {
 /** Encodes a graph as an ONNX model; throws `GRAPH_INVALID` when weights files lie in different folders or a constant has the wrong size. */
 export function exportOnnx(graph: Graph): OnnxModel {
   const lists = new Map<string, readonly number[]>();
-  const nodes = graph.nodes.map((node) => exportNode(node, lists));
+  const nodes = graph.nodes.flatMap((node) => exportNode(node, lists));
   const initializers = [
     ...graph.initializers.map((initializer) => exportInitializer(graph, initializer)),
     ...[...lists].map(([name, values]) => exportList(name, values)),
@@ -91,6 +98,9 @@ const forms: { readonly [K in OpName]: (attributes: OpAttributes[K]) => Form } =
     attributes: { axis: int(axis), reduction: { kind: "string", value: "add" } },
   }),
   Cast: ({ to }) => ({ attributes: { to: int(elementTypes[to]) } }),
+  DequantizeLinear: ({ blockSize }) => ({
+    attributes: { axis: int(0), block_size: int(blockSize) },
+  }),
 };
 
 function plain(): Form {
@@ -115,17 +125,55 @@ function flag(value: boolean): AttributeValue {
   return int(value ? 1 : 0);
 }
 
-function exportNode(node: Node, lists: Map<string, readonly number[]>): Message {
+function exportNode(node: Node, lists: Map<string, readonly number[]>): readonly Message[] {
+  if (node.op === "DequantizeLinear") return waitingDequantisation(node, lists);
+  return [plainNode(node, node.inputs, lists)];
+}
+
+/**
+ * The scales times exp(x - x) = 1 with x the first element of what is waited for: an exact product that exists no
+ * earlier. Where x is not finite, neither is the weight, and training stops as diverged anyway.
+ */
+function waitingDequantisation(
+  node: NodeOf<"DequantizeLinear">,
+  lists: Map<string, readonly number[]>,
+): readonly Message[] {
+  const [x, scale, after] = node.inputs as readonly [Value, Value, Value];
+  const name = (part: string) => `${node.outputs[0]?.name}/${part}`;
+  const value = (part: string, shape: readonly number[]): Value => {
+    return { name: name(part), dtype: "float32", shape };
+  };
+  const named = (op: string, inputs: readonly string[], part: string) =>
+    nodeProto(op, inputs, [name(part)], {});
+  const first = listName([0], lists);
+  const ready = value("scale", scale.shape);
+  return [
+    named("Reshape", [after.name, listName([elementCount(after.shape)], lists)], "flat"),
+    named("Gather", [name("flat"), first], "first"),
+    named("Sub", [name("first"), name("first")], "zero"),
+    named("Exp", [name("zero")], "one"),
+    named("Mul", [scale.name, name("one")], "scale"),
+    plainNode(node, [x, ready], lists),
+  ];
+}
+
+function listName(values: readonly number[], lists: Map<string, readonly number[]>): string {
+  const name = `int64:[${values.join(",")}]`;
+  lists.set(name, values);
+  return name;
+}
+
+function plainNode(
+  node: Node,
+  inputs: readonly Value[],
+  lists: Map<string, readonly number[]>,
+): Message {
   // Node is a union tagged by `op`; indexing by the tag gives a union of functions that the compiler cannot pair up.
   const form = (forms[node.op] as (attributes: Node["attributes"]) => Form)(node.attributes);
-  const further = (form.lists ?? []).map((values) => {
-    const name = `int64:[${values.join(",")}]`;
-    lists.set(name, values);
-    return name;
-  });
+  const further = (form.lists ?? []).map((values) => listName(values, lists));
   return nodeProto(
     node.op,
-    [...node.inputs.map((value) => value.name), ...further],
+    [...inputs.map((value) => value.name), ...further],
     node.outputs.map((value) => value.name),
     form.attributes ?? {},
   );
@@ -140,7 +188,7 @@ function exportInitializer(graph: Graph, initializer: Initializer): Message {
   const { name, dtype, shape } = initializer.value;
   if (initializer.kind === "external") {
     const { file, offsetBytes: offset, lengthBytes: length } = initializer;
-    checkSize(graph, initializer.value, length / Float32Array.BYTES_PER_ELEMENT);
+    checkSize(graph, initializer.value, (8 * length) / elementBits[dtype]);
     const content = { kind: "external", location: basename(file), offset, length } as const;
     return tensorProto(name, elementTypes[dtype], shape, content);
   }
@@ -149,12 +197,12 @@ function exportInitializer(graph: Graph, initializer: Initializer): Message {
   return tensorProto(name, elementTypes[dtype], shape, { kind: "raw", bytes });
 }
 
-function elementsOf(tensor: Tensor): Float32Array | BigInt64Array {
+function elementsOf(tensor: Tensor): Float32Array | BigInt64Array | Int8Array {
   return tensor.dtype === "float64" ? Float32Array.from(tensor.data) : tensor.data;
 }
 
 /** The bytes as they lie in memory: Node runs on little-endian machines only, as do the boards. */
-function littleEndian(elements: Float32Array | BigInt64Array): Uint8Array {
+function littleEndian(elements: Float32Array | BigInt64Array | Int8Array): Uint8Array {
   return new Uint8Array(elements.buffer, elements.byteOffset, elements.byteLength);
 }
 

@@ -5,7 +5,7 @@
 export type Message = Uint8Array<ArrayBuffer>;
 
 /** `TensorProto.DataType`. */
-export const elementTypes = { float32: 1, int64: 7, bool: 9 } as const;
+export const elementTypes = { float32: 1, int8: 3, int64: 7, bool: 9, int4: 22 } as const;
 
 /** The value of a node's attribute, tagged by its `AttributeProto.AttributeType`. */
 export type AttributeValue =

@@ -1,7 +1,10 @@
 // The seam between graphs and what computes them: stock ONNX Runtime (`ort.ts`) or the plain
 // TypeScript interpreter (`graph/reference.ts`). Both pass one contract suite.
 import type { Graph } from "../graph/ir.ts";
-import type { Tensor, TensorBundle } from "../tensor.ts";
+import type { FileTensor, Tensor } from "../tensor.ts";
+
+/** What is fed: tensors, or places in files that a session reads into memory it uses again for the next run. */
+export type Feeds = ReadonlyMap<string, Tensor | FileTensor>;
 
 /** Loads graphs and owns what they need: a worker thread, temporary files. */
 export interface Engine {
@@ -17,9 +20,10 @@ export interface Session {
   readonly graph: Graph;
   /**
    * Computes the named outputs (all when left out) from one tensor for every graph input.
-   * Throws `SESSION_FEED_INVALID` on a missing, unknown or misshapen feed. Outputs belong to the caller.
+   * Throws `SESSION_FEED_INVALID` on a missing, unknown or misshapen feed, `SESSION_FAILED` when a file is too short.
+   * Outputs belong to the caller.
    */
-  run(feeds: TensorBundle, outputs?: readonly string[]): Promise<Map<string, Tensor>>;
+  run(feeds: Feeds, outputs?: readonly string[]): Promise<Map<string, Tensor>>;
   /** Frees the graph; safe to call twice. */
   close(): Promise<void>;
 }

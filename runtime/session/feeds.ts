@@ -1,12 +1,13 @@
 // What may go into a session, checked before anything is computed; the same for every engine.
 import { runtimeErrors } from "../errors.ts";
-import type { Graph, Value } from "../graph/ir.ts";
-import { elementCount, sameShape, type Tensor, type TensorBundle } from "../tensor.ts";
+import { elementBits, type Graph, type Value } from "../graph/ir.ts";
+import { elementCount, type FileTensor, sameShape, type Tensor } from "../tensor.ts";
+import type { Feeds } from "./engine.ts";
 
 /** Throws `SESSION_FEED_INVALID` unless there is one fitting tensor for every input; `floats` are the types accepted for float32 inputs. */
 export function checkFeeds(
   graph: Graph,
-  feeds: TensorBundle,
+  feeds: Feeds,
   floats: readonly Tensor["dtype"][] = ["float32"],
 ): void {
   for (const input of graph.inputs) {
@@ -17,11 +18,9 @@ export function checkFeeds(
     if (!types.some((type) => type === feed.dtype) || !sameShape(feed.shape, input.shape)) {
       throw invalid(graph, `input ${input.name} must be ${typeOf(input)}, got ${typeOf(feed)}`);
     }
-    if (feed.data.length !== elements) {
-      throw invalid(
-        graph,
-        `input ${describe(input)} needs ${elements} elements, got ${feed.data.length}`,
-      );
+    const fed = fedElements(feed);
+    if (fed !== elements) {
+      throw invalid(graph, `input ${describe(input)} needs ${elements} elements, got ${fed}`);
     }
   }
   const known = graph.inputs.map((input) => input.name);
@@ -44,11 +43,15 @@ export function chooseOutputs(graph: Graph, outputs?: readonly string[]): readon
   });
 }
 
+function fedElements(feed: Tensor | FileTensor): number {
+  return "data" in feed ? feed.data.length : (8 * feed.lengthBytes) / elementBits[feed.dtype];
+}
+
 function describe(value: Value): string {
   return `${value.name} ${typeOf(value)}`;
 }
 
-function typeOf({ dtype, shape }: Pick<Value | Tensor, "dtype" | "shape">): string {
+function typeOf({ dtype, shape }: Pick<Value | Tensor | FileTensor, "dtype" | "shape">): string {
   return `${dtype}[${shape.join(", ")}]`;
 }
 

@@ -5,10 +5,9 @@ import { runtimeErrors } from "../errors.ts";
 import { checkGraph } from "../graph/check.ts";
 import type { Graph } from "../graph/ir.ts";
 import { exportOnnx } from "../onnx/export.ts";
-import type { TensorBundle } from "../tensor.ts";
-import type { Engine, Session } from "./engine.ts";
+import type { Engine, Feeds, Session } from "./engine.ts";
 import { checkFeeds, chooseOutputs } from "./feeds.ts";
-import { buffersOf, type SessionSettings, type WireTensor } from "./worker-calls.ts";
+import { buffersOf, type SessionSettings, type WireFeed, type WireTensor } from "./worker-calls.ts";
 import { openWorkerChannel, type WorkerChannel } from "./worker-channel.ts";
 
 /** Settings of the ONNX Runtime engine. */
@@ -96,12 +95,13 @@ function ortSession(channel: WorkerChannel, session: number, graph: Graph): Sess
  * Copies of the feeds to hand over. The caller keeps its own, and a clone by `postMessage` would take the
  * whole buffer behind a view (a parameter inside a large message) along.
  */
-function copyFeeds(feeds: TensorBundle): Map<string, WireTensor> {
-  const copies = new Map<string, WireTensor>();
-  for (const [name, tensor] of feeds) {
+function copyFeeds(feeds: Feeds): Map<string, WireFeed> {
+  const copies = new Map<string, WireFeed>();
+  for (const [name, feed] of feeds) {
     // `checkFeeds` has let no other type through.
-    if (tensor.dtype === "float64") continue;
-    copies.set(name, { ...tensor, data: tensor.data.slice() } as WireTensor);
+    if (feed.dtype === "float64") continue;
+    const copy = "data" in feed ? ({ ...feed, data: feed.data.slice() } as WireTensor) : feed;
+    copies.set(name, copy);
   }
   return copies;
 }

@@ -1,8 +1,11 @@
 // What the engine asks of its worker thread, typed once for both ends.
-import type { Float32Tensor, Int64Tensor } from "../tensor.ts";
+import type { FileTensor, Float32Tensor, Int8Tensor, Int64Tensor } from "../tensor.ts";
 
 /** A tensor between threads; it owns its whole buffer. */
-export type WireTensor = Float32Tensor | Int64Tensor;
+export type WireTensor = Float32Tensor | Int64Tensor | Int8Tensor;
+
+/** What goes in: a tensor, or a place in a file that the worker reads. */
+export type WireFeed = WireTensor | FileTensor;
 
 /** Settings of one ONNX Runtime session. */
 export interface SessionSettings {
@@ -25,7 +28,7 @@ export interface WorkerCalls {
   readonly run: {
     readonly request: {
       readonly session: number;
-      readonly feeds: ReadonlyMap<string, WireTensor>;
+      readonly feeds: ReadonlyMap<string, WireFeed>;
       readonly outputs: readonly string[];
     };
     readonly reply: ReadonlyMap<string, WireTensor>;
@@ -50,10 +53,10 @@ export type Reply =
   | { readonly kind: "failed"; readonly message: string };
 
 /** The buffers that a message hands over instead of copying; each once. */
-export function buffersOf(tensors: ReadonlyMap<string, WireTensor>): ArrayBuffer[] {
+export function buffersOf(tensors: ReadonlyMap<string, WireFeed>): ArrayBuffer[] {
   const buffers = new Set<ArrayBuffer>();
-  for (const { data } of tensors.values()) {
-    if (data.buffer instanceof ArrayBuffer) buffers.add(data.buffer);
+  for (const feed of tensors.values()) {
+    if ("data" in feed && feed.data.buffer instanceof ArrayBuffer) buffers.add(feed.data.buffer);
   }
   return [...buffers];
 }

@@ -2,6 +2,7 @@
 // thread, hence this one. The channel sends the next call only after the answer to the last.
 import { isMainThread, parentPort, workerData } from "node:worker_threads";
 import { InferenceSession, Tensor } from "onnxruntime-node";
+import { fileReader } from "./file-reader.ts";
 import {
   buffersOf,
   type CallKind,
@@ -9,6 +10,7 @@ import {
   type Reply,
   type Request,
   type SessionSettings,
+  type WireFeed,
   type WireTensor,
   type WorkerCalls,
 } from "./worker-calls.ts";
@@ -20,6 +22,7 @@ if (isMainThread || parentPort === null) {
 const port = parentPort;
 const { busy } = workerData as WorkerStart;
 const sessions = new Map<number, InferenceSession>();
+const files = fileReader();
 
 type Handlers = {
   readonly [K in CallKind]: (body: WorkerCalls[K]["request"]) => Promise<WorkerCalls[K]["reply"]>;
@@ -32,13 +35,14 @@ const handlers: Handlers = {
     return undefined;
   },
   run: async ({ session, feeds, outputs }) => {
-    const inputs = Object.fromEntries([...feeds].map(([name, tensor]) => [name, toOrt(tensor)]));
+    const inputs = Object.fromEntries([...feeds].map(([name, feed]) => [name, toOrt(name, feed)]));
     const results = await find(session).run(inputs, outputs);
     return new Map(outputs.map((name) => [name, fromOrt(name, results[name])]));
   },
   release: async ({ session }) => {
     await find(session).release();
     sessions.delete(session);
+    if (sessions.size === 0) files.close();
     return undefined;
   },
 };
@@ -104,8 +108,9 @@ function find(session: number): InferenceSession {
   return found;
 }
 
-function toOrt({ dtype, shape, data }: WireTensor): Tensor {
-  return new Tensor(dtype, data, shape);
+function toOrt(name: string, feed: WireFeed): Tensor {
+  const data = "data" in feed ? feed.data : files.read(name, feed);
+  return new Tensor(feed.dtype, data, feed.shape);
 }
 
 /** The tensor over its own buffer, so that the buffer can be handed over. */

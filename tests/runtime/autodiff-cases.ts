@@ -2,15 +2,17 @@
 // outputs that nothing flows into. A new operator without a case does not compile.
 import type { OpAttributes, OpName } from "../../runtime/graph/ops.ts";
 import { randomStream } from "../../runtime/random.ts";
-import { type Float32Tensor, float32, int64, type Tensor } from "../../runtime/tensor.ts";
+import { type Float32Tensor, float32, int8, int64, type Tensor } from "../../runtime/tensor.ts";
 
-/** One application of an operator; every float32 input is differentiated. */
+/** One application of an operator; every float32 input is differentiated but those in `waitedFor`. */
 export interface VjpCase<K extends OpName> {
   readonly title: string;
   readonly inputs: readonly Tensor[];
   readonly attributes: OpAttributes[K];
   /** Outputs that gradients flow into; the first when left out. */
   readonly seeded?: readonly number[];
+  /** Inputs that are not read, only waited for; none when left out. */
+  readonly waitedFor?: readonly number[];
 }
 
 type Cases<K extends OpName> = readonly [VjpCase<K>, ...VjpCase<K>[]];
@@ -203,6 +205,18 @@ export const vjpCases: { readonly [K in OpName]: Cases<K> } = {
       title: "repeated indices accumulate",
       inputs: [numbers([3, 2]), int64([4, 2], [0, 1, 0, 1, 2, 2, 0, 1]), numbers([4, 2])],
       attributes: { axis: 0 },
+    },
+  ],
+  DequantizeLinear: [
+    {
+      title: "two blocks of two rows, and a value that is only waited for",
+      inputs: [
+        int8([4, 3], [1, -2, 3, 4, 5, -6, 7, 8, 9, 10, -128, 127]),
+        numbers([2, 3]),
+        numbers([2]),
+      ],
+      attributes: { blockSize: 2 },
+      waitedFor: [2],
     },
   ],
   Cast: [{ title: "to its own type", inputs: [numbers([2])], attributes: { to: "float32" } }],

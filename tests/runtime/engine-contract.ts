@@ -6,7 +6,7 @@ import { graphBuilder } from "../../runtime/graph/builder.ts";
 import type { Graph, Value } from "../../runtime/graph/ir.ts";
 import type { OpName } from "../../runtime/graph/ops.ts";
 import type { Engine, Session } from "../../runtime/session/engine.ts";
-import { float32, int64, type Tensor } from "../../runtime/tensor.ts";
+import { type FileTensor, float32, int64, type Tensor } from "../../runtime/tensor.ts";
 import { type OperatorCase, operatorCases } from "./engine-operators.ts";
 
 /** Holds an engine to the contract; `makeEngine` is called once for each subtest that closes engines. */
@@ -17,6 +17,7 @@ export function engineContract(t: Test, makeEngine: () => Engine): void {
   t.test("runs started together do not mix", (t) => together(t, makeEngine()));
   t.test("graphs loaded together do not mix", (t) => loadedTogether(t, makeEngine()));
   t.test("weights come from their place in a file", (t) => externalWeights(t, makeEngine()));
+  t.test("a feed may lie in a file", (t) => fileFeeds(t, makeEngine()));
   t.test("a graph that cannot be computed is refused", (t) => badGraphs(t, makeEngine()));
   t.test("closing twice is harmless and ends everything", (t) => closing(t, makeEngine()));
 }
@@ -24,7 +25,7 @@ export function engineContract(t: Test, makeEngine: () => Engine): void {
 /** The first output of a session as plain numbers. */
 async function firstOutput(
   session: Session,
-  feeds: Readonly<Record<string, Tensor>>,
+  feeds: Readonly<Record<string, Tensor | FileTensor>>,
 ): Promise<number[]> {
   const [output] = await session.run(new Map(Object.entries(feeds)));
   return output ? Array.from(output[1].data, Number) : [];
@@ -178,6 +179,40 @@ async function externalWeights(t: Test, engine: Engine): Promise<void> {
     code: "SESSION_FAILED",
     message: /none\.bin/,
   });
+}
+
+async function fileFeeds(t: Test, engine: Engine): Promise<void> {
+  t.teardown(() => engine.close());
+  const folder = t.testdir();
+  const file = join(folder, "weights.bin");
+  await writeFile(file, new Uint8Array(Float32Array.of(1, 2, 3, 4).buffer));
+  const session = await engine.load(negation());
+  const at = (offsetBytes: number, path = file) => ({
+    x: { dtype: "float32", shape: [2], file: path, offsetBytes, lengthBytes: 8 } as const,
+  });
+  t.same(await firstOutput(session, at(4)), [-2, -3]);
+  t.same(await firstOutput(session, at(8)), [-3, -4], "another place takes the first one's memory");
+  await t.rejects(session.run(new Map(Object.entries(at(12)))), {
+    code: "SESSION_FAILED",
+    message: /x needs 8 bytes of .*weights\.bin, got 4/,
+  });
+  t.same(await firstOutput(session, at(8)), [-3, -4], "a read that failed leaves nothing behind");
+  await t.rejects(session.run(new Map(Object.entries(at(0, join(folder, "none.bin"))))), {
+    code: "SESSION_FAILED",
+    message: /none\.bin/,
+  });
+  const { x } = at(4);
+  await t.rejects(session.run(new Map([["x", { ...x, lengthBytes: 12 }]])), {
+    code: "SESSION_FEED_INVALID",
+    message: /input x float32\[2\] needs 2 elements, got 3/,
+  });
+}
+
+/** -x of two numbers. */
+function negation(): Graph {
+  const builder = graphBuilder();
+  builder.output(builder.op("Neg", [builder.input("x", "float32", [2])], {}));
+  return builder.build("negation");
 }
 
 /** x [1, 2] times a [2, 3] matrix of a file. */

@@ -1,7 +1,7 @@
 // Every operator on a few numbers that can be checked by hand or have a closed form. Not one of them
 // comes from an engine of ours.
 import type { OpAttributes, OpName } from "../../runtime/graph/ops.ts";
-import { float32, int64, type Tensor } from "../../runtime/tensor.ts";
+import { float32, int8, int64, type Tensor } from "../../runtime/tensor.ts";
 
 /** One application of an operator: what goes in and, for each output, the elements that come out. */
 export interface OperatorCase<K extends OpName> {
@@ -165,6 +165,20 @@ export const operatorCases: {
       inputs: [square, int64([2, 1], [1, 0]), float32([2, 1], [5, 7])],
       attributes: { axis: 1 },
       expected: [[1, 7, 10, 4]],
+    },
+  ],
+  DequantizeLinear: [
+    // Two blocks of one row; the third input is waited for and not read.
+    {
+      inputs: [int8([2, 2], [1, -2, 127, -128]), float32([2, 2], [0.5, 2, 1, 0.25]), column],
+      attributes: { blockSize: 1 },
+      expected: [[0.5, -4, 127, -32]],
+    },
+    // One block of two rows.
+    {
+      inputs: [int8([2, 2], [1, -2, 3, 4]), float32([1, 2], [0.5, 2]), float32([], [7])],
+      attributes: { blockSize: 2 },
+      expected: [[0.5, -4, 1.5, 8]],
     },
   ],
   Cast: [

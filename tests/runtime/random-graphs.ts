@@ -4,7 +4,7 @@ import { type GraphBuilder, graphBuilder } from "../../runtime/graph/builder.ts"
 import type { Graph, Value } from "../../runtime/graph/ir.ts";
 import type { OpName } from "../../runtime/graph/ops.ts";
 import { type RandomStream, randomStream } from "../../runtime/random.ts";
-import { elementCount, type Float32Tensor, float32, int64 } from "../../runtime/tensor.ts";
+import { elementCount, type Float32Tensor, float32, int8, int64 } from "../../runtime/tensor.ts";
 
 /** A graph of one input `x`, with every intermediate value as an output, and numbers to feed. */
 export interface RandomGraph {
@@ -116,6 +116,20 @@ const steps: { readonly [K in OpName]: Step } = {
     const places = indices(x.shape, x.shape[axis] as number, random);
     const updates = builder.constant(numbers(x.shape, random));
     return builder.op("ScatterElements", [x, builder.constant(places), updates], { axis });
+  },
+  // A weight that waits for x, then adds to it.
+  DequantizeLinear: ({ builder, x, random }) => {
+    const width = x.shape.at(-1) as number;
+    const data = Int8Array.from({ length: 2 * width }, () => random.below(256) - 128);
+    const weight = builder.initializer({
+      kind: "inline",
+      value: { name: `weight:${random.below(2 ** 31)}`, dtype: "int8", shape: [2, width] },
+      tensor: int8([2, width], data),
+    });
+    const scale = builder.constant(numbers([1, width], random));
+    const rows = builder.op("DequantizeLinear", [weight, scale, x], { blockSize: 2 });
+    const [row] = builder.apply("Split", [rows], { axis: 0, sizes: [1, 1] }) as [Value, Value];
+    return builder.op("Add", [x, builder.op("Reshape", [row], { shape: [width] })], {});
   },
   // To whole numbers of x itself would differ where rounding crosses one.
   Cast: ({ builder, x, random }) => {
