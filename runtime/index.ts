@@ -7,7 +7,12 @@ export type { Graph, Initializer, Node, NodeOf, Value, ValueType } from "./graph
 export { peakIntermediateBytes, valueBytes } from "./graph/memory.ts";
 export { referenceEngine } from "./graph/reference.ts";
 export * from "./models/adapters.ts";
-export type { BaseModel, WeightLocation } from "./models/base-model.ts";
+export type {
+  BaseModel,
+  QuantisedFormat,
+  WeightFormat,
+  WeightLocation,
+} from "./models/base-model.ts";
 export type { Gpt2Config, ModelConfig } from "./models/config.ts";
 export { familyOf, linearModules, randomTensors, tensorShapes } from "./models/families.ts";
 export type { LinearModule, ModelFamily } from "./models/family.ts";
@@ -15,6 +20,7 @@ export * from "./models/lora.ts";
 export * from "./models/partition.ts";
 export * from "./models/pretrained.ts";
 export { pretrainingGraph } from "./models/pretraining.ts";
+export { quantiseModel, sketchQuantised } from "./models/quantise.ts";
 export {
   readParameterFile,
   readSafetensors,

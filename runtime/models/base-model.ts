@@ -8,6 +8,30 @@ export interface WeightLocation {
   readonly lengthBytes: number;
 }
 
+/** How the weights of a model's linear layers are stored. */
+export type WeightFormat = "float32" | QuantisedFormat;
+
+/** Formats that round weights: one byte or half a byte each, and a float32 scale for a block of them. */
+export type QuantisedFormat = "int8" | "int4";
+
+/** Where one quantised weight lies: int8 or int4 [rows, columns] and float32 scales [rows / blockSize, columns]. */
+export interface QuantisedLocation {
+  readonly shape: readonly number[];
+  readonly blockSize: number;
+  readonly dataOffsetBytes: number;
+  readonly dataLengthBytes: number;
+  readonly scalesOffsetBytes: number;
+  readonly scalesLengthBytes: number;
+}
+
+/** The quantised linear layers of a model, in a file beside its float32 weights. */
+export interface QuantisedWeights {
+  readonly format: QuantisedFormat;
+  readonly file: string;
+  /** By checkpoint name; weights that are not here are float32. */
+  readonly tensors: ReadonlyMap<string, QuantisedLocation>;
+}
+
 /** A base model whose tensors lie as little-endian float32 in one file that sessions map. */
 export interface BaseModel {
   readonly config: ModelConfig;
@@ -15,6 +39,8 @@ export interface BaseModel {
   readonly weightsFile: string;
   /** By checkpoint name without the family's prefix (`wte.weight`, `h.0.attn.c_attn.weight`). */
   readonly weights: ReadonlyMap<string, WeightLocation>;
-  /** sha256 over the configuration and each tensor's own sha256, in name order; equal models have equal ones. */
+  /** Present when graphs are to compute with quantised linear layers in place of the float32 ones. */
+  readonly quantised?: QuantisedWeights;
+  /** sha256 over the configuration and each tensor's own sha256, in name order; equal models have equal ones, quantised or not. */
   readonly sha256: string;
 }

@@ -3,6 +3,7 @@
 import type { GraphBuilder } from "../graph/builder.ts";
 import type { Value } from "../graph/ir.ts";
 import type { ModelConfig } from "./config.ts";
+import type { WeightOf } from "./weights.ts";
 
 /** What a block is built with. */
 export interface BlockContext<Config extends ModelConfig = ModelConfig> {
@@ -10,8 +11,11 @@ export interface BlockContext<Config extends ModelConfig = ModelConfig> {
   readonly config: Config;
   readonly batch: number;
   readonly sequence: number;
-  /** A checkpoint tensor by its name without the family's prefix; the only way that weights reach a graph. */
-  readonly weight: (name: string) => Value;
+  /**
+   * A checkpoint tensor by its name without the family's prefix; the only way that weights reach a graph. Linear layers
+   * name their input as `after`: weights that are stored quantised are dequantised then.
+   */
+  readonly weight: WeightOf;
   /** Adds the adapter of a linear layer to its output, or gives the output back. */
   readonly adapt: (path: string, x: Value, y: Value) => Value;
 }

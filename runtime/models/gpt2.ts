@@ -92,6 +92,6 @@ function feedForward(context: Context, index: number, x: Value): Value {
 
 /** x W + b with GPT-2's Conv1D weight [in, out], plus the layer's adapter. */
 function linear({ b, weight, adapt }: Context, path: string, x: Value): Value {
-  const inputs = [x, weight(`${path}.weight`), weight(`${path}.bias`)];
+  const inputs = [x, weight(`${path}.weight`, x), weight(`${path}.bias`)];
   return adapt(path, x, b.op("Gemm", inputs, { alpha: 1, transA: false, transB: false }));
 }

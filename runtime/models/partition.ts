@@ -16,7 +16,7 @@ import {
   parameterShapes,
   targetedModules,
 } from "./lora.ts";
-import { frozenWeight } from "./weights.ts";
+import { fedWeights, mappedWeights } from "./weights.ts";
 
 /** What every graph of one training run shares. */
 export interface ModelSpec {
@@ -25,6 +25,8 @@ export interface ModelSpec {
   readonly head: HeadSettings;
   readonly batch: number;
   readonly sequence: number;
+  /** One graph for the whole model, or block by block with one block's weights in memory; default whole. */
+  readonly execution?: "whole" | "blocks";
 }
 
 /** Blocks [from, to); the embedding belongs to block 0, the final norm and head to the last. */
@@ -127,7 +129,7 @@ export function stepGraph(
 }
 
 /** A model part under construction. */
-interface Parts {
+export interface Parts {
   readonly b: GraphBuilder;
   readonly spec: ModelSpec;
   readonly context: BlockContext;
@@ -141,7 +143,21 @@ interface Parts {
   readonly boundaries: readonly Value[];
 }
 
-function assemble(spec: ModelSpec, blocks: BlockRange): Parts {
+/** How a part is built: what enters it (tokens when it starts at block 0), and where its weights come from. */
+export interface PartOptions {
+  readonly entry?: "tokens" | "activations";
+  readonly weights?: "mapped" | "fed";
+}
+
+/** Blocks [from, to) with the parameters that belong to them; nothing is declared an output yet. */
+export function assemble(
+  spec: ModelSpec,
+  blocks: BlockRange,
+  {
+    entry: kind = blocks.from === 0 ? "tokens" : "activations",
+    weights = "mapped",
+  }: PartOptions = {},
+): Parts {
   const { model, lora, head, batch, sequence } = spec;
   const b = graphBuilder();
   const parameters = new Map<string, Value>();
@@ -153,13 +169,13 @@ function assemble(spec: ModelSpec, blocks: BlockRange): Parts {
     config: model.config,
     batch,
     sequence,
-    weight: (name) => frozenWeight(b, model, name),
+    weight: weights === "fed" ? fedWeights(b, model) : mappedWeights(b, model),
     adapt: adapterOf(b, spec, parameters),
   };
   const family = familyOf(model.config);
   const tokens = batch * sequence;
   const entry =
-    blocks.from === 0
+    kind === "tokens"
       ? family.embed(context, b.input("input_ids", "int64", [batch, sequence]))
       : b.input("activations", "float32", [tokens, model.config.hiddenSize]);
   const shared = family.shared(context, b.input("attention_mask", "int64", [batch, sequence]));

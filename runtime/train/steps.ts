@@ -6,11 +6,12 @@ import {
   logitsGraph,
   type ModelSpec,
   type Objective,
-  type StepGraph,
   stepGraph,
 } from "../models/partition.ts";
-import type { Engine, Session } from "../session/engine.ts";
-import type { Float32Tensor, Parameters, Tensor, TensorBundle } from "../tensor.ts";
+import type { Engine } from "../session/engine.ts";
+import type { Float32Tensor, Parameters, TensorBundle } from "../tensor.ts";
+import { loadBlockPredictor, loadBlockStep } from "./block-steps.ts";
+import { feedsOf, floatOutput, namedGradients } from "./outputs.ts";
 
 /** Results of a step that reaches the loss. */
 export interface StepResult {
@@ -50,12 +51,13 @@ export interface Front extends Loaded {
   ): Promise<Parameters>;
 }
 
-/** Loads the step of a whole model, or of the tail behind `from` blocks. */
+/** Loads the step of a whole model, or of the tail behind `from` blocks, as the spec wants it executed. */
 export async function loadStep(
   engine: Engine,
   spec: ModelSpec,
   options: { readonly from?: number; readonly objective?: Objective } = {},
 ): Promise<TrainingStep> {
+  if (spec.execution === "blocks") return await loadBlockStep(engine, spec, options);
   const step = stepGraph(spec, options);
   const session = await engine.load(step.graph);
   const wanted = [step.loss, step.cutGradient, ...step.gradients.values()].filter(
@@ -66,25 +68,26 @@ export async function loadStep(
     close: () => session.close(),
     run: async (parameters, feeds) => {
       const results = await session.run(feedsOf(session, parameters, feeds), wanted);
-      const loss = Number(float(results, step.loss as string).data[0]);
+      const loss = Number(floatOutput(results, step.loss as string).data[0]);
       const gradients = namedGradients(step, results);
       const cut = step.cutGradient;
       return cut === undefined
         ? { loss, gradients }
-        : { loss, gradients, cutGradient: float(results, cut) };
+        : { loss, gradients, cutGradient: floatOutput(results, cut) };
     },
   };
 }
 
-/** Loads the forward pass to the logits. */
+/** Loads the forward pass to the logits, as the spec wants it executed. */
 export async function loadPredictor(engine: Engine, spec: ModelSpec, from = 0): Promise<Predictor> {
+  if (spec.execution === "blocks") return await loadBlockPredictor(engine, spec, from);
   const { graph, logits } = logitsGraph(spec, from);
   const session = await engine.load(graph);
   return {
     flops: graphFlops(graph),
     close: () => session.close(),
     run: async (parameters, feeds) =>
-      float(await session.run(feedsOf(session, parameters, feeds)), logits as string),
+      floatOutput(await session.run(feedsOf(session, parameters, feeds)), logits as string),
   };
 }
 
@@ -104,7 +107,7 @@ export async function loadFront(engine: Engine, spec: ModelSpec, cutLayer: numbe
     },
     forward: async (parameters, feeds) => {
       const results = await forwardSession.run(feedsOf(forwardSession, parameters, feeds));
-      return float(results, forward.activations as string);
+      return floatOutput(results, forward.activations as string);
     },
     backward: async (parameters, feeds, cutGradient) => {
       const all = feedsOf(
@@ -115,25 +118,4 @@ export async function loadFront(engine: Engine, spec: ModelSpec, cutLayer: numbe
       return namedGradients(backward, await backwardSession.run(all, wanted));
     },
   };
-}
-
-/** Exactly the inputs a session declares, from what the caller has. */
-function feedsOf(session: Session, parameters: Parameters, feeds: TensorBundle): TensorBundle {
-  const chosen = new Map<string, Tensor>();
-  for (const { name } of session.graph.inputs) {
-    const tensor = parameters.get(name) ?? feeds.get(name);
-    if (tensor) chosen.set(name, tensor);
-  }
-  return chosen;
-}
-
-function namedGradients(step: StepGraph, results: TensorBundle): Parameters {
-  return new Map([...step.gradients].map(([name, output]) => [name, float(results, output)]));
-}
-
-/** Engines of float64 results (the reference) are narrowed here, so that callers see one type. */
-function float(results: TensorBundle, name: string): Float32Tensor {
-  const tensor = results.get(name) as Tensor;
-  if (tensor.dtype === "float32") return tensor;
-  return { dtype: "float32", shape: tensor.shape, data: Float32Array.from(tensor.data, Number) };
 }

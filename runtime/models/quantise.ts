@@ -1,0 +1,206 @@
+// Quantised copies of a model's linear layers, made once and kept beside its float32 weights. Symmetric, with one
+// float32 scale for each block of rows in a column: w ~ scale * q (the scheme of ONNX DequantizeLinear-21, blocked).
+import { type FileHandle, open, readFile, stat } from "node:fs/promises";
+import { dirname, join } from "node:path";
+import { z } from "zod";
+import { runtimeErrors } from "../errors.ts";
+import { replaceFile, writeFileAtomic } from "../files.ts";
+import { elementCount } from "../tensor.ts";
+import type {
+  BaseModel,
+  QuantisedFormat,
+  QuantisedLocation,
+  QuantisedWeights,
+  WeightLocation,
+} from "./base-model.ts";
+import { linearModules } from "./families.ts";
+
+/**
+ * The model with linear layers rounded to `format`; embeddings, norms and biases stay float32. The first time, the
+ * layers are read a few rows at a time and written beside the float32 weights, which both keep.
+ */
+export async function quantiseModel(model: BaseModel, format: QuantisedFormat): Promise<BaseModel> {
+  const folder = dirname(model.weightsFile);
+  const file = join(folder, `weights.${format}`);
+  const indexFile = join(folder, `index.${format}.json`);
+  const expected = quantisedLayout(model, format);
+  const known = await readIndex(indexFile);
+  const size = await sizeOf(file);
+  if (known?.sha256 !== model.sha256 || size !== expected.sizeBytes) {
+    await writeQuantised(model, format, expected, file);
+    const index = { format: 1, sha256: model.sha256 } satisfies z.input<typeof indexSchema>;
+    await writeFileAtomic(indexFile, `${JSON.stringify(index)}\n`);
+  }
+  return { ...model, quantised: { format, file, tensors: expected.tensors } };
+}
+
+/** The model as `quantiseModel` would make it, without its bytes: enough to build graphs that are measured, never run. */
+export function sketchQuantised(model: BaseModel, format: QuantisedFormat): BaseModel {
+  const file = join(dirname(model.weightsFile), `weights.${format}`);
+  const quantised: QuantisedWeights = {
+    format,
+    file,
+    tensors: quantisedLayout(model, format).tensors,
+  };
+  return { ...model, quantised };
+}
+
+/** Rows that share a scale: the largest power of two up to 32 that divides them, so that no block is cut short. */
+export function blockSizeOf(rows: number): number {
+  let size = 32;
+  while (rows % size !== 0) size /= 2;
+  return size;
+}
+
+/** Largest magnitude of a quantised element: symmetric, so that the lowest code is not used. */
+const largestCode = { int8: 127, int4: 7 } as const;
+const bitsOf = { int8: 8, int4: 4 } as const;
+/** As float32 weights are placed: maps start on pages. */
+const alignmentBytes = 4096;
+
+const indexSchema = z.object({ format: z.literal(1), sha256: z.string() });
+
+interface Layout {
+  readonly tensors: ReadonlyMap<string, QuantisedLocation>;
+  readonly sizeBytes: number;
+}
+
+/** Follows from the configuration alone: where each layer's elements and scales lie. */
+function quantisedLayout(model: BaseModel, format: QuantisedFormat): Layout {
+  const tensors = new Map<string, QuantisedLocation>();
+  let end = 0;
+  const place = (lengthBytes: number): number => {
+    const offset = Math.ceil(end / alignmentBytes) * alignmentBytes;
+    end = offset + lengthBytes;
+    return offset;
+  };
+  for (const { path } of linearModules(model.config)) {
+    const name = `${path}.weight`;
+    const { shape } = model.weights.get(name) as WeightLocation;
+    const [rows = 0, columns = 0] = shape;
+    const blockSize = blockSizeOf(rows);
+    if (format === "int4" && (blockSize * columns) % 2 !== 0) throw oddBlock(name, shape);
+    const dataLengthBytes = Math.ceil((elementCount(shape) * bitsOf[format]) / 8);
+    const scalesLengthBytes = (rows / blockSize) * columns * Float32Array.BYTES_PER_ELEMENT;
+    tensors.set(name, {
+      shape,
+      blockSize,
+      dataLengthBytes,
+      dataOffsetBytes: place(dataLengthBytes),
+      scalesLengthBytes,
+      scalesOffsetBytes: place(scalesLengthBytes),
+    });
+  }
+  return { tensors, sizeBytes: end };
+}
+
+/** Half a byte would be left at the end of each block. */
+function oddBlock(name: string, shape: readonly number[]): Error {
+  return runtimeErrors.error(
+    "MODEL_UNSUPPORTED",
+    `${name} [${shape.join(", ")}] has an odd number of rows and columns, int4 needs one even`,
+    { hint: "Use int8 for this model." },
+  );
+}
+
+async function writeQuantised(
+  model: BaseModel,
+  format: QuantisedFormat,
+  { tensors }: Layout,
+  file: string,
+): Promise<void> {
+  const source = await open(model.weightsFile);
+  try {
+    await replaceFile(file, async (target) => {
+      for (const [name, location] of tensors) {
+        const { offsetBytes } = model.weights.get(name) as WeightLocation;
+        await quantiseTensor({ source, target, format }, offsetBytes, location);
+      }
+    });
+  } finally {
+    await source.close();
+  }
+}
+
+interface Copy {
+  readonly source: FileHandle;
+  readonly target: FileHandle;
+  readonly format: QuantisedFormat;
+}
+
+/** One block of rows in memory at a time. */
+async function quantiseTensor(
+  { source, target, format }: Copy,
+  offsetBytes: number,
+  location: QuantisedLocation,
+): Promise<void> {
+  const { shape, blockSize } = location;
+  const [rows = 0, columns = 0] = shape;
+  const values = new Float32Array(blockSize * columns);
+  const codesBytes = Math.ceil((values.length * bitsOf[format]) / 8);
+  for (let block = 0; block < rows / blockSize; block++) {
+    await source.read(
+      bytesOf(values),
+      0,
+      values.byteLength,
+      offsetBytes + block * values.byteLength,
+    );
+    const { codes, scales } = quantiseBlock(values, columns, largestCode[format]);
+    const packed = format === "int8" ? codes : packNibbles(codes);
+    const dataAt = location.dataOffsetBytes + block * codesBytes;
+    await target.write(bytesOf(packed), 0, packed.byteLength, dataAt);
+    const scalesAt = location.scalesOffsetBytes + block * scales.byteLength;
+    await target.write(bytesOf(scales), 0, scales.byteLength, scalesAt);
+  }
+}
+
+/** Codes of values [rows, columns] and the scale of each column: the largest magnitude becomes the largest code. */
+export function quantiseBlock(
+  values: Float32Array,
+  columns: number,
+  largest: number,
+): { readonly codes: Int8Array; readonly scales: Float32Array } {
+  const scales = new Float32Array(columns);
+  for (let i = 0; i < values.length; i++) {
+    const column = i % columns;
+    scales[column] = Math.max(scales[column] as number, Math.abs(values[i] as number));
+  }
+  for (let column = 0; column < columns; column++) {
+    scales[column] = (scales[column] as number) / largest;
+  }
+  const codes = new Int8Array(values.length);
+  for (let i = 0; i < values.length; i++) {
+    const scale = scales[i % columns] as number;
+    // A scale of zero: a column of zeros, or of numbers so small that they round to it.
+    codes[i] = scale === 0 ? 0 : Math.round((values[i] as number) / scale);
+  }
+  return { codes, scales };
+}
+
+/** Two codes to a byte, the first in the low half (ONNX TensorProto, INT4). */
+function packNibbles(codes: Int8Array): Uint8Array {
+  return Uint8Array.from({ length: Math.ceil(codes.length / 2) }, (_, i) => {
+    const [low = 0, high = 0] = codes.subarray(2 * i, 2 * i + 2);
+    return (low & 0xf) | ((high & 0xf) << 4);
+  });
+}
+
+async function readIndex(file: string): Promise<z.output<typeof indexSchema> | undefined> {
+  try {
+    return indexSchema.parse(JSON.parse(await readFile(file, "utf8")));
+  } catch {
+    // Not made yet, or damaged: it is made again.
+    return undefined;
+  }
+}
+
+async function sizeOf(file: string): Promise<number | undefined> {
+  return await stat(file).then(
+    ({ size }) => size,
+    () => undefined,
+  );
+}
+
+function bytesOf(data: Float32Array | Int8Array | Uint8Array): Uint8Array {
+  return new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
+}
