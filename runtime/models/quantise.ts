@@ -46,7 +46,7 @@ export function sketchQuantised(model: BaseModel, format: QuantisedFormat): Base
 }
 
 /** Rows that share a scale: the largest power of two up to 32 that divides them, so that no block is cut short. */
-export function blockSizeOf(rows: number): number {
+function blockSizeOf(rows: number): number {
   let size = 32;
   while (rows % size !== 0) size /= 2;
   return size;
@@ -155,7 +155,7 @@ async function quantiseTensor(
 }
 
 /** Codes of values [rows, columns] and the scale of each column: the largest magnitude becomes the largest code. */
-export function quantiseBlock(
+function quantiseBlock(
   values: Float32Array,
   columns: number,
   largest: number,
