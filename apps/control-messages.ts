@@ -4,6 +4,7 @@
 import { z } from "zod";
 import type { Envelope } from "../broker/index.ts";
 import { protocolErrors } from "../protocols/index.ts";
+import { executionModes } from "../runtime/index.ts";
 
 const count = z.number().nonnegative();
 
@@ -38,6 +39,7 @@ export const startSchema = z.strictObject({
   protocol: z.string(),
   protocolVersion: z.int(),
   cutLayer: z.int().positive().optional(),
+  mode: z.enum(executionModes).optional(),
   reason: z.string(),
   globalStep: z.int().nonnegative(),
   /** The device's last lane that was folded into the global model; 0 before the first. */

@@ -2,12 +2,13 @@
 // FLOPs are exact and memory follows from the lives of their values.
 import {
   type BaseModel,
+  type ExecutionMode,
   elementCount,
-  graphFlops,
-  logitsGraph,
-  stepGraph,
+  type ModelSpec,
+  sketchInMode,
   tensorShapes,
   trainingMemoryBytes,
+  workloadFlops,
 } from "../runtime/index.ts";
 import type { EncodingName } from "./encoding/encoded.ts";
 import { encodedByteLength } from "./encoding/index.ts";
@@ -18,7 +19,7 @@ import type { RoundCost } from "./selection.ts";
 import type { Task } from "./task.ts";
 
 /** A base model without bytes: shapes enough to build graphs that are measured, never run. */
-export function sketchModel({ manifest }: Task): BaseModel {
+function sketchModel({ manifest }: Task): BaseModel {
   let offsetBytes = 0;
   const weights = new Map(
     [...tensorShapes(manifest.config)].map(([name, shape]) => {
@@ -29,6 +30,11 @@ export function sketchModel({ manifest }: Task): BaseModel {
     }),
   );
   return { config: manifest.config, weightsFile: "", weights, sha256: manifest.modelSha256 };
+}
+
+/** The task's model in an execution mode, to build graphs of that are measured. */
+export function sketchSpec(task: Task, mode: ExecutionMode = "whole-float32"): ModelSpec {
+  return sketchInMode(modelSpec(task, sketchModel(task)), mode);
 }
 
 /** Bytes of encoded tensors of these shapes. */
@@ -44,14 +50,15 @@ export function encodedBundleBytes(
 /** Memory and FLOPs of a round that trains the whole model on the device and scores the hold-out. */
 export function wholeModelCost(
   task: Task,
-  { holdOut }: CostOptions,
+  { holdOut, mode }: CostOptions,
 ): Pick<RoundCost, "peakMemoryBytes" | "flops"> {
-  const spec = modelSpec(task, sketchModel(task));
-  const step = stepGraph(spec).graph;
-  const logits = logitsGraph(spec).graph;
+  const spec = sketchSpec(task, mode);
+  const [step, logits] = [{ kind: "step" }, { kind: "logits" }] as const;
   const { localSteps, batchSize } = task.training;
   return {
-    peakMemoryBytes: trainingMemoryBytes([step, logits]),
-    flops: localSteps * graphFlops(step) + batchCount(holdOut, batchSize) * graphFlops(logits),
+    peakMemoryBytes: trainingMemoryBytes(spec, [step, logits]),
+    flops:
+      localSteps * workloadFlops(spec, step) +
+      batchCount(holdOut, batchSize) * workloadFlops(spec, logits),
   };
 }

@@ -24,9 +24,15 @@ export function judgeCandidate(
   return { candidate, feasible, figures, rejections, text: `${labelOf(candidate)} ${outcome}` };
 }
 
-/** How people read a candidate: "full", "split (cut 1)". */
-export function labelOf({ protocol, cutLayer }: Pick<Candidate, "protocol" | "cutLayer">): string {
-  return cutLayer === undefined ? protocol : `${protocol} (cut ${cutLayer})`;
+/** How people read a candidate: "full", "full (blocks-int8)", "split (cut 1)". */
+export function labelOf({
+  protocol,
+  cutLayer,
+  mode,
+}: Pick<Candidate, "protocol" | "cutLayer" | "mode">): string {
+  const cut = cutLayer === undefined ? [] : [`cut ${cutLayer}`];
+  const details = [...cut, ...(mode === undefined ? [] : [mode])].join(", ");
+  return details === "" ? protocol : `${protocol} (${details})`;
 }
 
 /** "86.2 MB of 48.0 MB", in whole units where rounding would hide the difference. */

@@ -7,6 +7,7 @@ import {
   type Parameters,
   predictAll,
   scoreClassification,
+  specInMode,
   type TensorBundle,
   type TrainResult,
   train,
@@ -46,15 +47,19 @@ export interface Score {
 /** Loads the step and the forward pass of the task's model. */
 export async function openLocalModel(context: ClientContext): Promise<LocalModel> {
   const { task, engine, model, holdOut } = context;
-  const spec = modelSpec(task, model);
+  const { mode = "whole-float32" } = context.assignment;
+  const spec = await specInMode(modelSpec(task, model), mode);
   const shape = batchShape(task);
   const step = await loadStep(engine, spec);
   const predictor = await loadPredictor(engine, spec);
   const predict: LocalModel["predict"] = async (parameters, examples, signal) => {
     const source = {
-      run: (current: Parameters, feeds: TensorBundle) => {
+      run: async (current: Parameters, feeds: TensorBundle) => {
         signal.throwIfAborted();
-        return predictor.run(current, feeds);
+        const predicted = await predictor.run(current, feeds);
+        // Block by block a prediction takes many runs.
+        signal.throwIfAborted();
+        return predicted;
       },
     };
     const logits = await predictAll(source, parameters, examples, shape);

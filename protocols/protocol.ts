@@ -1,6 +1,6 @@
 // The seam: one object per federated protocol, known by name at both ends. The device end is a linear
 // async function, the coordinator end a set of lanes, one per device and round.
-import type { BaseModel, Engine, Example, Parameters } from "../runtime/index.ts";
+import type { BaseModel, Engine, Example, ExecutionMode, Parameters } from "../runtime/index.ts";
 import type { EncodedTensor } from "./encoding/encoded.ts";
 import type { Assignment, RoundCost } from "./selection.ts";
 import type { Task } from "./task.ts";
@@ -24,6 +24,8 @@ export interface Protocol<Down extends Payload = Payload, Up extends Payload = P
   estimate(task: Task, options: CostOptions): RoundCost;
   /** Where this protocol can cut the model (blocks on the device); absent for protocols that do not cut. */
   cutLayers?(task: Task): readonly number[];
+  /** In which ways a device may execute its model; absent for protocols that know the fastest only. */
+  modes?(task: Task): readonly ExecutionMode[];
   /** Why a device must not be given this protocol under this task, or undefined when it may. */
   refusal?(task: Task): string | undefined;
   /** Checks foreign fields and tensors; throws `PROTOCOL_PAYLOAD_INVALID`. */
@@ -39,6 +41,8 @@ export interface Protocol<Down extends Payload = Payload, Up extends Payload = P
 export interface CostOptions {
   /** Blocks on the device; one of the protocol's `cutLayers`. */
   readonly cutLayer?: number;
+  /** One of the protocol's `modes`; whole-float32 when left out. */
+  readonly mode?: ExecutionMode;
   /** Private examples held out for the local accuracy. */
   readonly holdOut: number;
 }

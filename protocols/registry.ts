@@ -59,20 +59,36 @@ export function assignDevice(
     .filter(({ name }) => task.selection.order.includes(name))
     .flatMap((protocol) => candidatesOf(protocol, task, offer));
   const { deviceId, profile, budget } = offer;
-  return selectAssignment({ deviceId, profile, budget, candidates, order: task.selection.order });
+  const { order } = task.selection;
+  const { modes } = task.execution;
+  const limited = { ...budget, ...memoryLimit(task, budget) };
+  return selectAssignment({ deviceId, profile, budget: limited, candidates, order, modes });
 }
 
-/** Every way a device could use a protocol: one for each cut, or one as a whole. */
+/** The stricter of the task's and the device's own limits. */
+function memoryLimit({ execution }: Task, budget: DeviceBudget): DeviceBudget {
+  const { memoryBytes } = execution;
+  if (memoryBytes === undefined) return {};
+  return {
+    trainingMemoryBytes: Math.min(memoryBytes, budget.trainingMemoryBytes ?? memoryBytes),
+  };
+}
+
+/** Every way a device could use a protocol: one for each cut, one for each mode, or one as a whole. */
 function candidatesOf(protocol: AnyProtocol, task: Task, offer: DeviceOffer): Candidate[] {
   const { name, version } = protocol;
   const refusedBecause = versionRefusal(protocol, offer) ?? protocol.refusal?.(task);
   const refusal = refusedBecause === undefined ? {} : { refusedBecause };
   const cuts = protocol.cutLayers?.(task).map((cutLayer) => ({ cutLayer })) ?? [{}];
-  return cuts.map((cut) => ({
+  const modes = protocol.modes?.(task) ?? ["whole-float32"];
+  const ways = cuts.flatMap((cut) =>
+    modes.map((mode) => (mode === "whole-float32" ? cut : { ...cut, mode })),
+  );
+  return ways.map((way) => ({
     protocol: name,
     version,
-    ...cut,
-    cost: protocol.estimate(task, { holdOut: offer.holdOut, ...cut }),
+    ...way,
+    cost: protocol.estimate(task, { holdOut: offer.holdOut, ...way }),
     ...refusal,
   }));
 }

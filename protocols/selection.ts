@@ -1,6 +1,7 @@
 // Which framework each device uses, decided from its profile and budget: a pure function that
 // explains every choice with the figure and the limit. What a board is called plays no part in it.
 import type { DeviceBudget, DeviceProfile } from "../devices/index.ts";
+import type { ExecutionMode } from "../runtime/index.ts";
 import { protocolErrors } from "./errors.ts";
 import { comparison, judgeCandidate, labelOf } from "./feasibility.ts";
 
@@ -23,6 +24,8 @@ export interface Assignment {
   readonly protocolVersion: number;
   /** Blocks on the device; split only. */
   readonly cutLayer?: number;
+  /** How the device executes its model; whole-float32 when absent. */
+  readonly mode?: ExecutionMode;
   /** One line for people: why this one. */
   readonly reason: string;
 }
@@ -33,6 +36,8 @@ export interface Candidate {
   readonly version: number;
   /** Blocks on the device; one candidate for each cut that is possible. */
   readonly cutLayer?: number;
+  /** Execution mode; one candidate for each that the task allows, whole-float32 when absent. */
+  readonly mode?: ExecutionMode;
   readonly cost: RoundCost;
   /** Why the task or the device forbids it whatever it costs, such as labels that may not leave. */
   readonly refusedBecause?: string;
@@ -46,6 +51,8 @@ export interface SelectionInput {
   readonly candidates: readonly Candidate[];
   /** Protocol names, the preferred one first; others are not used. */
   readonly order: readonly string[];
+  /** Execution modes, the preferred one first. */
+  readonly modes?: readonly ExecutionMode[];
 }
 
 /** A choice with everything it was made from. */
@@ -91,27 +98,29 @@ export interface Rejection extends Partial<RoundFigure> {
 }
 
 /**
- * The first feasible candidate in the task's order; among several cuts of one protocol the one that takes the least
- * memory, then the fewest FLOPs. A cut moves no bytes of activations, only work: every figure of the device rises with
+ * The first feasible candidate in the task's order of protocols, then of modes; among several cuts of one protocol the
+ * one that takes the least memory, then the fewest FLOPs. A cut moves no bytes of activations, only work: every figure of the device rises with
  * it, and split is chosen where the owner left little room, so the room beside it is worth more than the deeper front.
  */
 export function selectAssignment(input: SelectionInput): Selection {
-  const { deviceId, profile, budget, candidates, order } = input;
+  const { deviceId, profile, budget, candidates, order, modes = [] } = input;
   const rank = ({ protocol }: Candidate) => {
     const place = order.indexOf(protocol);
     return place < 0 ? order.length : place;
   };
+  const modeRank = ({ mode = "whole-float32" }: Candidate) => modes.indexOf(mode);
   const table = candidates
-    .toSorted((a, b) => rank(a) - rank(b) || lighter(a, b))
+    .toSorted((a, b) => rank(a) - rank(b) || modeRank(a) - modeRank(b) || lighter(a, b))
     .map((candidate) => judgeCandidate(candidate, profile, budget, order));
   const chosen = table.find(({ feasible }) => feasible);
   if (!chosen) return { table };
-  const { protocol, version, cutLayer } = chosen.candidate;
+  const { protocol, version, cutLayer, mode } = chosen.candidate;
   const assignment: Assignment = {
     deviceId,
     protocol,
     protocolVersion: version,
     ...(cutLayer === undefined ? {} : { cutLayer }),
+    ...(mode === undefined ? {} : { mode }),
     reason: reasonOf(chosen, table),
   };
   return { assignment, table };
@@ -134,17 +143,22 @@ function lighter(a: Candidate, b: Candidate): number {
   );
 }
 
-/** The chosen one, and for every protocol without a feasible candidate why its lightest one is not. */
+/**
+ * The chosen one; for every protocol without a feasible candidate why its first one is not, and why the chosen
+ * protocol's preferred modes are not.
+ */
 function reasonOf(chosen: CandidateVerdict, table: readonly CandidateVerdict[]): string {
   const label = labelOf(chosen.candidate);
   const possible = new Set(
     table.filter(({ feasible }) => feasible).map(({ candidate }) => candidate.protocol),
   );
-  const refused = table.filter(
-    ({ candidate: { protocol } }, i) =>
-      !possible.has(protocol) &&
-      table.findIndex(({ candidate }) => candidate.protocol === protocol) === i,
-  );
+  const place = table.indexOf(chosen);
+  const refused = table.filter(({ candidate: { protocol, mode } }, i) => {
+    const isFirst = table.findIndex(({ candidate }) => candidate.protocol === protocol) === i;
+    const isPreferred =
+      i < place && protocol === chosen.candidate.protocol && mode !== chosen.candidate.mode;
+    return isPreferred || (isFirst && !possible.has(protocol));
+  });
   const [memory] = chosen.figures;
   const takes = memory ? `takes ${comparison(memory)} training memory` : "fits";
   const first = chosen === table[0] ? [`first in the task's order, ${takes}`] : [];

@@ -2,7 +2,7 @@
 // coordinator parses it from YAML (`apps/coordinator`) and announces it; foreign copies are parsed again here.
 import { createHash } from "node:crypto";
 import { z } from "zod";
-import type { ModelConfig } from "../runtime/index.ts";
+import { executionModes, type ModelConfig } from "../runtime/index.ts";
 import { encodingNames } from "./encoding/encoded.ts";
 import { protocolErrors } from "./errors.ts";
 
@@ -42,6 +42,15 @@ export const taskSchema = z.strictObject({
       weightDecay: z.number().min(0).default(0),
       /** Largest global gradient norm; steps above it are scaled down. */
       maxGradientNorm: z.number().positive().default(1),
+    })
+    .prefault({}),
+  /** How devices with a whole model may execute it. */
+  execution: z
+    .strictObject({
+      /** Execution modes, the preferred one first; the first that fits a device's memory is its own. */
+      modes: z.array(z.enum(executionModes)).min(1).default(["whole-float32"]),
+      /** Most training memory of any device, above its idle process. */
+      memoryBytes: positiveInt.optional(),
     })
     .prefault({}),
   /** How many devices a round needs, and how long it waits for them. */

@@ -58,5 +58,6 @@ export const runtimeErrors = defineErrors({
   DATA_LABEL_UNKNOWN: "A row carries a label that is not in the ordered label list.",
   DATA_TEXT_EMPTY: "A row has no text.",
   DATA_EMPTY: "The data file has no rows.",
+  MEMORY_BUDGET_TOO_SMALL: "No way to execute the model fits the memory budget.",
   TRAINING_DIVERGED: "Loss or gradients stopped being finite.",
 });

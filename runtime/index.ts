@@ -36,6 +36,7 @@ export * from "./train/batches.ts";
 export * from "./train/data.ts";
 export * from "./train/evaluate.ts";
 export * from "./train/memory.ts";
+export * from "./train/modes.ts";
 export * from "./train/optimizer.ts";
 export * from "./train/steps.ts";
 export * from "./train/trainer.ts";

@@ -204,8 +204,8 @@ class StandingWorker implements RoundWorker {
   /** The protocol's device end; it stays loaded while the assignment stays. */
   async #clientFor(assignment: Assignment): Promise<LoadedClient> {
     const { protocols, deviceId, engine, workplace, publicSet, log } = this.#options;
-    const { protocol: name, protocolVersion, cutLayer } = assignment;
-    const key = `${name} ${protocolVersion} ${cutLayer ?? ""}`;
+    const { protocol: name, protocolVersion, cutLayer = "", mode = "" } = assignment;
+    const key = [name, protocolVersion, cutLayer, mode].join(" ");
     if (this.#loaded?.key === key) return this.#loaded;
     await this.#loaded?.client.close();
     this.#loaded = undefined;

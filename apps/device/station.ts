@@ -162,8 +162,13 @@ class Desk {
     }
     await this.#workplace.state.settle(acceptedLane);
     const { round, attempt, lane, tensors, blobs } = request;
-    const { cutLayer, ...rest } = chosen;
-    const assignment = { deviceId, ...rest, ...(cutLayer === undefined ? {} : { cutLayer }) };
+    const { cutLayer, mode, ...rest } = chosen;
+    const assignment = {
+      deviceId,
+      ...rest,
+      ...(cutLayer === undefined ? {} : { cutLayer }),
+      ...(mode === undefined ? {} : { mode }),
+    };
     const isNew = this.#worker.start({
       assignment,
       info: { round, attempt, lane, globalStep },

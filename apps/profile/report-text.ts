@@ -1,6 +1,6 @@
 // The profile and the selection as tables for people.
 import { type DeviceProfile, type Figure, formatQuantity, type Unit } from "../../devices/index.ts";
-import type { CandidateVerdict, FigureName } from "../../protocols/index.ts";
+import { type CandidateVerdict, type FigureName, labelOf } from "../../protocols/index.ts";
 import { textTable } from "../text-table.ts";
 import type { ProfileReport } from "./report.ts";
 
@@ -46,13 +46,12 @@ function figureRows(profile: DeviceProfile): string[][] {
 }
 
 function candidateRow({ candidate, feasible, figures, rejections }: CandidateVerdict): string[] {
-  const { protocol, cutLayer } = candidate;
   const shown = (name: FigureName) => {
     const figure = figures.find((one) => one.name === name);
     return figure?.value === undefined ? "?" : formatQuantity(figure.value, figure.unit);
   };
   return [
-    cutLayer === undefined ? protocol : `${protocol}, cut ${cutLayer}`,
+    labelOf(candidate),
     feasible ? "fits" : "no",
     shown("peakMemoryBytes"),
     shown("uplinkBytes"),

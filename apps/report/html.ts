@@ -188,8 +188,10 @@ function settings(value: object, prefix = ""): Markup[] {
 function frameworkOf({
   framework,
   cutLayer,
-}: Pick<DeviceSummary, "framework" | "cutLayer">): string {
-  return cutLayer === undefined ? framework : `${framework} (cut ${cutLayer})`;
+  mode,
+}: Pick<DeviceSummary, "framework" | "cutLayer" | "mode">): string {
+  const details = [...(cutLayer === undefined ? [] : [`cut ${cutLayer}`]), ...(mode ? [mode] : [])];
+  return details.length === 0 ? framework : `${framework} (${details.join(", ")})`;
 }
 
 /** A reason begins with the framework that stands above it. */

@@ -11,6 +11,8 @@ export interface DeviceSummary {
   readonly framework: string;
   /** Blocks on the device; split only. */
   readonly cutLayer?: number;
+  /** Execution mode; whole-float32 when absent. */
+  readonly mode?: string;
   readonly reason: string;
   readonly rounds: number;
   readonly examples: number;
@@ -90,6 +92,7 @@ function summariseDevice(
     board,
     framework: assignment.protocol,
     ...(assignment.cutLayer === undefined ? {} : { cutLayer: assignment.cutLayer }),
+    ...(assignment.mode === undefined ? {} : { mode: assignment.mode }),
     reason: assignment.reason,
     rounds: lanes.length,
     examples: most(({ examples }) => examples),

@@ -1,6 +1,6 @@
 // Where the contract's rounds are played: both ends of a protocol in one process, every message recorded.
 import { isDeepStrictEqual } from "node:util";
-import type { BaseModel, Engine, Example } from "../../runtime/index.ts";
+import type { BaseModel, Engine, Example, ExecutionMode } from "../../runtime/index.ts";
 import { loopbackLink } from "../loopback-link.ts";
 import { initialOf } from "../plan.ts";
 import type {
@@ -27,6 +27,8 @@ export interface ContractSetting {
   readonly publicSet: readonly Example[];
   /** For protocols that cut the model. */
   readonly cutLayer?: number;
+  /** Execution mode of the device; whole-float32 when left out. */
+  readonly mode?: ExecutionMode;
 }
 
 /** How a round is played. */
@@ -135,13 +137,21 @@ export function clientContext(
   };
 }
 
+/** The cut and the mode that a setting names. */
+export function wayOf({ cutLayer, mode }: ContractSetting): Pick<Assignment, "cutLayer" | "mode"> {
+  return {
+    ...(cutLayer === undefined ? {} : { cutLayer }),
+    ...(mode === undefined ? {} : { mode }),
+  };
+}
+
 function assignmentOf(
   { name, version }: AnyProtocol,
-  { cutLayer }: ContractSetting,
+  setting: ContractSetting,
   deviceId: string,
 ): Assignment {
-  const cut = cutLayer === undefined ? {} : { cutLayer };
-  return { deviceId, protocol: name, protocolVersion: version, ...cut, reason: "contract" };
+  const way = wayOf(setting);
+  return { deviceId, protocol: name, protocolVersion: version, ...way, reason: "contract" };
 }
 
 function roundInfo({ training }: Task, after: number): RoundInfo {

@@ -12,6 +12,7 @@ import {
   type PlayedRound,
   type PlayOptions,
   playRound,
+  wayOf,
 } from "./bench.ts";
 import { spoiled } from "./spoiled.ts";
 import { watchedEngine } from "./watched-engine.ts";
@@ -179,9 +180,8 @@ async function closing(t: ContractTest, protocol: AnyProtocol, setting: Contract
 }
 
 async function estimates(t: ContractTest, protocol: AnyProtocol, setting: ContractSetting) {
-  const { task, holdOut, cutLayer } = setting;
-  const cut = cutLayer === undefined ? {} : { cutLayer };
-  const cost = protocol.estimate(task, { holdOut: holdOut.length, ...cut });
+  const { task, holdOut } = setting;
+  const cost = protocol.estimate(task, { holdOut: holdOut.length, ...wayOf(setting) });
   const { first, ups, downs, report } = await play(protocol, setting, { after: 1 });
   t.ok(cost.flops === report.flops, `${cost.flops} FLOPs estimated, ${report.flops} counted`);
   for (const [direction, estimated, sent] of [

@@ -1,8 +1,8 @@
 // Device end of `kd` (KD-FedLLM): learn from the coordinator's logits, then from private data, then tell
 // what the local model makes of the public set.
-import type { Parameters } from "../../runtime/index.ts";
+import { type Parameters, specInMode } from "../../runtime/index.ts";
 import { openLocalModel, reportOf } from "../local-training.ts";
-import { initialOf } from "../plan.ts";
+import { initialOf, modelSpec } from "../plan.ts";
 import type { ClientContext, ClientSide } from "../protocol.ts";
 import { distil, loadDistillation } from "./distillation.ts";
 import { packLogits, softmax, unpackLogits } from "./logits.ts";
@@ -13,7 +13,9 @@ export async function createKdClient(context: ClientContext): Promise<ClientSide
   const { task, engine, model, deviceId, state } = context;
   const publicSet = await context.publicSet();
   const local = await openLocalModel(context);
-  const distillation = await loadDistillation(engine, task, model);
+  const { mode = "whole-float32" } = context.assignment;
+  const spec = await specInMode(modelSpec(task, model), mode);
+  const distillation = await loadDistillation(engine, task, spec);
   const size = { examples: publicSet.length, classes: task.head.labels.length };
 
   const learn = async (initial: Parameters, start: KdDown, round: number, signal: AbortSignal) => {

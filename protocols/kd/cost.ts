@@ -1,31 +1,29 @@
 // What a round of `kd` costs a device.
-import { graphFlops, logitsGraph, stepGraph, trainingMemoryBytes } from "../../runtime/index.ts";
-import { sketchModel, wholeModelCost } from "../cost.ts";
+import { trainingMemoryBytes, workloadFlops } from "../../runtime/index.ts";
+import { sketchSpec, wholeModelCost } from "../cost.ts";
 import { encodedByteLength } from "../encoding/index.ts";
 import { batchCount } from "../local-training.ts";
-import { modelSpec } from "../plan.ts";
 import type { CostOptions } from "../protocol.ts";
 import type { RoundCost } from "../selection.ts";
 import type { Task } from "../task.ts";
 
 /** Logits of the public set both ways, as in every round after the first; the whole model in memory, and a second step graph to distil with. */
 export function estimateKd(task: Task, options: CostOptions): RoundCost {
-  const spec = modelSpec(task, sketchModel(task));
+  const spec = sketchSpec(task, options.mode);
   const objective = { kind: "teacher", temperature: task.kd.temperature } as const;
-  const step = stepGraph(spec).graph;
-  const distillation = stepGraph(spec, { objective }).graph;
-  const logits = logitsGraph(spec).graph;
+  const distillation = { kind: "step", objective } as const;
+  const logits = { kind: "logits" } as const;
   const examples = task.manifest.publicSet?.size ?? 0;
   const bytes = logitsBytes(task, examples);
   const predictions = batchCount(examples, task.training.batchSize);
   return {
-    peakMemoryBytes: trainingMemoryBytes([step, distillation, logits]),
+    peakMemoryBytes: trainingMemoryBytes(spec, [{ kind: "step" }, distillation, logits]),
     uplinkBytes: bytes,
     downlinkBytes: bytes,
     flops:
       wholeModelCost(task, options).flops +
-      task.kd.distillationSteps * graphFlops(distillation) +
-      predictions * graphFlops(logits),
+      task.kd.distillationSteps * workloadFlops(spec, distillation) +
+      predictions * workloadFlops(spec, logits),
     roundTrips: 2,
   };
 }

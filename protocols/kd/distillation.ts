@@ -1,12 +1,12 @@
 // Distillation on the public set (Hinton, Vinyals, Dean 2015): a student moves towards a teacher's
 // distributions. Devices and the coordinator run the same loop.
 import {
-  type BaseModel,
   batchIndices,
   type Engine,
   type Example,
   float32,
   loadStep,
+  type ModelSpec,
   makeBatch,
   type Parameters,
   type TensorBundle,
@@ -14,7 +14,7 @@ import {
   type TrainResult,
   train,
 } from "../../runtime/index.ts";
-import { batchShape, modelSpec } from "../plan.ts";
+import { batchShape } from "../plan.ts";
 import type { Task } from "../task.ts";
 
 /** What a student learns from. */
@@ -32,10 +32,10 @@ export interface Lesson {
 export function loadDistillation(
   engine: Engine,
   task: Task,
-  model: BaseModel,
+  spec: ModelSpec,
 ): Promise<TrainingStep> {
   const objective = { kind: "teacher", temperature: task.kd.temperature } as const;
-  return loadStep(engine, modelSpec(task, model), { objective });
+  return loadStep(engine, spec, { objective });
 }
 
 /** The task's distillation steps from `initial`. */

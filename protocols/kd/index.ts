@@ -12,6 +12,7 @@ export const kd: Protocol<KdDown, KdUp> = {
   name: "kd",
   version: 1,
   estimate: estimateKd,
+  modes: ({ execution }) => execution.modes,
   refusal: ({ manifest }) => (manifest.publicSet ? undefined : "the task has no public set"),
   parseDown: (payload) => parsePayload(payload, kdDownKinds),
   parseUp: (payload) => parsePayload(payload, kdUpKinds),

@@ -17,7 +17,7 @@ export async function createKdServer(context: ServerContext): Promise<ServerSide
   const size = { examples: publicSet.length, classes: task.head.labels.length };
   const scale = { classes: size.classes, temperature: task.kd.temperature };
   const predictor = await loadPredictor(engine, modelSpec(task, model));
-  const distillation = await loadDistillation(engine, task, model);
+  const distillation = await loadDistillation(engine, task, modelSpec(task, model));
   const predict = (parameters: Parameters) =>
     predictAll(predictor, parameters, publicSet, batchShape(task));
   const knowledge = perGlobal(async ({ round, parameters }): Promise<KdDown> => {

@@ -5,10 +5,10 @@ import {
   graphFlops,
   trainingMemoryBytes,
 } from "../../runtime/index.ts";
-import { encodedBundleBytes, sketchModel } from "../cost.ts";
+import { encodedBundleBytes, sketchSpec } from "../cost.ts";
 import { encodedByteLength } from "../encoding/index.ts";
 import { batchCount } from "../local-training.ts";
-import { modelSpec, shapesOf } from "../plan.ts";
+import { shapesOf } from "../plan.ts";
 import type { CostOptions } from "../protocol.ts";
 import type { RoundCost } from "../selection.ts";
 import type { Task } from "../task.ts";
@@ -16,7 +16,7 @@ import { cutShape } from "./cut.ts";
 
 /** Activations of every step and of the hold-out up, gradients and logits down; only the front in memory. */
 export function estimateSplit(task: Task, { cutLayer = 1, holdOut }: CostOptions): RoundCost {
-  const spec = modelSpec(task, sketchModel(task));
+  const spec = sketchSpec(task);
   const forward = frontForwardGraph(spec, cutLayer).graph;
   const backward = frontBackwardGraph(spec, cutLayer).graph;
   const { batchSize, localSteps } = task.training;
@@ -27,7 +27,7 @@ export function estimateSplit(task: Task, { cutLayer = 1, holdOut }: CostOptions
   const gradient = encodedByteLength(shape, task.split.gradients);
   const logits = encodedByteLength([batchSize, task.head.labels.length], "float32");
   return {
-    peakMemoryBytes: trainingMemoryBytes([forward, backward]),
+    peakMemoryBytes: trainingMemoryBytes(spec, [{ kind: "front", cutLayer }]),
     uplinkBytes: front + exchanges * encodedByteLength(shape, task.split.activations),
     downlinkBytes: front + localSteps * gradient + evaluations * logits,
     flops:

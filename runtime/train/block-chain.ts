@@ -102,7 +102,27 @@ export async function loadBlockChain(
   };
 }
 
-type Direction = "forward" | "backward";
+/** FLOPs of a forward pass and of a backward pass over blocks [from, to), from their graphs alone. */
+export function chainFlops(
+  spec: ModelSpec,
+  range: BlockRange,
+  { wantsEntry }: { readonly wantsEntry: boolean },
+): Readonly<Record<Direction, number>> {
+  const flops = { forward: 0, backward: 0 };
+  const known = new Map<string, number>();
+  for (const block of planOf(spec, range, wantsEntry)) {
+    for (const direction of block.isReached ? directions : (["forward"] as const)) {
+      const key = variantOf(block, direction);
+      const own = known.get(key) ?? graphFlops(buildGraph(spec, block, direction).graph);
+      known.set(key, own);
+      flops[direction] += own;
+    }
+  }
+  return flops;
+}
+
+const directions = ["forward", "backward"] as const;
+type Direction = (typeof directions)[number];
 
 interface PlannedBlock {
   readonly index: number;
@@ -125,6 +145,21 @@ function planOf(spec: ModelSpec, { from, to }: BlockRange, wantsEntry: boolean):
   }));
 }
 
+/** Blocks of one variant share a graph. */
+function variantOf({ adapted, wantsInput }: PlannedBlock, direction: Direction): string {
+  return direction === "forward" ? `forward ${adapted}` : `backward ${adapted} ${wantsInput}`;
+}
+
+function buildGraph(
+  spec: ModelSpec,
+  { index, wantsInput }: PlannedBlock,
+  direction: Direction,
+): StepGraph {
+  return direction === "forward"
+    ? blockForwardGraph(spec, index)
+    : blockBackwardGraph(spec, index, { wantsInput });
+}
+
 interface Loaded {
   readonly step: StepGraph;
   readonly session: Session;
@@ -136,16 +171,11 @@ interface Loaded {
 /** One session for all blocks of a kind. */
 function sessionPool(engine: Engine, spec: ModelSpec) {
   const loaded = new Map<string, Loaded>();
-  const keyOf = ({ adapted, wantsInput }: PlannedBlock, direction: Direction) =>
-    direction === "forward" ? `${direction} ${adapted}` : `${direction} ${adapted} ${wantsInput}`;
   const load = async (block: PlannedBlock, direction: Direction): Promise<void> => {
-    const key = keyOf(block, direction);
+    const key = variantOf(block, direction);
     if (loaded.has(key)) return;
-    const { index, wantsInput } = block;
-    const step =
-      direction === "forward"
-        ? blockForwardGraph(spec, index)
-        : blockBackwardGraph(spec, index, { wantsInput });
+    const { index } = block;
+    const step = buildGraph(spec, block, direction);
     const session = await engine.load(step.graph);
     loaded.set(key, { step, session, flops: graphFlops(step.graph), built: index });
   };
@@ -157,7 +187,7 @@ function sessionPool(engine: Engine, spec: ModelSpec) {
       }
     },
     find: (block: PlannedBlock, direction: Direction) =>
-      loaded.get(keyOf(block, direction)) as Loaded,
+      loaded.get(variantOf(block, direction)) as Loaded,
     close: async () => {
       for (const { session } of loaded.values()) await session.close();
       loaded.clear();

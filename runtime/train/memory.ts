@@ -1,6 +1,51 @@
 // Estimate of the memory that training adds to an idle process: what must fit a board's budget.
-import type { Graph } from "../graph/ir.ts";
+
+import { graphFlops } from "../graph/flops.ts";
+import type { Graph, Initializer } from "../graph/ir.ts";
 import { peakIntermediateBytes, valueBytes } from "../graph/memory.ts";
+import { blockBackwardGraph, blockForwardGraph, blockWeightFeeds } from "../models/block-graphs.ts";
+import {
+  frontBackwardGraph,
+  frontForwardGraph,
+  logitsGraph,
+  type ModelSpec,
+  type Objective,
+  stepGraph,
+} from "../models/partition.ts";
+import { chainFlops } from "./block-chain.ts";
+
+/** What a device loads at once; each is a session or, block by block, the sessions of one. */
+export type Workload =
+  | { readonly kind: "step"; readonly objective?: Objective }
+  | { readonly kind: "logits" }
+  | { readonly kind: "front"; readonly cutLayer: number };
+
+/**
+ * Peak resident bytes above the idle process while these workloads exist and run in turn: the weights they share and
+ * each session's arena at its fullest. The constants were fitted on GPT-2 124M and the embedded model (Linux x86-64,
+ * Node 20.20, ONNX Runtime 1.30); the `engine` suite of the benchmarks and the demo's report show estimate beside
+ * measurement.
+ */
+export function trainingMemoryBytes(spec: ModelSpec, workloads: readonly Workload[]): number {
+  const graphs = workloads.flatMap((workload) => graphsOf(spec, workload));
+  let sessions = 0;
+  for (const graph of graphs) sessions += sessionBytes + arenaFactor * peakIntermediateBytes(graph);
+  const blocks = spec.execution === "blocks" ? fedBytes(spec) + copiesBytes : 0;
+  return Math.ceil(
+    engineBytes + mappedBytes(graphs) + dequantisedBytes(graphs) + sessions + blocks,
+  );
+}
+
+/** FLOPs of one run of a workload (2*m*n*k for every matrix product); of a front, of its forward and backward pass. */
+export function workloadFlops(spec: ModelSpec, workload: Workload): number {
+  const { layers } = spec.model.config;
+  const sum = (graphs: readonly Graph[]) => graphs.reduce((n, graph) => n + graphFlops(graph), 0);
+  if (spec.execution !== "blocks" || workload.kind === "front")
+    return sum(graphsOf(spec, workload));
+  const chain = chainFlops(spec, { from: 0, to: layers }, { wantsEntry: false });
+  const ends = [frontForwardGraph(spec, 0).graph, headGraph(spec, workload)];
+  return sum(ends) + chain.forward + (workload.kind === "step" ? chain.backward : 0);
+}
 
 /** Worker thread, ONNX Runtime itself, and JavaScript garbage between collections. */
 const engineBytes = 66e6;
@@ -8,20 +53,85 @@ const engineBytes = 66e6;
 const sessionBytes = 6e6;
 /** ONNX Runtime's arena grows by doubling regions, so it holds more than is live at the fullest moment. */
 const arenaFactor = 1.5;
+/** Activations on their way between threads that no collection has freed yet. */
+const copiesBytes = 90e6;
+/** What the arena keeps of the largest dequantised weight, in its sizes: they come and go between other values. */
+const dequantisedFactor = 3.5;
+/** The kernel maps a file around each place that is read. */
+const readAroundBytes = 65_536;
 
-/**
- * Peak resident bytes above the idle process while sessions of these graphs exist and run in turn: the
- * weights they share and each session's arena at its fullest. The constants were measured on the embedded
- * model (batch 16 x 96 tokens, one thread, Linux x86-64, Node 20.20, ONNX Runtime 1.30); the demo's report
- * shows estimate beside measurement.
- */
-export function trainingMemoryBytes(graphs: readonly Graph[]): number {
-  const weights = new Map<string, number>();
-  let sessions = 0;
-  for (const graph of graphs) {
-    for (const { value } of graph.initializers) weights.set(value.name, valueBytes(value));
-    sessions += sessionBytes + arenaFactor * peakIntermediateBytes(graph);
+function graphsOf(spec: ModelSpec, workload: Workload): readonly Graph[] {
+  const { layers } = spec.model.config;
+  switch (workload.kind) {
+    case "front": {
+      const { cutLayer } = workload;
+      return [frontForwardGraph(spec, cutLayer).graph, frontBackwardGraph(spec, cutLayer).graph];
+    }
+    case "logits":
+      if (spec.execution !== "blocks") return [headGraph(spec, workload, 0)];
+      return [...blockForward(spec), headGraph(spec, workload)];
+    case "step": {
+      if (spec.execution !== "blocks") return [headGraph(spec, workload, 0)];
+      const backward = [true, false].map(
+        (wantsInput) => blockBackwardGraph(spec, layers - 1, { wantsInput }).graph,
+      );
+      return [...blockForward(spec), ...backward, headGraph(spec, workload)];
+    }
   }
-  const weightBytes = [...weights.values()].reduce((sum, bytes) => sum + bytes, 0);
-  return Math.ceil(engineBytes + weightBytes + sessions);
+}
+
+/** Blocks [from, last) and the head: behind the last block when left out. */
+function headGraph(
+  spec: ModelSpec,
+  workload: Exclude<Workload, { readonly kind: "front" }>,
+  from = spec.model.config.layers,
+): Graph {
+  if (workload.kind === "logits") return logitsGraph(spec, from).graph;
+  const { objective } = workload;
+  return stepGraph(spec, objective === undefined ? { from } : { from, objective }).graph;
+}
+
+function blockForward(spec: ModelSpec): readonly Graph[] {
+  const last = spec.model.config.layers - 1;
+  return [frontForwardGraph(spec, 0).graph, blockForwardGraph(spec, last).graph];
+}
+
+/** Bytes of the weights that are mapped: each tensor once, of tables that rows are gathered from the rows at most. */
+function mappedBytes(graphs: readonly Graph[]): number {
+  const mapped = new Map<string, number>();
+  for (const graph of graphs) {
+    for (const initializer of graph.initializers) {
+      const { name } = initializer.value;
+      mapped.set(name, Math.max(mapped.get(name) ?? 0, touchedBytes(graph, initializer)));
+    }
+  }
+  return [...mapped.values()].reduce((sum, bytes) => sum + bytes, 0);
+}
+
+function touchedBytes(graph: Graph, { value }: Initializer): number {
+  const uses = graph.nodes.filter(({ inputs }) => inputs.some(({ name }) => name === value.name));
+  const rows = uses.map(({ op, inputs }) => {
+    const isTable = op === "Gather" && inputs[0]?.name === value.name;
+    return isTable ? (inputs[1]?.shape ?? []).reduce((n, size) => n * size, 1) : undefined;
+  });
+  const read = rows.reduce<number>((sum, count) => sum + (count ?? Number.POSITIVE_INFINITY), 0);
+  return Math.min(valueBytes(value), read * readAroundBytes);
+}
+
+/** One block's weights, in memory that every block uses again. */
+function fedBytes(spec: ModelSpec): number {
+  const last = spec.model.config.layers - 1;
+  const places = [...blockWeightFeeds(spec, last, last).values()];
+  return places.reduce((sum, { lengthBytes }) => sum + lengthBytes, 0);
+}
+
+function dequantisedBytes(graphs: readonly Graph[]): number {
+  let largest = 0;
+  for (const { nodes } of graphs) {
+    for (const { op, outputs } of nodes) {
+      const [output] = outputs;
+      if (op === "DequantizeLinear" && output) largest = Math.max(largest, valueBytes(output));
+    }
+  }
+  return dequantisedFactor * largest;
 }

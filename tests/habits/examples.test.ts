@@ -46,7 +46,7 @@ t.test("docs/task.md lists every field with its range and default", (t) => {
     const [, , documented = "", inWords = ""] = rows.get(path) ?? [];
     t.ok(rows.has(path), `${path} has a row`);
     if (values !== undefined) t.equal(documented, values, `values of ${path}`);
-    t.equal(inWords, fallback === undefined ? "required" : `\`${fallback}\``, `default of ${path}`);
+    t.equal(inWords, fallback, `default of ${path}`);
   }
   t.end();
 });
@@ -121,14 +121,15 @@ interface TaskField {
   readonly path: string;
   /** How docs/task.md writes the values; undefined where words do it better. */
   readonly values: string | undefined;
-  /** As JSON; undefined when the field is required. */
-  readonly fallback: string | undefined;
+  /** How docs/task.md writes the default: as JSON in code, `required` or `none`. */
+  readonly fallback: string;
 }
 
 interface JsonSchema {
   readonly type?: string;
   readonly properties?: Readonly<Record<string, JsonSchema>>;
   readonly default?: unknown;
+  readonly required?: readonly string[];
   readonly enum?: readonly string[];
   readonly minimum?: number;
   readonly exclusiveMinimum?: number;
@@ -136,20 +137,31 @@ interface JsonSchema {
 }
 
 function taskFields(): TaskField[] {
-  return fieldsOf(z.toJSONSchema(taskSchema, { io: "input" }) as JsonSchema, "", undefined);
+  return fieldsOf(z.toJSONSchema(taskSchema, { io: "input" }) as JsonSchema, "", undefined, true);
 }
 
 /** The leaves below a schema; a group's default holds those of its fields. */
-function fieldsOf(schema: JsonSchema, path: string, inherited: unknown): TaskField[] {
+function fieldsOf(
+  schema: JsonSchema,
+  path: string,
+  inherited: unknown,
+  isRequired: boolean,
+): TaskField[] {
   const fallback = schema.default ?? inherited;
   if (schema.properties) {
     const group = (fallback ?? {}) as Readonly<Record<string, unknown>>;
     return Object.entries(schema.properties).flatMap(([name, part]) =>
-      fieldsOf(part, path === "" ? name : `${path}.${name}`, group[name]),
+      fieldsOf(
+        part,
+        path === "" ? name : `${path}.${name}`,
+        group[name],
+        schema.required?.includes(name) ?? false,
+      ),
     );
   }
-  const json = fallback === undefined ? undefined : JSON.stringify(fallback);
-  return [{ path, values: valuesOf(schema), fallback: json }];
+  const without = isRequired ? "required" : "none";
+  const inWords = fallback === undefined ? without : `\`${JSON.stringify(fallback)}\``;
+  return [{ path, values: valuesOf(schema), fallback: inWords }];
 }
 
 function valuesOf(schema: JsonSchema): string | undefined {

@@ -22,5 +22,9 @@ t.test("the built-in protocols keep the contract", async (t) => {
       protocol,
       protocol.name === "split" ? { ...setting, cutLayer: 1 } : setting,
     );
+    // The same in the least memory: block by block on int8 layers.
+    const modes =
+      protocol.modes?.({ ...setting.task, execution: { modes: ["blocks-int8"] } }) ?? [];
+    for (const mode of modes) protocolContract(t, protocol, { ...setting, mode });
   }
 });

@@ -278,3 +278,37 @@ t.test("relaxing any limit never makes a feasible candidate infeasible", async (
   );
   t.ok(decided > 5, "the draws include budgets that let some through and not others");
 });
+
+t.test(
+  "a mode of less memory is taken before the next protocol, and the preferred one is explained",
+  (t) => {
+    const small = { ...candidates[0], mode: "blocks-float32" as const } as Candidate;
+    const withModes = [
+      ...candidates,
+      { ...small, cost: { ...small.cost, peakMemoryBytes: 40 * MB } },
+    ];
+    const choose = (modes: readonly ("whole-float32" | "blocks-float32")[], memory: number) =>
+      selectAssignment({
+        deviceId: "d1",
+        profile: boardProfile("pi-5"),
+        budget: { trainingMemoryBytes: memory * MB },
+        candidates: withModes,
+        order,
+        modes,
+      }).assignment;
+    const tight = choose(["whole-float32", "blocks-float32"], 48);
+    t.match(tight, { protocol: "full", mode: "blocks-float32" });
+    t.match(
+      tight?.reason,
+      /^full \(blocks-float32\): full needs 86\.2 MB of 48\.0 MB training memory; kd needs/,
+    );
+    t.notOk(choose(["whole-float32", "blocks-float32"], 100)?.mode, "the first where it fits");
+    t.equal(
+      choose(["blocks-float32", "whole-float32"], 100)?.mode,
+      "blocks-float32",
+      "the task's order",
+    );
+    t.equal(choose(["whole-float32", "blocks-float32"], 39)?.protocol, "split");
+    t.end();
+  },
+);

@@ -6,6 +6,7 @@ import t, { type Test } from "tap";
 import {
   type BaseModel,
   baseModelFromTensors,
+  executionModes,
   type Float32Tensor,
   type Gpt2Config,
   type HeadSettings,
@@ -18,14 +19,18 @@ import {
   makeBatch,
   ortEngine,
   type Parameters,
+  planMemory,
   type QuantisedFormat,
   quantiseModel,
   randomStream,
   randomTensors,
   readBaseModelTensors,
   referenceEngine,
+  sketchInMode,
+  specInMode,
   type Tensor,
   type TensorBundle,
+  workloadFlops,
 } from "../../runtime/index.ts";
 import { linearModules, tensorShapes } from "../../runtime/models/families.ts";
 
@@ -98,6 +103,41 @@ t.test("a tail that is computed block by block gives the whole tail's cut gradie
   const [whole, blocks] = [await run(spec), await run({ ...spec, execution: "blocks" })];
   t.same(blocks.cutGradient?.data, whole.cutGradient?.data);
   t.same(differing(blocks.gradients, whole.gradients), []);
+});
+
+t.test("a budget takes the first mode that fits, and one too small names them all", async (t) => {
+  const spec: ModelSpec = { model, lora, head: heads[0] as HeadSettings, batch: 16, sequence: 64 };
+  const workloads = [{ kind: "step" }] as const;
+  const { mode, estimates } = planMemory(spec, workloads);
+  t.equal(mode, "whole-float32", "no budget, no need");
+  t.same(
+    estimates.map((estimate) => estimate.mode),
+    executionModes,
+  );
+  for (const estimate of estimates) {
+    const before = estimates.slice(0, estimates.indexOf(estimate));
+    const isFirst = before.every(({ bytes }) => bytes > estimate.bytes);
+    if (!isFirst || estimate.mode === "whole-int4") continue;
+    t.equal(planMemory(spec, workloads, estimate.bytes).mode, estimate.mode);
+  }
+  t.throws(() => planMemory(spec, workloads, 1e6), {
+    code: "MEMORY_BUDGET_TOO_SMALL",
+    message: /fits 1 MB: whole-float32 \d+ MB, .*whole-int4 \d+ MB/,
+  });
+});
+
+t.test("each mode trains as it says", async (t) => {
+  const spec: ModelSpec = { model, lora, head: heads[0] as HeadSettings, batch, sequence };
+  const losses = new Map<string, number>();
+  for (const mode of executionModes) {
+    const step = await loadStep(engine, await specInMode(spec, mode));
+    losses.set(mode, (await step.run(parametersOf(spec), feedsFor(spec.head))).loss);
+    t.equal(step.flops, workloadFlops(sketchInMode(spec, mode), { kind: "step" }), mode);
+    await step.close();
+  }
+  t.equal(losses.get("blocks-float32"), losses.get("whole-float32"));
+  t.equal(losses.get("blocks-int8"), losses.get("whole-int8"));
+  t.equal(new Set(losses.values()).size, 3, "three formats, three losses");
 });
 
 t.test(
