@@ -3,7 +3,7 @@ import { join } from "node:path";
 import t, { type Test } from "tap";
 import { packageRoot } from "../../apps/package-root.ts";
 import { gradients, lossSeed } from "../../runtime/autodiff/backward.ts";
-import { graphBuilder } from "../../runtime/graph/builder.ts";
+import { type GraphBuilder, graphBuilder } from "../../runtime/graph/builder.ts";
 import type { Value } from "../../runtime/graph/ir.ts";
 import type { OpName } from "../../runtime/graph/ops.ts";
 import { referenceEngine } from "../../runtime/graph/reference.ts";
@@ -80,6 +80,40 @@ t.test("a value used several times collects the gradients of all its uses", asyn
   });
 });
 
+t.test("one value in place of several inputs collects the gradients of all of them", async (t) => {
+  const uses = {
+    product: {
+      build: (b: GraphBuilder, x: Value) => b.op("Mul", [x, x], {}),
+      seed: [1, 10, 100, 1000],
+      // 2 x times the seed.
+      expected: [2, 40, 600, 8000],
+    },
+    "x x^T": {
+      build: (b: GraphBuilder, x: Value) =>
+        b.op("MatMul", [x, b.op("Transpose", [x], { perm: [1, 0] })], {}),
+      seed: [1, 10, 100, 1000],
+      // (S + S^T) x = [[2, 110], [110, 2000]] [[1, 2], [3, 4]].
+      expected: [332, 444, 6110, 8220],
+    },
+    "x beside x": {
+      build: (b: GraphBuilder, x: Value) => b.op("Concat", [x, x], { axis: 1 }),
+      seed: [1, 10, 100, 1000, 2, 20, 200, 2000],
+      expected: [101, 1010, 202, 2020],
+    },
+  };
+  for (const [title, { build, seed, expected }] of Object.entries(uses)) {
+    const b = graphBuilder();
+    const x = b.input("x", "float32", [2, 2]);
+    const y = build(b, x);
+    const seeds = [{ value: y, gradient: b.constant(float32(y.shape, seed)) }];
+    const [gradient] = gradients(b, seeds, [x]) as [Value];
+    for (const value of [y, gradient]) b.output(value);
+    const session = await engine.load(b.build(title));
+    const results = await session.run(new Map([["x", double([2, 2], [1, 2, 3, 4])]]));
+    t.same([...(results.get(gradient.name)?.data ?? [])], expected, title);
+  }
+});
+
 t.test("several seeds add up, and a path that leads to no wanted value is not built", async (t) => {
   const b = graphBuilder();
   const x = b.input("x", "float32", [2]);
@@ -112,6 +146,16 @@ t.test("gradients that do not exist are refused", async (t) => {
   t.throws(() => gradients(b, [seed(y as Value)], [unused]), undefinedGradient);
   t.throws(() => gradients(b, [seed(mean as Value)], [x]), undefinedGradient);
   t.throws(() => gradients(b, [seed(back)], [x]), undefinedGradient, "whole numbers are steps");
+  const both = [seed(y as Value), seed(mean as Value)];
+  t.throws(() => gradients(b, both, [x]), undefinedGradient, "a part of it would be missing");
+  t.throws(() => gradients(b, [seed(x), seed(whole)], [x]), undefinedGradient);
+  const labels = b.input("labels", "int64", [2]);
+  const asFloats = b.op("Cast", [labels], { to: "float32" });
+  t.throws(
+    () => gradients(b, [seed(asFloats)], [labels]),
+    { ...undefinedGradient, message: /labels int64\[2\]/ },
+    "whole numbers do not move",
+  );
   const misshapen = { value: y as Value, gradient: b.constant(float32([3, 2])) };
   t.throws(() => gradients(b, [misshapen], [x]), { code: "GRAPH_INVALID" });
 });
