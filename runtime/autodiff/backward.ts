@@ -20,13 +20,20 @@ export function lossSeed(builder: GraphBuilder, loss: Value): Seed {
 /**
  * Appends the gradients of the seeded values with respect to each of `wrt` (inputs, initializers or
  * intermediate values), in the order of `wrt`. Only the paths that lead to a wanted value are
- * differentiated. Throws `GRADIENT_UNDEFINED` where no path or no rule exists.
+ * differentiated. Throws `GRADIENT_UNDEFINED` where no path or no rule exists or a value is no float32.
  */
 export function gradients(
   builder: GraphBuilder,
   seeds: readonly Seed[],
   wrt: readonly Value[],
 ): readonly Value[] {
+  for (const { name, dtype, shape } of wrt) {
+    if (dtype === "float32") continue;
+    throw runtimeErrors.error(
+      "GRADIENT_UNDEFINED",
+      `only float32 values have gradients, not ${name} ${dtype}[${shape.join(", ")}]`,
+    );
+  }
   const forward = [...builder.nodes];
   const active = activeValues(forward, wrt);
   const flowing = new Map<string, Value>();
@@ -73,8 +80,15 @@ function differentiate(builder: GraphBuilder, node: Node, { active, flowing, add
   const scope = `grad/${node.outputs[0]?.name ?? node.op}`;
   const inputGradients = builder.scoped(scope, () => vjpOf(builder, node, outputGradients, needs));
   node.inputs.forEach((input, i) => {
+    if (!needs[i]) return;
     const gradient = inputGradients[i];
-    if (needs[i] && gradient) builder.scoped(scope, () => add(input, gradient));
+    if (!gradient) {
+      throw runtimeErrors.error(
+        "GRADIENT_UNDEFINED",
+        `${node.op} has no gradient with respect to ${input.name}`,
+      );
+    }
+    builder.scoped(scope, () => add(input, gradient));
   });
 }
 

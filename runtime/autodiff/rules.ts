@@ -34,7 +34,7 @@ const rules: VjpRules<OpName> = {
   ...shapeVjpRules,
 };
 
-/** Applies the rule of a node; throws `GRADIENT_UNDEFINED` when only statistics of it are differentiated. */
+/** Applies the rule of a node; throws `GRADIENT_UNDEFINED` when a statistic of it is differentiated, alone or with the rest. */
 export function vjpOf(
   b: GraphBuilder,
   node: Node,
@@ -42,11 +42,11 @@ export function vjpOf(
   needs: readonly boolean[],
 ): readonly (Value | undefined)[] {
   const dy = outputGradients.find((gradient) => gradient !== undefined);
-  const onlyFirst = node.op !== "Split" && outputGradients[0] === undefined;
-  if (!dy || onlyFirst) {
+  const statistic = node.outputs.find((_, i) => i > 0 && outputGradients[i] !== undefined);
+  if (!dy || (statistic && node.op !== "Split")) {
     throw runtimeErrors.error(
       "GRADIENT_UNDEFINED",
-      `${node.op} has a gradient only for its first output`,
+      `${node.op} has a gradient only for its first output, not for ${statistic?.name}`,
     );
   }
   // `rules[node.op]` and `node` share their operator; the union cannot express that.

@@ -79,24 +79,28 @@ export const shapeRules: { readonly [K in OpName]: ShapeRule<K> } = {
   Mul: broadcastRule,
   Div: broadcastRule,
   Neg: sameRule,
-  Exp: sameRule,
-  Log: sameRule,
-  Sqrt: sameRule,
-  Tanh: sameRule,
-  Sigmoid: sameRule,
-  Gelu: sameRule,
-  Softmax: sameRule,
+  Exp: floatRule,
+  Log: floatRule,
+  Sqrt: floatRule,
+  Tanh: floatRule,
+  Sigmoid: floatRule,
+  Gelu: floatRule,
+  Softmax: (inputs) => {
+    check(inputs[0]?.shape.length !== 0, "Softmax", inputs);
+    return floatRule(inputs);
+  },
   MatMul: (inputs) => {
     const [a, b] = pair("MatMul", inputs);
     const [m, k] = a.shape.slice(-2) as [number, number];
     const [k2, n] = b.shape.slice(-2) as [number, number];
     const fits = k === k2 && sameShape(a.shape.slice(0, -2), b.shape.slice(0, -2));
-    check(fits && a.shape.length >= 2, "MatMul", inputs);
+    check(fits && a.shape.length >= 2 && inputs.every(isFloat), "MatMul", inputs);
     return [{ dtype: "float32", shape: [...a.shape.slice(0, -2), m, n] }];
   },
   Gemm: (inputs, { transA, transB }) => {
-    const [a, b] = pair("Gemm", inputs);
-    check(a.shape.length === 2 && b.shape.length === 2, "Gemm", inputs);
+    const [a, b] = pair("Gemm", inputs, 3);
+    const fits = a.shape.length === 2 && b.shape.length === 2;
+    check(fits && inputs.every(isFloat), "Gemm", inputs);
     const [m, k] = transA ? [a.shape[1], a.shape[0]] : a.shape;
     const [k2, n] = transB ? [b.shape[1], b.shape[0]] : b.shape;
     const shape = [m as number, n as number];
@@ -109,74 +113,70 @@ export const shapeRules: { readonly [K in OpName]: ShapeRule<K> } = {
     return [{ dtype: "float32", shape }];
   },
   Reshape: (inputs, { shape }) => {
-    const x = first("Reshape", inputs);
-    check(elementCount(shape) === elementCount(x.shape), "Reshape", inputs);
+    const x = single("Reshape", inputs);
+    const fits = elementCount(shape) === elementCount(x.shape);
+    check(fits && shape.every(isSize), "Reshape", inputs);
     return [{ dtype: x.dtype, shape }];
   },
   Transpose: (inputs, { perm }) => {
-    const x = first("Transpose", inputs);
-    check(perm.length === x.shape.length, "Transpose", inputs);
+    const x = single("Transpose", inputs);
+    check(perm.length === x.shape.length && areAxes(perm, x), "Transpose", inputs);
     return [{ dtype: x.dtype, shape: perm.map((axis) => x.shape[axis] as number) }];
   },
   Expand: (inputs, { shape }) => {
-    const x = first("Expand", inputs);
+    const x = single("Expand", inputs);
     check(sameShape(broadcastShape(x.shape, shape) ?? [], shape), "Expand", inputs);
     return [{ dtype: x.dtype, shape }];
   },
   Concat: (inputs, { axis }) => {
-    const x = first("Concat", inputs);
+    const [x] = inputs;
+    if (!x) throw misfit("Concat", inputs);
+    const isLikeFirst = ({ dtype, shape }: Value) =>
+      dtype === x.dtype && sameShape(shape.toSpliced(axis, 1), x.shape.toSpliced(axis, 1));
+    check(areAxes([axis], x) && inputs.every(isLikeFirst), "Concat", inputs);
     const total = inputs.reduce((sum, input) => sum + (input.shape[axis] as number), 0);
     return [{ dtype: x.dtype, shape: x.shape.map((size, i) => (i === axis ? total : size)) }];
   },
   Split: (inputs, { axis, sizes }) => {
-    const x = first("Split", inputs);
-    check(sizes.reduce((sum, size) => sum + size, 0) === x.shape[axis], "Split", inputs);
+    const x = single("Split", inputs);
+    const fits = sizes.reduce((sum, size) => sum + size, 0) === x.shape[axis];
+    check(fits && sizes.every(isSize), "Split", inputs);
     return sizes.map((part) => ({
       dtype: x.dtype,
       shape: x.shape.map((size, i) => (i === axis ? part : size)),
     }));
   },
   ReduceSum: reduceRule,
-  ReduceMean: reduceRule,
-  ReduceLogSumExp: reduceRule,
+  ReduceMean: floatReduceRule,
+  ReduceLogSumExp: floatReduceRule,
   LayerNormalization: (inputs) => {
-    const x = first("LayerNormalization", inputs);
-    const width = x.shape.at(-1) as number;
-    check(
-      inputs.slice(1).every((input) => sameShape(input.shape, [width])),
-      "LayerNormalization",
-      inputs,
-    );
+    const [x] = pair("LayerNormalization", inputs, 3);
+    const row = x.shape.slice(-1);
+    const fits = row.length > 0 && inputs.slice(1).every(({ shape }) => sameShape(shape, row));
+    check(fits && inputs.every(isFloat), "LayerNormalization", inputs);
     const statistic = { dtype: "float32", shape: [...x.shape.slice(0, -1), 1] } as const;
     return [{ dtype: "float32", shape: x.shape }, statistic, statistic];
   },
   Gather: (inputs) => {
     const [table, indices] = pair("Gather", inputs);
-    check(indices.dtype === "int64", "Gather", inputs);
+    check(indices.dtype === "int64" && table.shape.length > 0, "Gather", inputs);
     return [{ dtype: table.dtype, shape: [...indices.shape, ...table.shape.slice(1)] }];
   },
-  GatherElements: (inputs) => {
+  GatherElements: (inputs, { axis }) => {
     const [x, indices] = pair("GatherElements", inputs);
-    check(
-      indices.dtype === "int64" && indices.shape.length === x.shape.length,
-      "GatherElements",
-      inputs,
-    );
+    check(areIndices(indices, x, axis), "GatherElements", inputs);
     return [{ dtype: x.dtype, shape: indices.shape }];
   },
-  ScatterElements: (inputs) => {
-    const [x, indices] = pair("ScatterElements", inputs);
+  ScatterElements: (inputs, { axis }) => {
+    const [x, indices] = pair("ScatterElements", inputs, 3);
     const updates = inputs[2];
-    check(
-      indices.dtype === "int64" && !!updates && sameShape(indices.shape, updates.shape),
-      "ScatterElements",
-      inputs,
-    );
+    const fits = updates?.dtype === x.dtype && sameShape(indices.shape, updates.shape);
+    check(fits && areIndices(indices, x, axis), "ScatterElements", inputs);
     return [{ dtype: x.dtype, shape: x.shape }];
   },
-  Cast: (inputs, { to }) => [{ dtype: to, shape: first("Cast", inputs).shape }],
+  Cast: (inputs, { to }) => [{ dtype: to, shape: single("Cast", inputs).shape }],
   DequantizeLinear: (inputs, { blockSize }) => {
-    const [x, scale] = pair("DequantizeLinear", inputs);
+    const [x, scale] = pair("DequantizeLinear", inputs, 3);
     const [rows = 0, columns = 0] = x.shape;
     const isQuantised = (x.dtype === "int8" || x.dtype === "int4") && x.shape.length === 2;
     const isScaled = sameShape(scale.shape, [rows / blockSize, columns]);
@@ -201,33 +201,65 @@ function broadcastShape(a: readonly number[], b: readonly number[]): number[] | 
 function broadcastRule(inputs: readonly Value[]): ValueSpec[] {
   const [a, b] = pair("element-wise operator", inputs);
   const shape = broadcastShape(a.shape, b.shape);
-  if (!shape || a.dtype !== b.dtype) throw misfit("element-wise operator", inputs);
+  const areAlike = a.dtype === b.dtype && a.dtype !== "bool";
+  if (!shape || !areAlike) throw misfit("element-wise operator", inputs);
   return [{ dtype: a.dtype, shape }];
 }
 
 function sameRule(inputs: readonly Value[]): ValueSpec[] {
-  const x = first("element-wise operator", inputs);
+  const x = single("element-wise operator", inputs);
   return [{ dtype: x.dtype, shape: x.shape }];
 }
 
+function floatRule(inputs: readonly Value[]): ValueSpec[] {
+  check(inputs.every(isFloat), "element-wise operator", inputs);
+  return sameRule(inputs);
+}
+
 function reduceRule(inputs: readonly Value[], { axes, keepDims }: Reduction): ValueSpec[] {
-  const x = first("reduction", inputs);
+  const x = single("reduction", inputs);
+  check(areAxes(axes, x), "reduction", inputs);
   const shape = keepDims
     ? x.shape.map((size, axis) => (axes.includes(axis) ? 1 : size))
     : x.shape.filter((_, axis) => !axes.includes(axis));
   return [{ dtype: x.dtype, shape }];
 }
 
-function first(op: string, inputs: readonly Value[]): Value {
+function floatReduceRule(inputs: readonly Value[], attributes: Reduction): ValueSpec[] {
+  check(inputs.every(isFloat), "reduction", inputs);
+  return reduceRule(inputs, attributes);
+}
+
+function single(op: string, inputs: readonly Value[]): Value {
   const [x] = inputs;
-  if (!x) throw misfit(op, inputs);
+  if (!x || inputs.length > 1) throw misfit(op, inputs);
   return x;
 }
 
-function pair(op: string, inputs: readonly Value[]): [Value, Value] {
+/** The first two inputs of an operator that takes at most `most`. */
+function pair(op: string, inputs: readonly Value[], most = 2): [Value, Value] {
   const [a, b] = inputs;
-  if (!a || !b) throw misfit(op, inputs);
+  if (!a || !b || inputs.length > most) throw misfit(op, inputs);
   return [a, b];
+}
+
+function isFloat({ dtype }: Value): boolean {
+  return dtype === "float32";
+}
+
+function isSize(size: number): boolean {
+  return size >= 0;
+}
+
+/** Whether these are axes of `x`, each at most once. */
+function areAxes(axes: readonly number[], x: Value): boolean {
+  return new Set(axes).size === axes.length && axes.every((axis) => axis in x.shape);
+}
+
+/** Whether these may index `x` along an axis: elsewhere they have no more places than it. */
+function areIndices({ dtype, shape }: Value, x: Value, axis: number): boolean {
+  const fits = shape.every((size, i) => i === axis || size <= (x.shape[i] ?? 0));
+  return dtype === "int64" && shape.length === x.shape.length && axis in shape && fits;
 }
 
 function check(fits: boolean, op: string, inputs: readonly Value[]): void {

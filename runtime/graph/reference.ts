@@ -48,7 +48,11 @@ function referenceSession(
       const wanted = chooseOutputs(graph, outputs);
       const values = new Map(constants);
       try {
-        for (const [name, feed] of feeds) values.set(name, await fed(name, feed));
+        // All are copied before any is waited for: the caller may write into them once this function returns.
+        const copies = [...feeds].map(
+          async ([name, feed]) => [name, await fed(name, feed)] as const,
+        );
+        for (const [name, copy] of await Promise.all(copies)) values.set(name, copy);
         for (const node of graph.nodes) interpret(node, values);
         return new Map(wanted.map((value) => [value.name, toTensor(value, find(values, value))]));
       } catch (cause) {

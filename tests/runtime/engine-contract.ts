@@ -7,6 +7,7 @@ import type { Graph, Value } from "../../runtime/graph/ir.ts";
 import type { OpName } from "../../runtime/graph/ops.ts";
 import type { Engine, Session } from "../../runtime/session/engine.ts";
 import { type FileTensor, float32, int64, type Tensor } from "../../runtime/tensor.ts";
+import { badGraphs as misfits } from "./bad-graphs.ts";
 import { type OperatorCase, operatorCases } from "./engine-operators.ts";
 
 /** Holds an engine to the contract; `makeEngine` is called once for each subtest that closes engines. */
@@ -96,6 +97,15 @@ async function feedChecks(t: Test, engine: Engine): Promise<void> {
     /input i must be int64\[2\], got float32\[2\]/,
   );
   await refused({ ...sampleFeeds, z: float32([]) }, /no input is named z/);
+  await refused(
+    { ...sampleFeeds, x: float32([6], [1, 2, 3, 4, 5, 6]) },
+    /input x must be float32\[2, 3\], got float32\[6\]/,
+  );
+  await refused(
+    { ...sampleFeeds, x: int64([2, 3], [1, 2, 3, 4, 5, 6]) },
+    /input x must be float32\[2, 3\], got int64\[2, 3\]/,
+  );
+  await refused({ ...sampleFeeds, w: float32([3], [0, 0, 0]) }, /no input is named w/);
   const short = float32([2, 3], [1, 2]);
   await refused({ ...sampleFeeds, x: short }, /input x float32\[2, 3\] needs 6 elements, got 2/);
   await t.rejects(session.run(new Map(Object.entries(sampleFeeds)), ["y", "z"]), {
@@ -103,11 +113,13 @@ async function feedChecks(t: Test, engine: Engine): Promise<void> {
     message: /no output is named z/,
     hint: "Names: y, rows.",
   });
-  await t.rejects(
-    session.run(new Map(Object.entries({ ...sampleFeeds, i: int64([2], [0, 3]) }))),
-    { code: "SESSION_FAILED", message: /Graph sample: .*(out of data bounds|out of range)/ },
-    "an index beyond the table",
-  );
+  for (const beyond of [3, -4]) {
+    await t.rejects(
+      session.run(new Map(Object.entries({ ...sampleFeeds, i: int64([2], [0, beyond]) }))),
+      { code: "SESSION_FAILED", message: /Graph sample: .*(out of data bounds|out of range)/ },
+      `index ${beyond} is beyond a table of 3`,
+    );
+  }
   t.same(await firstOutput(session, sampleFeeds), [11, 22, 33, 14, 25, 36], "it still works");
 }
 
@@ -132,7 +144,10 @@ async function together(t: Test, engine: Engine): Promise<void> {
   const runs = [0, 1, 2, 3].map(async (k) => {
     // A view into a larger message that is written again at once, as a transport would.
     const data = message.subarray(6 * k, 6 * k + 6).fill(k);
-    const pending = firstOutput(session, { ...sampleFeeds, x: float32([2, 3], data) });
+    const x = float32([2, 3], data);
+    // A feed that is not the first must be copied at once too.
+    const { i } = sampleFeeds;
+    const pending = firstOutput(session, k % 2 === 0 ? { x, i } : { i, x });
     data.fill(-1);
     const result = await pending;
     order.push(k);
@@ -241,6 +256,9 @@ async function badGraphs(t: Test, engine: Engine): Promise<void> {
     tensor: float32([2]),
   }));
   await refused({ ...good, initializers }, /w .*\b2\b/);
+  for (const { title, graph, message } of misfits) {
+    await t.rejects(engine.load(graph), { code: "SESSION_FAILED", message }, title);
+  }
   const session = await engine.load(good);
   t.same(await firstOutput(session, sampleFeeds), [11, 22, 33, 14, 25, 36], "a good one loads");
 }

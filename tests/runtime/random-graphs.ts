@@ -1,44 +1,67 @@
-// Random small graphs for comparing engines: chains of operators, each fed by the one before.
+// Random small graphs for comparing engines and gradients: operators in a row, each fed by the one before
+// and some by earlier ones too.
 import * as fc from "fast-check";
 import { type GraphBuilder, graphBuilder } from "../../runtime/graph/builder.ts";
-import type { Graph, Value } from "../../runtime/graph/ir.ts";
+import type { Value } from "../../runtime/graph/ir.ts";
 import type { OpName } from "../../runtime/graph/ops.ts";
 import { type RandomStream, randomStream } from "../../runtime/random.ts";
-import { elementCount, type Float32Tensor, float32, int8, int64 } from "../../runtime/tensor.ts";
+import {
+  elementCount,
+  type Float32Tensor,
+  float32,
+  int8,
+  int64,
+  sameShape,
+} from "../../runtime/tensor.ts";
 
-/** A graph of one input `x`, with every intermediate value as an output, and numbers to feed. */
+/** What a random graph is made from; equal plans make equal graphs. */
+export interface GraphPlan {
+  /** Of the input `x`. */
+  readonly shape: readonly number[];
+  readonly steps: readonly OpName[];
+  /** Of every other choice and number. */
+  readonly seed: number;
+}
+
+/** A graph under construction: the input `x`, the value after each step, and numbers to feed. */
 export interface RandomGraph {
-  readonly graph: Graph;
-  readonly x: Float32Tensor;
+  readonly builder: GraphBuilder;
+  readonly x: Value;
+  readonly values: readonly Value[];
+  readonly feed: Float32Tensor;
 }
 
-/** Chains of up to six operators over shapes of one to three axes of one to four elements. */
-export function randomGraphs(): fc.Arbitrary<RandomGraph> {
-  return fc
-    .record({
-      shape: fc.array(fc.integer({ min: 1, max: 4 }), { minLength: 1, maxLength: 3 }),
-      steps: fc.array(fc.constantFrom(...(Object.keys(steps) as OpName[])), {
-        minLength: 1,
-        maxLength: 6,
-      }),
-      seed: fc.nat(),
-    })
-    .map(({ shape, steps: names, seed }) => chain(shape, names, randomStream("graph", seed)));
+/** Up to six operators in a row over shapes of one to three axes of one to four elements. */
+export function graphPlans(): fc.Arbitrary<GraphPlan> {
+  return fc.record({
+    shape: fc.array(fc.integer({ min: 1, max: 4 }), { minLength: 1, maxLength: 3 }),
+    steps: fc.array(fc.constantFrom(...(Object.keys(steps) as OpName[])), {
+      minLength: 1,
+      maxLength: 6,
+    }),
+    seed: fc.nat(),
+  });
 }
 
-function chain(shape: readonly number[], names: readonly OpName[], random: RandomStream) {
+/** Carries a plan out. The value after step `cut`, if any, is replaced by another input, `h`, for what follows. */
+export function randomGraph(plan: GraphPlan, cut?: number): RandomGraph {
+  const random = randomStream("graph", plan.seed);
   const builder = graphBuilder();
-  let value = builder.input("x", "float32", shape);
-  for (const name of names) {
-    value = steps[name]({ builder, x: value, random });
-    builder.output(value);
+  const x = builder.input("x", "float32", plan.shape);
+  const values: Value[] = [];
+  for (const [i, name] of plan.steps.entries()) {
+    const earlier = [x, ...values];
+    const value = steps[name]({ builder, x: earlier.at(-1) as Value, earlier, random });
+    values.push(i === cut ? builder.input("h", "float32", value.shape) : value);
   }
-  return { graph: builder.build(names.join("-")), x: numbers(shape, random) };
+  return { builder, x, values, feed: numbers(plan.shape, random) };
 }
 
 interface Site {
   readonly builder: GraphBuilder;
   readonly x: Value;
+  /** `x` and what came before it. */
+  readonly earlier: readonly Value[];
   readonly random: RandomStream;
 }
 type Step = (site: Site) => Value;
@@ -145,7 +168,10 @@ function unary(
   return site.builder.op(op, [site.x], {});
 }
 
-function binary(op: "Add" | "Sub" | "Mul", { builder, x, random }: Site): Value {
+function binary(op: "Add" | "Sub" | "Mul", { builder, x, earlier, random }: Site): Value {
+  const alike = earlier.filter((value) => sameShape(value.shape, x.shape));
+  // x itself or a value before it, as residual connections read it.
+  if (random.below(2) === 1) return builder.op(op, [x, random.shuffle(alike)[0] as Value], {});
   // Whole shape, last axis only, or a scalar.
   const shape = x.shape.slice(random.below(x.shape.length + 1));
   return builder.op(op, [x, builder.constant(numbers(shape, random))], {});
