@@ -10,7 +10,6 @@ import {
   type Float32Tensor,
   float32,
   type Gpt2Config,
-  gpt2TensorShapes,
   graphFlops,
   type HeadSettings,
   initialParameters,
@@ -26,6 +25,7 @@ import {
   stepGraph,
   type Tensor,
   type TensorBundle,
+  tensorShapes,
 } from "../runtime/index.ts";
 import type { EngineTimes } from "./engine.ts";
 
@@ -126,7 +126,7 @@ function randomWeights(): TensorBundle<Float32Tensor> {
   const random = randomStream("bench weights");
   const block = Float32Array.from({ length: 2 ** 18 }, () => 0.02 * random.normal());
   const tensors = new Map<string, Float32Tensor>();
-  for (const [name, shape] of gpt2TensorShapes(config)) {
+  for (const [name, shape] of tensorShapes(config)) {
     const { data } = float32(shape);
     for (let start = 0; start < data.length; start += block.length) {
       data.set(block.subarray(0, data.length - start), start);

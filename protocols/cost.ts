@@ -3,10 +3,10 @@
 import {
   type BaseModel,
   elementCount,
-  gpt2TensorShapes,
   graphFlops,
   logitsGraph,
   stepGraph,
+  tensorShapes,
   trainingMemoryBytes,
 } from "../runtime/index.ts";
 import type { EncodingName } from "./encoding/encoded.ts";
@@ -21,7 +21,7 @@ import type { Task } from "./task.ts";
 export function sketchModel({ manifest }: Task): BaseModel {
   let offsetBytes = 0;
   const weights = new Map(
-    [...gpt2TensorShapes(manifest.config)].map(([name, shape]) => {
+    [...tensorShapes(manifest.config)].map(([name, shape]) => {
       const lengthBytes = 4 * elementCount(shape);
       const location = { shape, offsetBytes, lengthBytes };
       offsetBytes += lengthBytes;

@@ -9,6 +9,8 @@ export { referenceEngine } from "./graph/reference.ts";
 export * from "./models/adapters.ts";
 export type { BaseModel, WeightLocation } from "./models/base-model.ts";
 export type { Gpt2Config, ModelConfig } from "./models/config.ts";
+export { familyOf, linearModules, randomTensors, tensorShapes } from "./models/families.ts";
+export type { LinearModule, ModelFamily } from "./models/family.ts";
 export * from "./models/lora.ts";
 export * from "./models/partition.ts";
 export * from "./models/pretrained.ts";

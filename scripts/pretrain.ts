@@ -15,8 +15,8 @@ import {
   openTokenizer,
   ortEngine,
   pretrainingGraph,
-  randomGpt2,
   randomStream,
+  randomTensors,
   saveModelFolder,
   squaredNorms,
   type TensorBundle,
@@ -59,7 +59,7 @@ process.stderr.write(`${tokens.length} tokens, ${cut} for training\n`);
 const engine = ortEngine({ threads: Number(args.threads) });
 const step = pretrainingGraph(config, shape);
 const session = await engine.load(step.graph);
-const optimizer = adamW(randomGpt2(config, seed) as ReadonlyMap<string, Float32Tensor>, {
+const optimizer = adamW(randomTensors(config, seed) as ReadonlyMap<string, Float32Tensor>, {
   beta1: 0.9,
   beta2: 0.98,
   weightDecay: 0.1,

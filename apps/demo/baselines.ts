@@ -17,7 +17,7 @@ import {
   ortEngine,
   type Parameters,
   predictAll,
-  randomGpt2,
+  randomTensors,
   scoreClassification,
   train,
 } from "../../runtime/index.ts";
@@ -63,7 +63,7 @@ export async function trainBaselines(options: BaselineOptions): Promise<Baseline
   try {
     const randomModel = await baseModelFromTensors(
       model.config,
-      randomGpt2(model.config, task.seed),
+      randomTensors(model.config, task.seed),
       { cacheFolder },
     );
     const jobs = [

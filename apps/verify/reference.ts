@@ -2,10 +2,10 @@
 // them, in safetensors. Foreign: everything is checked against the model before anything is computed.
 import {
   type Float32Tensor,
+  familyOf,
   type HeadSettings,
   type Int64Tensor,
   type LoraSettings,
-  linearModules,
   type ModelConfig,
   type Parameters,
   parameterShapes,
@@ -95,9 +95,7 @@ function targetsOf(text: string, config: ModelConfig): readonly string[] {
     .map((target) => target.trim())
     .filter((target) => target !== "");
   if (!targets.includes("all-linear")) return targets;
-  return linearModules(config)
-    .filter((module) => module.block === 0)
-    .map((module) => module.path.replace(/^h\.0\./, ""));
+  return Object.keys(familyOf(config).blockLinears(config));
 }
 
 const headName = "score.weight";

@@ -13,7 +13,7 @@ export interface BaseModel {
   readonly config: ModelConfig;
   /** Absolute path of the weights file. Never rewritten while mapped. */
   readonly weightsFile: string;
-  /** By checkpoint name without the `transformer.` prefix (`wte.weight`, `h.0.attn.c_attn.weight`). */
+  /** By checkpoint name without the family's prefix (`wte.weight`, `h.0.attn.c_attn.weight`). */
   readonly weights: ReadonlyMap<string, WeightLocation>;
   /** sha256 over the configuration and each tensor's own sha256, in name order; equal models have equal ones. */
   readonly sha256: string;

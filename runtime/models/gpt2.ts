@@ -1,27 +1,33 @@
 // GPT-2 (Radford et al. 2019; Hugging Face `GPT2Model`) as a graph: embedding, blocks, final norm.
-// Hidden states are [tokens, hidden] with tokens = batch * seq, so that every linear layer is one Gemm.
-import type { GraphBuilder } from "../graph/builder.ts";
 import type { Value } from "../graph/ir.ts";
-import { float32, int64 } from "../tensor.ts";
+import { int64 } from "../tensor.ts";
+import { attentionBias } from "./attention-mask.ts";
 import type { Gpt2Config } from "./config.ts";
+import type { BlockContext, ModelFamily } from "./family.ts";
+import { gpt2InitialValues, gpt2Linears, gpt2TensorShapes } from "./gpt2-tensors.ts";
 
-/** What a block is built with. */
-export interface BlockContext {
-  readonly b: GraphBuilder;
-  readonly config: Gpt2Config;
-  readonly batch: number;
-  readonly sequence: number;
-  /** A checkpoint tensor by its name without `transformer.`. */
-  readonly weight: (name: string) => Value;
-  /** Adds the adapter of a linear layer to its output, or gives the output back. */
-  readonly adapt: (path: string, x: Value, y: Value) => Value;
-}
+/** GPT-2: learned positions, layer normalisation, one matrix for queries, keys and values, a tied head. */
+export const gpt2Family: ModelFamily<Gpt2Config, Value> = {
+  prefix: "transformer.",
+  linearLayout: "in-out",
+  // Causal-mask buffers of older checkpoints, and heads that Trifold replaces by its own.
+  ignoredTensors: /^(h\.\d+\.attn\.(bias|masked_bias)|score\.weight|multiple_choice_head\..+)$/,
+  embeddingTensor: "wte.weight",
+  headTensor: () => "wte.weight",
+  tensorShapes: gpt2TensorShapes,
+  initialValues: gpt2InitialValues,
+  blockLinears: gpt2Linears,
+  blockPath: (index) => `h.${index}`,
+  embed,
+  shared: attentionBias,
+  block,
+  finalNorm: (context, hidden) => norm(context, "ln_f", hidden),
+};
+
+type Context = BlockContext<Gpt2Config>;
 
 /** Token and position embeddings of `inputIds` [batch, seq] -> [tokens, hidden]. */
-export function embed(
-  { b, config, batch, sequence, weight }: BlockContext,
-  inputIds: Value,
-): Value {
+function embed({ b, config, batch, sequence, weight }: Context, inputIds: Value): Value {
   const positions = b.constant(
     int64(
       [sequence],
@@ -35,23 +41,8 @@ export function embed(
   return b.op("Reshape", [sum], { shape: [batch * sequence, config.hiddenSize] });
 }
 
-/**
- * The additive attention mask [batch, 1, seq, seq] of an int64 `attentionMask` [batch, seq]: 0 where a
- * token may look, about -1e9 where it may not (future or padding).
- */
-export function attentionBias({ b, batch, sequence }: BlockContext, attentionMask: Value): Value {
-  const causal = float32([1, 1, sequence, sequence]);
-  for (let query = 0; query < sequence; query++) {
-    causal.data.fill(-1e9, query * sequence + query + 1, (query + 1) * sequence);
-  }
-  const mask = b.op("Cast", [attentionMask], { to: "float32" });
-  const padding = b.op("Mul", [b.op("Sub", [mask, b.scalar(1)], {}), b.scalar(1e9)], {});
-  const keys = b.op("Reshape", [padding], { shape: [batch, 1, 1, sequence] });
-  return b.op("Add", [b.constant(causal, "causal"), keys], {});
-}
-
-/** Block `index`: x + attention(norm(x)), then y + feed-forward(norm(y)); [tokens, hidden] both ways. */
-export function block(context: BlockContext, index: number, x: Value, bias: Value): Value {
+/** x + attention(norm(x)), then y + feed-forward(norm(y)). */
+function block(context: Context, index: number, x: Value, bias: Value): Value {
   const { b } = context;
   return b.scoped(`h.${index}`, () => {
     const attended = b.op(
@@ -65,12 +56,12 @@ export function block(context: BlockContext, index: number, x: Value, bias: Valu
 }
 
 /** Layer normalisation with the checkpoint's scale and bias. */
-export function norm({ b, config, weight }: BlockContext, path: string, x: Value): Value {
+function norm({ b, config, weight }: Context, path: string, x: Value): Value {
   const inputs = [x, weight(`${path}.weight`), weight(`${path}.bias`)];
   return b.op("LayerNormalization", inputs, { epsilon: config.layerNormEpsilon });
 }
 
-function attention(context: BlockContext, index: number, x: Value, bias: Value): Value {
+function attention(context: Context, index: number, x: Value, bias: Value): Value {
   const { b, config, batch, sequence } = context;
   const { heads, hiddenSize } = config;
   const headSize = hiddenSize / heads;
@@ -94,13 +85,13 @@ function attention(context: BlockContext, index: number, x: Value, bias: Value):
   return linear(context, `h.${index}.attn.c_proj`, flat);
 }
 
-function feedForward(context: BlockContext, index: number, x: Value): Value {
+function feedForward(context: Context, index: number, x: Value): Value {
   const inner = linear(context, `h.${index}.mlp.c_fc`, x); // [tokens, inner]
   return linear(context, `h.${index}.mlp.c_proj`, context.b.op("Gelu", [inner], {}));
 }
 
 /** x W + b with GPT-2's Conv1D weight [in, out], plus the layer's adapter. */
-function linear({ b, weight, adapt }: BlockContext, path: string, x: Value): Value {
+function linear({ b, weight, adapt }: Context, path: string, x: Value): Value {
   const inputs = [x, weight(`${path}.weight`), weight(`${path}.bias`)];
   return adapt(path, x, b.op("Gemm", inputs, { alpha: 1, transA: false, transB: false }));
 }

@@ -1,7 +1,8 @@
 // Task heads and losses: what the last hidden state becomes and how wrong it is.
 // Losses are weighted sums, so that padded examples and ignored tokens simply weigh nothing.
 import type { Value } from "../graph/ir.ts";
-import { type BlockContext, norm } from "./gpt2.ts";
+import { familyOf } from "./families.ts";
+import type { BlockContext } from "./family.ts";
 
 /** Logits [batch, classes] of the pooled token; `pooling` [batch, seq] holds one 1 per row (the last real token). */
 export function classificationLogits(
@@ -17,7 +18,7 @@ export function classificationLogits(
     shape: [batch, config.hiddenSize],
   });
   // Normalising after pooling computes one token a text; it is per token, so the order does not matter.
-  const normal = norm(context, "ln_f", pooled);
+  const normal = familyOf(config).finalNorm(context, pooled);
   return b.op("Gemm", [normal, score], { alpha: 1, transA: false, transB: true }, "logits");
 }
 
@@ -64,27 +65,27 @@ export function teacherLoss(
   return b.op("Mul", [loss, b.scalar(temperature * temperature)], {}, "loss");
 }
 
-/** Hidden states after the final norm, [tokens, hidden]: what the language-model head multiplies with `wte`. */
+/** Hidden states after the final norm, [tokens, hidden]: what the language-model head multiplies with its matrix. */
 export function finalStates(context: BlockContext, hidden: Value): Value {
-  return norm(context, "ln_f", hidden);
+  return familyOf(context.config).finalNorm(context, hidden);
 }
 
-/** Language-model logits [tokens, vocab] of final states, with the tied embedding. */
-export function languageLogits({ b, weight }: BlockContext, states: Value): Value {
+/** Language-model logits [tokens, vocab] of final states. */
+export function languageLogits({ b, config, weight }: BlockContext, states: Value): Value {
   return b.op(
     "Gemm",
-    [states, weight("wte.weight")],
+    [states, weight(familyOf(config).headTensor(config))],
     { alpha: 1, transA: false, transB: true },
     "logits",
   );
 }
 
 /**
- * Causal-language-model loss. The label's logit is the product of the state with the label's own embedding
- * row, so differentiating yields softmax * wte - wte[label] and no one-hot of the vocabulary exists.
+ * Causal-language-model loss. The label's logit is the product of the state with the label's own row
+ * of the head W, so differentiating yields softmax * W - W[label] and no one-hot of the vocabulary exists.
  */
 export function languageLoss(
-  { b, weight }: BlockContext,
+  { b, config, weight }: BlockContext,
   {
     states,
     logits,
@@ -97,7 +98,8 @@ export function languageLoss(
     readonly weights: Value;
   },
 ): Value {
-  const rows = b.op("Gather", [weight("wte.weight"), labels], {}); // [tokens, hidden]
+  const head = weight(familyOf(config).headTensor(config));
+  const rows = b.op("Gather", [head, labels], {}); // [tokens, hidden]
   const own = b.op("ReduceSum", [b.op("Mul", [states, rows], {})], { axes: [1], keepDims: false });
   const total = b.op("ReduceLogSumExp", [logits], { axes: [1], keepDims: false });
   return weightedSum({ b }, b.op("Sub", [total, own], {}), weights);

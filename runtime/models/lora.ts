@@ -3,6 +3,8 @@ import { runtimeErrors } from "../errors.ts";
 import { randomStream } from "../random.ts";
 import { type Float32Tensor, float32, type Parameters } from "../tensor.ts";
 import type { ModelConfig } from "./config.ts";
+import { linearModules } from "./families.ts";
+import type { LinearModule } from "./family.ts";
 
 /** Settings of the adapters, in PEFT's words. */
 export interface LoraSettings {
@@ -18,32 +20,12 @@ export type HeadSettings =
   | { readonly kind: "classification"; readonly classes: number }
   | { readonly kind: "lm" };
 
-/** A linear layer that can carry an adapter. */
-export interface LinearModule {
-  /** Path inside the checkpoint without `transformer.` (`h.0.attn.c_attn`). */
-  readonly path: string;
-  readonly block: number;
-  readonly inSize: number;
-  readonly outSize: number;
-}
-
 /** Name of the task head's weight, [classes, hidden]. */
 export const headParameter = "base_model.model.score.weight";
 
 /** PEFT's name of a factor: A is [rank, in], B is [out, rank]. */
 export function loraName(module: LinearModule, factor: "A" | "B"): string {
-  return `base_model.model.transformer.${module.path}.lora_${factor}.weight`;
-}
-
-/** Every linear layer of the model's blocks. */
-export function linearModules(config: ModelConfig): readonly LinearModule[] {
-  const { hiddenSize, innerSize } = config;
-  return Array.from({ length: config.layers }, (_, block) => [
-    { path: `h.${block}.attn.c_attn`, block, inSize: hiddenSize, outSize: 3 * hiddenSize },
-    { path: `h.${block}.attn.c_proj`, block, inSize: hiddenSize, outSize: hiddenSize },
-    { path: `h.${block}.mlp.c_fc`, block, inSize: hiddenSize, outSize: innerSize },
-    { path: `h.${block}.mlp.c_proj`, block, inSize: innerSize, outSize: hiddenSize },
-  ]).flat();
+  return `base_model.model.${module.checkpointPath}.lora_${factor}.weight`;
 }
 
 /** The layers that `settings` targets; throws `ADAPTER_INVALID` when a target matches none. */

@@ -5,24 +5,25 @@ import { join } from "node:path";
 import { runtimeErrors } from "../errors.ts";
 import { writeFileAtomic } from "../files.ts";
 import { type Float32Tensor, sameShape, type TensorBundle } from "../tensor.ts";
-import type { Gpt2Config } from "./config.ts";
-import { gpt2TensorShapes } from "./gpt2-tensors.ts";
+import type { ModelConfig } from "./config.ts";
+import { familyOf } from "./families.ts";
+import type { ModelFamily } from "./family.ts";
 import { parseHuggingFaceConfig, toHuggingFaceConfig } from "./hugging-face-config.ts";
 import { readJsonFile } from "./json-file.ts";
 import { readSafetensors, type SafetensorsFile, writeSafetensors } from "./safetensors.ts";
 
 /** An opened model folder whose configuration, names and shapes have been checked. */
 export interface ModelFolder {
-  readonly config: Gpt2Config;
+  readonly config: ModelConfig;
   readonly weightsFile: string;
-  /** One tensor by its name without `transformer.`; throws `MODEL_TENSOR_INVALID` where a value is not finite. */
+  /** One tensor by its name without the family's prefix; throws `MODEL_TENSOR_INVALID` where a value is not finite. */
   readTensor(name: string): Promise<Float32Tensor>;
   /** Throws `MODEL_UNSUPPORTED` when the folder holds a head that differs from the embedding; reads both. */
   checkTiedHead(): Promise<void>;
 }
 
 /** Reads config.json of a model folder. Throws `MODEL_FOLDER_INVALID` or `MODEL_UNSUPPORTED`. */
-async function readModelConfig(folder: string): Promise<Gpt2Config> {
+async function readModelConfig(folder: string): Promise<ModelConfig> {
   const file = join(folder, "config.json");
   const json = await readJsonFile(file, {
     code: "MODEL_FOLDER_INVALID",
@@ -36,26 +37,28 @@ export async function openModelFolder(folder: string): Promise<ModelFolder> {
   const config = await readModelConfig(folder);
   const weightsFile = join(folder, "model.safetensors");
   const source = await readSafetensors(weightsFile);
-  const stored = checkpointNames(source);
-  const shapes = gpt2TensorShapes(config);
+  const family = familyOf(config);
+  const stored = checkpointNames(source, family);
+  const shapes = family.tensorShapes(config);
   for (const [name, shape] of shapes) checkShape(source, stored.get(name), name, shape);
-  refuseUnknown(source, stored, shapes);
+  refuseUnknown(source, { family, stored, shapes });
   return {
     config,
     weightsFile,
     readTensor: (name) => readFinite(source, stored.get(name) ?? name),
-    checkTiedHead: () => refuseUntiedHead(source, stored),
+    checkTiedHead: () => refuseUntiedHead(source, stored, family),
   };
 }
 
 /** Writes a model in Hugging Face form; `float16` halves the file and rounds the weights. */
 export async function saveModelFolder(
   folder: string,
-  config: Gpt2Config,
+  config: ModelConfig,
   tensors: TensorBundle<Float32Tensor>,
   { float16 = false }: { readonly float16?: boolean } = {},
 ): Promise<void> {
   await mkdir(folder, { recursive: true });
+  const { prefix } = familyOf(config);
   const named = new Map([...tensors].map(([name, tensor]) => [`${prefix}${name}`, tensor]));
   const json = JSON.stringify(toHuggingFaceConfig(config, { float16 }), undefined, 2);
   await writeSafetensors(join(folder, "model.safetensors"), named, {
@@ -86,11 +89,11 @@ export async function folderFingerprint(folder: string): Promise<string> {
   return stats.map((s) => [s.dev, s.ino, s.size, s.mtimeNs, s.ctimeNs].join(" ")).join("\n");
 }
 
-/** What `GPT2LMHeadModel` and its kin put before the names of `GPT2Model`. */
-const prefix = "transformer.";
-
 /** Stored names by plain name; refuses files that hold a tensor under both. */
-function checkpointNames(source: SafetensorsFile): ReadonlyMap<string, string> {
+function checkpointNames(
+  source: SafetensorsFile,
+  { prefix }: ModelFamily,
+): ReadonlyMap<string, string> {
   const stored = new Map<string, string>();
   for (const name of source.tensors.keys()) {
     const plain = name.startsWith(prefix) ? name.slice(prefix.length) : name;
@@ -129,17 +132,21 @@ function checkShape(
   }
 }
 
-/** Causal-mask buffers of older checkpoints, and heads that Trifold replaces by its own. */
-const ignored = /^(h\.\d+\.attn\.(bias|masked_bias)|score\.weight|multiple_choice_head\..+)$/;
-
 /** A tensor that we do not compute with would change the numbers: extra layers, cross-attention, adapters. */
 function refuseUnknown(
   source: SafetensorsFile,
-  stored: ReadonlyMap<string, string>,
-  shapes: ReadonlyMap<string, readonly number[]>,
+  {
+    family,
+    stored,
+    shapes,
+  }: {
+    readonly family: ModelFamily;
+    readonly stored: ReadonlyMap<string, string>;
+    readonly shapes: ReadonlyMap<string, unknown>;
+  },
 ): void {
   for (const [name, original] of stored) {
-    if (shapes.has(name) || name === "lm_head.weight" || ignored.test(name)) continue;
+    if (shapes.has(name) || name === "lm_head.weight" || family.ignoredTensors.test(name)) continue;
     throw runtimeErrors.error(
       "MODEL_UNSUPPORTED",
       `${source.file}: tensor ${original} is not part of the model that config.json describes`,
@@ -152,18 +159,19 @@ function refuseUnknown(
 async function refuseUntiedHead(
   source: SafetensorsFile,
   stored: ReadonlyMap<string, string>,
+  { embeddingTensor }: ModelFamily,
 ): Promise<void> {
   const head = stored.get("lm_head.weight");
   if (head === undefined) return;
   const [a, b] = [
     await source.readFloat32(head),
-    await source.readFloat32(stored.get("wte.weight") ?? "wte.weight"),
+    await source.readFloat32(stored.get(embeddingTensor) ?? embeddingTensor),
   ];
   if (sameShape(a.shape, b.shape) && a.data.every((value, i) => Object.is(value, b.data[i])))
     return;
   throw runtimeErrors.error(
     "MODEL_UNSUPPORTED",
-    `${source.file}: ${head} differs from wte.weight, expected a head tied to the embedding`,
+    `${source.file}: ${head} differs from ${embeddingTensor}, expected a head tied to the embedding`,
   );
 }
 

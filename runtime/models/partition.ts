@@ -5,7 +5,8 @@ import { gradients, lossSeed, type Seed } from "../autodiff/backward.ts";
 import { type GraphBuilder, graphBuilder } from "../graph/builder.ts";
 import type { Graph, Value } from "../graph/ir.ts";
 import type { BaseModel } from "./base-model.ts";
-import { attentionBias, type BlockContext, block, embed } from "./gpt2.ts";
+import { familyOf } from "./families.ts";
+import type { BlockContext } from "./family.ts";
 import * as heads from "./heads.ts";
 import {
   type HeadSettings,
@@ -155,16 +156,17 @@ function assemble(spec: ModelSpec, blocks: BlockRange): Parts {
     weight: (name) => frozenWeight(b, model, name),
     adapt: adapterOf(b, spec, parameters),
   };
+  const family = familyOf(model.config);
   const tokens = batch * sequence;
   const entry =
     blocks.from === 0
-      ? embed(context, b.input("input_ids", "int64", [batch, sequence]))
+      ? family.embed(context, b.input("input_ids", "int64", [batch, sequence]))
       : b.input("activations", "float32", [tokens, model.config.hiddenSize]);
-  const bias = attentionBias(context, b.input("attention_mask", "int64", [batch, sequence]));
+  const shared = family.shared(context, b.input("attention_mask", "int64", [batch, sequence]));
   const boundaries: Value[] = [];
   let hidden = entry;
   for (let index = blocks.from; index < blocks.to; index++) {
-    hidden = block(context, index, hidden, bias);
+    hidden = family.block(context, index, hidden, shared);
     boundaries.push(hidden);
   }
   return { b, spec, context, blocks, parameters, entry, hidden, boundaries };

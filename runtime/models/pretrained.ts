@@ -6,12 +6,11 @@ import { runtimeErrors } from "../errors.ts";
 import { writeFileAtomic } from "../files.ts";
 import { elementCount, type Float32Tensor, sameShape, type TensorBundle } from "../tensor.ts";
 import type { BaseModel } from "./base-model.ts";
-import type { Gpt2Config } from "./config.ts";
-import { gpt2TensorShapes } from "./gpt2-tensors.ts";
+import type { ModelConfig } from "./config.ts";
+import { tensorShapes } from "./families.ts";
 import { checkFinite, folderFingerprint, openModelFolder } from "./model-folder.ts";
 import { cacheModel, findCachedModel, modelSha256, tensorSha256 } from "./weights-cache.ts";
 
-export { gpt2TensorShapes, randomGpt2 } from "./gpt2-tensors.ts";
 export { saveModelFolder } from "./model-folder.ts";
 
 /** Where a base model's float32 weights are kept. */
@@ -44,14 +43,14 @@ export async function openBaseModel(
   return model;
 }
 
-/** Puts the tensors of `gpt2TensorShapes(config)` into the cache: random weights, or weights just trained. */
+/** Puts the tensors of `tensorShapes(config)` into the cache: random weights, or weights just trained. */
 export async function baseModelFromTensors(
-  config: Gpt2Config,
+  config: ModelConfig,
   tensors: TensorBundle<Float32Tensor>,
   { cacheFolder }: BaseModelOptions,
 ): Promise<BaseModel> {
   const hashes: Record<string, { readonly sha256: string }> = {};
-  for (const [name, shape] of gpt2TensorShapes(config)) {
+  for (const [name, shape] of tensorShapes(config)) {
     const tensor = checkedTensor(tensors.get(name), name, shape);
     hashes[name] = { sha256: tensorSha256(tensor) };
   }

@@ -3,9 +3,9 @@
 import { gradients, lossSeed } from "../autodiff/backward.ts";
 import { graphBuilder } from "../graph/builder.ts";
 import type { Value } from "../graph/ir.ts";
-import type { Gpt2Config } from "./config.ts";
-import { attentionBias, type BlockContext, block, embed } from "./gpt2.ts";
-import { gpt2TensorShapes } from "./gpt2-tensors.ts";
+import type { ModelConfig } from "./config.ts";
+import { familyOf } from "./families.ts";
+import type { BlockContext } from "./family.ts";
 import { finalStates, languageLogits, languageLoss } from "./heads.ts";
 import type { StepGraph } from "./partition.ts";
 
@@ -14,12 +14,13 @@ import type { StepGraph } from "./partition.ts";
  * `attention_mask` [batch, seq], `labels` and `weights` [batch * seq].
  */
 export function pretrainingGraph(
-  config: Gpt2Config,
+  config: ModelConfig,
   { batch, sequence }: { readonly batch: number; readonly sequence: number },
 ): StepGraph {
   const b = graphBuilder();
+  const family = familyOf(config);
   const tensors = new Map<string, Value>();
-  for (const [name, shape] of gpt2TensorShapes(config))
+  for (const [name, shape] of family.tensorShapes(config))
     tensors.set(name, b.input(name, "float32", shape));
   const context: BlockContext = {
     b,
@@ -30,9 +31,11 @@ export function pretrainingGraph(
     adapt: (_path, _x, y) => y,
   };
   const tokens = batch * sequence;
-  const bias = attentionBias(context, b.input("attention_mask", "int64", [batch, sequence]));
-  let hidden = embed(context, b.input("input_ids", "int64", [batch, sequence]));
-  for (let index = 0; index < config.layers; index++) hidden = block(context, index, hidden, bias);
+  const shared = family.shared(context, b.input("attention_mask", "int64", [batch, sequence]));
+  let hidden = family.embed(context, b.input("input_ids", "int64", [batch, sequence]));
+  for (let index = 0; index < config.layers; index++) {
+    hidden = family.block(context, index, hidden, shared);
+  }
   const states = finalStates(context, hidden);
   const logits = languageLogits(context, states);
   const labels = b.input("labels", "int64", [tokens]);

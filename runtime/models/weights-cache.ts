@@ -8,15 +8,15 @@ import { z } from "zod";
 import { syncFolder, writeFileAtomic, writeSynced } from "../files.ts";
 import { elementCount, type Float32Tensor, sameShape } from "../tensor.ts";
 import type { BaseModel } from "./base-model.ts";
-import type { Gpt2Config } from "./config.ts";
-import { gpt2TensorShapes } from "./gpt2-tensors.ts";
+import type { ModelConfig } from "./config.ts";
+import { tensorShapes } from "./families.ts";
 
 /** Gives the checked tensor of a name; called once a name, in name order. */
 export type TensorReader = (name: string) => Promise<Float32Tensor>;
 
 /** The cached model of that hash, or nothing when the cache has none that is sound. */
 export async function findCachedModel(
-  config: Gpt2Config,
+  config: ModelConfig,
   sha256: string,
   cacheFolder: string,
 ): Promise<BaseModel | undefined> {
@@ -31,7 +31,7 @@ export async function findCachedModel(
     return undefined;
   }
   if (modelSha256(config, index.tensors) !== sha256) return undefined;
-  const shapes = gpt2TensorShapes(config);
+  const shapes = tensorShapes(config);
   const isWhole = [...shapes].every(([name, shape]) => {
     const { offsetBytes = 0, lengthBytes = -1, shape: stored = [] } = index.tensors[name] ?? {};
     const isInside = offsetBytes + lengthBytes <= index.sizeBytes;
@@ -42,7 +42,7 @@ export async function findCachedModel(
 
 /** Streams a model's tensors into the cache, one in memory at a time, and gives the cached model. */
 export async function cacheModel(
-  config: Gpt2Config,
+  config: ModelConfig,
   readTensor: TensorReader,
   cacheFolder: string,
 ): Promise<BaseModel> {
@@ -71,7 +71,7 @@ export function tensorSha256({ data }: Float32Tensor): string {
 
 /** sha256 over the canonical configuration and each tensor's own sha256, in name order. */
 export function modelSha256(
-  config: Gpt2Config,
+  config: ModelConfig,
   tensors: Readonly<Record<string, { readonly sha256: string }>>,
 ): string {
   const hash = createHash("sha256");
@@ -107,13 +107,13 @@ type WeightsIndex = z.infer<typeof indexSchema>;
 
 async function writeWeights(
   folder: string,
-  config: Gpt2Config,
+  config: ModelConfig,
   readTensor: TensorReader,
 ): Promise<WeightsIndex> {
   const tensors: WeightsIndex["tensors"] = {};
   let end = 0;
   await writeSynced(join(folder, weightsName), async (file) => {
-    for (const name of [...gpt2TensorShapes(config).keys()].sort()) {
+    for (const name of [...tensorShapes(config).keys()].sort()) {
       const tensor = await readTensor(name);
       const bytes = bytesOf(tensor.data);
       const offsetBytes = Math.ceil(end / alignmentBytes) * alignmentBytes;

@@ -10,7 +10,7 @@ import { startDevice } from "../../apps/device/start.ts";
 import { exitStatusOf, failureText } from "../../apps/failure.ts";
 import { startBroker } from "../../broker/index.ts";
 import { boardProfile } from "../../devices/index.ts";
-import { float32, randomGpt2, saveModelFolder } from "../../runtime/index.ts";
+import { float32, randomTensors, saveModelFolder } from "../../runtime/index.ts";
 import { type Finished, runTrifold, startTrifold } from "./program.ts";
 import { makeWorld, smallConfig, smallTexts, tableOf, writeTask } from "./small-federation.ts";
 
@@ -129,7 +129,7 @@ t.test(
 t.test(
   "a model folder that is incomplete, torn or foreign is refused with file and tensor",
   async (t) => {
-    const weights = randomGpt2(smallConfig, 2);
+    const weights = randomTensors(smallConfig, 2);
     const name = "h.1.mlp.c_fc.weight";
     const without = new Map([...weights].filter(([key]) => key !== name));
     await saveModelFolder(at("missing"), smallConfig, without);

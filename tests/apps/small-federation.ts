@@ -12,7 +12,12 @@ import { startDevice } from "../../apps/device/start.ts";
 import { packageRoot } from "../../apps/package-root.ts";
 import { boardProfile, type DeviceBudget } from "../../devices/index.ts";
 import { builtInProtocols, type RoundCost, type Task } from "../../protocols/index.ts";
-import { type Gpt2Config, randomGpt2, randomStream, saveModelFolder } from "../../runtime/index.ts";
+import {
+  type Gpt2Config,
+  randomStream,
+  randomTensors,
+  saveModelFolder,
+} from "../../runtime/index.ts";
 
 /** The model of these tests; its vocabulary is the embedded tokenizer's. */
 export const smallConfig: Gpt2Config = {
@@ -37,7 +42,7 @@ export interface SmallWorld {
 /** Writes the model and the shared tables below `folder`. */
 export async function makeWorld(folder: string): Promise<SmallWorld> {
   const modelFolder = join(folder, "model");
-  await saveModelFolder(modelFolder, smallConfig, randomGpt2(smallConfig, 1));
+  await saveModelFolder(modelFolder, smallConfig, randomTensors(smallConfig, 1));
   const tokenizer = join(packageRoot(), "models", "sotu-gpt2", "tokenizer.json");
   await copyFile(tokenizer, join(modelFolder, "tokenizer.json"));
   await writeFile(join(folder, "test.csv"), tableOf(smallTexts("test", 40)));

@@ -8,8 +8,8 @@ import {
   type Example,
   type Gpt2Config,
   ortEngine,
-  randomGpt2,
   randomStream,
+  randomTensors,
   type Session,
 } from "../../runtime/index.ts";
 
@@ -45,7 +45,7 @@ export async function openToy(t: Test, { labels = 2 } = {}): Promise<Toy> {
   t.teardown(() => engine.close());
   // Ten times the usual deviation: with 0.02 a tiny model's blocks hardly bend what enters them.
   const weights = new Map(
-    [...randomGpt2(config, 1)].map(([name, { dtype, shape, data }]) => [
+    [...randomTensors(config, 1)].map(([name, { dtype, shape, data }]) => [
       name,
       { dtype, shape, data: name.includes("ln_") ? data : data.map((value) => 10 * value) },
     ]),

@@ -11,11 +11,10 @@ import {
 import { join, resolve } from "node:path";
 import t from "tap";
 import type { Gpt2Config } from "../../runtime/models/config.ts";
+import { randomTensors, tensorShapes } from "../../runtime/models/families.ts";
 import {
   baseModelFromTensors,
-  gpt2TensorShapes,
   openBaseModel,
-  randomGpt2,
   readBaseModelTensors,
   saveModelFolder,
 } from "../../runtime/models/pretrained.ts";
@@ -40,7 +39,7 @@ t.test("a saved model opens to the same tensors, each on a page of its own", asy
   const { folder, cacheFolder, tensors } = await savedModel(t.testdir());
   const model = await openBaseModel(folder, { cacheFolder });
   t.same(model.config, config);
-  t.same([...model.weights.keys()].sort(), [...gpt2TensorShapes(config).keys()].sort());
+  t.same([...model.weights.keys()].sort(), [...tensorShapes(config).keys()].sort());
   for (const { offsetBytes } of model.weights.values()) t.equal(offsetBytes % 4096, 0);
   t.same(await readBaseModelTensors(model), new Map([...tensors].sort(byName)));
 });
@@ -70,7 +69,7 @@ t.test("the hash is that of the numbers, not of the file they came in", async (t
     "with buffers and tied head",
   );
 
-  const other = await baseModelFromTensors(config, randomGpt2(config, 2), { cacheFolder });
+  const other = await baseModelFromTensors(config, randomTensors(config, 2), { cacheFolder });
   t.not(other.sha256, sha256, "other weights");
   const wider = { ...config, layerNormEpsilon: 1e-6 };
   const sameWeights = await baseModelFromTensors(wider, tensors, { cacheFolder });
@@ -80,7 +79,7 @@ t.test("the hash is that of the numbers, not of the file they came in", async (t
 t.test("float16 folders open to the rounded weights", async (t) => {
   const root = t.testdir();
   const folder = join(root, "model");
-  const tensors = randomGpt2(config, 1);
+  const tensors = randomTensors(config, 1);
   await saveModelFolder(folder, config, tensors, { float16: true });
   const model = await openBaseModel(folder, { cacheFolder: join(root, "cache") });
   const opened = await readBaseModelTensors(model);
@@ -106,7 +105,7 @@ t.test("the second open reuses the cache, and a changed folder is noticed", asyn
   t.same(second, first);
   t.ok(readFileSync(first.weightsFile).equals(bytes), "not written again");
 
-  await saveModelFolder(folder, config, randomGpt2(config, 2));
+  await saveModelFolder(folder, config, randomTensors(config, 2));
   t.not((await openBaseModel(folder, { cacheFolder })).sha256, first.sha256);
 });
 
@@ -164,11 +163,11 @@ t.test(
 t.test("random weights follow GPT-2's initialisation and only the seed", async (t) => {
   const cacheFolder = t.testdir();
   const large = { ...config, vocabSize: 500, hiddenSize: 64, innerSize: 256, layers: 8 };
-  const tensors = randomGpt2(large, 5);
+  const tensors = randomTensors(large, 5);
   const hash = async (weights: TensorBundle<Float32Tensor>) =>
     (await baseModelFromTensors(large, weights, { cacheFolder })).sha256;
-  t.equal(await hash(randomGpt2(large, 5)), await hash(tensors));
-  t.not(await hash(randomGpt2(large, 6)), await hash(tensors));
+  t.equal(await hash(randomTensors(large, 5)), await hash(tensors));
+  t.not(await hash(randomTensors(large, 6)), await hash(tensors));
   const deviation = (name: string) => {
     const { data } = tensors.get(name) as Float32Tensor;
     return Math.sqrt(data.reduce((sum, value) => sum + value * value, 0) / data.length);
@@ -295,7 +294,7 @@ t.test("absent and broken files of a folder are named", async (t) => {
 t.test("tensors in memory are checked like those of a file", async (t) => {
   const options = { cacheFolder: t.testdir() };
   const changed = (name: string, tensor?: Float32Tensor) => {
-    const tensors = new Map(randomGpt2(config, 1));
+    const tensors = new Map(randomTensors(config, 1));
     tensors.delete(name);
     if (tensor !== undefined) tensors.set(name, tensor);
     return baseModelFromTensors(config, tensors, options);
@@ -340,7 +339,7 @@ t.test("a Llama model is refused by its architecture", { skip: skipShared }, asy
 
 async function savedModel(root: string) {
   const folder = join(root, "model");
-  const tensors = randomGpt2(config, 1);
+  const tensors = randomTensors(config, 1);
   await saveModelFolder(folder, config, tensors);
   return { folder, cacheFolder: join(root, "cache"), tensors };
 }

@@ -18,8 +18,8 @@ import {
   makeBatch,
   ortEngine,
   type Parameters,
-  randomGpt2,
   randomStream,
+  randomTensors,
   squaredNorms,
   stepGraph,
 } from "../../runtime/index.ts";
@@ -38,7 +38,7 @@ const config: Gpt2Config = {
 const cacheFolder = t.testdir();
 const engine = ortEngine({ threads: 2 });
 t.teardown(() => engine.close());
-const model = await baseModelFromTensors(config, randomGpt2(config, 1), { cacheFolder });
+const model = await baseModelFromTensors(config, randomTensors(config, 1), { cacheFolder });
 const lora: LoraSettings = { rank: 4, alpha: 8, targets: ["c_attn", "mlp.c_fc"] };
 
 // One token, sizes that fill no vector register, and sizes that do.
