@@ -4,11 +4,13 @@ import type { OpAttributes, OpName } from "../../runtime/graph/ops.ts";
 import { randomStream } from "../../runtime/random.ts";
 import { type Float32Tensor, float32, int64, type Tensor } from "../../runtime/tensor.ts";
 
-/** One application of an operator; every float32 input is differentiated. */
+/** One application of an operator; every float32 input that has a gradient is differentiated. */
 export interface VjpCase<K extends OpName> {
   readonly title: string;
   readonly inputs: readonly Tensor[];
   readonly attributes: OpAttributes[K];
+  /** Inputs that are float32 and have no gradient. */
+  readonly frozen?: readonly number[];
   /** Outputs that gradients flow into; the first when left out. */
   readonly seeded?: readonly number[];
 }
@@ -172,6 +174,32 @@ export const vjpCases: { readonly [K in OpName]: Cases<K> } = {
       title: "three axes and a large epsilon",
       inputs: [numbers([2, 2, 3]), numbers([3]), numbers([3])],
       attributes: { epsilon: 0.1 },
+    },
+  ],
+  RMSNormalization: [
+    {
+      title: "rows with a scale",
+      inputs: [numbers([3, 4]), numbers([4])],
+      attributes: { epsilon: 1e-5 },
+    },
+    {
+      title: "three axes and a large epsilon",
+      inputs: [numbers([2, 2, 3]), numbers([3])],
+      attributes: { epsilon: 0.1 },
+    },
+  ],
+  RotaryEmbedding: [
+    {
+      title: "two heads, positions out of order",
+      // Any numbers will do for the tables: the operator is linear in x.
+      inputs: [
+        numbers([2, 3, 8]),
+        numbers([4, 2]),
+        numbers([4, 2]),
+        int64([2, 3], [0, 3, 1, 2, 2, 0]),
+      ],
+      attributes: { heads: 2 },
+      frozen: [1, 2],
     },
   ],
   Gather: [
