@@ -8,7 +8,7 @@ export { peakIntermediateBytes, valueBytes } from "./graph/memory.ts";
 export { referenceEngine } from "./graph/reference.ts";
 export * from "./models/adapters.ts";
 export type { BaseModel, WeightLocation } from "./models/base-model.ts";
-export type { Gpt2Config, ModelConfig } from "./models/config.ts";
+export type { Gpt2Config, LlamaConfig, ModelConfig } from "./models/config.ts";
 export { familyOf, linearModules, randomTensors, tensorShapes } from "./models/families.ts";
 export type { LinearModule, ModelFamily } from "./models/family.ts";
 export * from "./models/lora.ts";

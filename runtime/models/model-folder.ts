@@ -46,7 +46,9 @@ export async function openModelFolder(folder: string): Promise<ModelFolder> {
     config,
     weightsFile,
     readTensor: (name) => readFinite(source, stored.get(name) ?? name),
-    checkTiedHead: () => refuseUntiedHead(source, stored, family),
+    checkTiedHead: async () => {
+      if (!shapes.has(headName)) await refuseUntiedHead(source, stored, family);
+    },
   };
 }
 
@@ -59,7 +61,9 @@ export async function saveModelFolder(
 ): Promise<void> {
   await mkdir(folder, { recursive: true });
   const { prefix } = familyOf(config);
-  const named = new Map([...tensors].map(([name, tensor]) => [`${prefix}${name}`, tensor]));
+  const named = new Map(
+    [...tensors].map(([name, tensor]) => [name === headName ? name : `${prefix}${name}`, tensor]),
+  );
   const json = JSON.stringify(toHuggingFaceConfig(config, { float16 }), undefined, 2);
   await writeSafetensors(join(folder, "model.safetensors"), named, {
     // PyTorch's loader refuses files that do not say so.
@@ -88,6 +92,9 @@ export async function folderFingerprint(folder: string): Promise<string> {
   // The change time is the kernel's and cannot be set back, unlike the modification time.
   return stats.map((s) => [s.dev, s.ino, s.size, s.mtimeNs, s.ctimeNs].join(" ")).join("\n");
 }
+
+/** The language-model head, which has no prefix because it is outside the bare model. */
+const headName = "lm_head.weight";
 
 /** Stored names by plain name; refuses files that hold a tensor under both. */
 function checkpointNames(
@@ -146,7 +153,7 @@ function refuseUnknown(
   },
 ): void {
   for (const [name, original] of stored) {
-    if (shapes.has(name) || name === "lm_head.weight" || family.ignoredTensors.test(name)) continue;
+    if (shapes.has(name) || name === headName || family.ignoredTensors.test(name)) continue;
     throw runtimeErrors.error(
       "MODEL_UNSUPPORTED",
       `${source.file}: tensor ${original} is not part of the model that config.json describes`,
@@ -161,7 +168,7 @@ async function refuseUntiedHead(
   stored: ReadonlyMap<string, string>,
   { embeddingTensor }: ModelFamily,
 ): Promise<void> {
-  const head = stored.get("lm_head.weight");
+  const head = stored.get(headName);
   if (head === undefined) return;
   const [a, b] = [
     await source.readFloat32(head),
