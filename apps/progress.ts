@@ -32,14 +32,17 @@ export function createProgress({
   now = () => performance.now(),
 }: ProgressOptions): Progress {
   const startMs = now();
-  const lines = stream.isTTY ? terminalLines(stream) : logLines(stream, total);
+  const lines = progressLines(stream);
   let loss: number | undefined;
   return {
     update: (done, state) => {
       // Single batches scatter; the eye wants the trend.
       loss = loss === undefined ? state.loss : 0.9 * loss + 0.1 * state.loss;
       const seconds = (now() - startMs) / 1000;
-      lines.show(done, progressText({ done, total, loss, seconds, examples: state.examples }));
+      lines.show(
+        done / total,
+        progressText({ done, total, loss, seconds, examples: state.examples }),
+      );
     },
     close: () => lines.close(),
   };
@@ -57,30 +60,42 @@ export function progressText({
   readonly total: number;
   readonly seconds: number;
 }): string {
-  const filled = Math.round((barWidth * done) / total);
-  const bar = "#".repeat(filled) + ".".repeat(barWidth - filled);
   const rate = seconds > 0 ? examples / seconds : 0;
   const left = formatSeconds((seconds / done) * (total - done));
-  return `[${bar}] ${done}/${total} steps, loss ${loss.toFixed(3)}, ${rate.toFixed(0)} examples/s, ${left} left`;
+  return `${progressBar(done / total)} ${done}/${total} steps, loss ${loss.toFixed(3)}, ${rate.toFixed(0)} examples/s, ${left} left`;
+}
+
+/** `[#####.....]` of the share that is done, 0 to 1. */
+export function progressBar(share: number): string {
+  const filled = Math.round(barWidth * share);
+  return `[${"#".repeat(filled)}${".".repeat(barWidth - filled)}]`;
+}
+
+/** Where the lines of one progress go. */
+export interface ProgressLines {
+  /** Shows a text; `share` of the work is done, 0 to 1. */
+  show(share: number, text: string): void;
+  /** Leaves the last line as it is. */
+  close(): void;
+}
+
+/** One line that renews itself on a terminal, a line for each tenth elsewhere. */
+export function progressLines(stream: NodeJS.WriteStream): ProgressLines {
+  return stream.isTTY ? terminalLines(stream) : logLines(stream);
 }
 
 const barWidth = 24;
 
-interface Lines {
-  show(done: number, text: string): void;
-  close(): void;
-}
-
-function terminalLines(stream: NodeJS.WriteStream): Lines {
+function terminalLines(stream: NodeJS.WriteStream): ProgressLines {
   const line = createLogUpdate(stream);
-  return { show: (_done, text) => line(text), close: () => line.done() };
+  return { show: (_share, text) => line(text), close: () => line.done() };
 }
 
-function logLines(stream: NodeJS.WriteStream, total: number): Lines {
+function logLines(stream: NodeJS.WriteStream): ProgressLines {
   let shown = 0;
   return {
-    show: (done, text) => {
-      const tenth = Math.floor((10 * done) / total);
+    show: (share, text) => {
+      const tenth = Math.floor(10 * share);
       if (tenth <= shown) return;
       shown = tenth;
       stream.write(`${text}\n`);

@@ -5,6 +5,7 @@ import { z } from "zod";
 import { executionModes, type ModelConfig } from "../runtime/index.ts";
 import { encodingNames } from "./encoding/encoded.ts";
 import { protocolErrors } from "./errors.ts";
+import { modelConfigSchema } from "./model-config.ts";
 
 /** Ids become topics, file names and HTML. */
 export const idPattern = /^[A-Za-z0-9_-]{1,64}$/;
@@ -142,17 +143,7 @@ const wireSchema = taskSchema.extend({
   manifest: z.strictObject({
     modelSha256: sha256,
     tokenizerSha256: sha256,
-    config: z.strictObject({
-      family: z.literal("gpt2"),
-      vocabSize: size,
-      positions: size,
-      hiddenSize: size,
-      layers: size.max(1024),
-      heads: size,
-      innerSize: size,
-      layerNormEpsilon: z.number().positive(),
-      padTokenId: z.int().nonnegative(),
-    }),
+    config: modelConfigSchema,
     publicSet: z
       .strictObject({
         sha256,

@@ -51,6 +51,8 @@ export const runtimeErrors = defineErrors({
   MODEL_TENSOR_SHAPE: "A tensor of the weights has another shape than the configuration implies.",
   MODEL_TENSOR_INVALID: "A tensor holds values that are not finite, or is of an unsupported type.",
   MODEL_FILE_TRUNCATED: "A weights file ends before its header says it does.",
+  MODEL_OUT_EXISTS: "The folder that a model should be written to holds something already.",
+  WEIGHTS_WRITE_FAILED: "A model's float32 weights cannot be written, as when the disk is full.",
   TOKENIZER_INVALID: "tokenizer.json cannot be read.",
   ADAPTER_INVALID: "The adapter folder does not fit the model or is not in the PEFT format.",
   DATA_FILE_INVALID: "The data file is missing or is not a CSV table.",

@@ -13,7 +13,7 @@ export type {
   WeightFormat,
   WeightLocation,
 } from "./models/base-model.ts";
-export type { Gpt2Config, ModelConfig } from "./models/config.ts";
+export type { Gpt2Config, LlamaConfig, ModelConfig } from "./models/config.ts";
 export { familyOf, linearModules, randomTensors, tensorShapes } from "./models/families.ts";
 export type { LinearModule, ModelFamily } from "./models/family.ts";
 export * from "./models/lora.ts";

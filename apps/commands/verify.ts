@@ -22,7 +22,7 @@ export function verifyCommand(program: Command): void {
       "Computes loss, logits and adapter gradients of a reference file's batch on this machine and compares " +
         "them with what the file expects: per tensor, error <= 1e-4 + 1e-3 * max|expected|.",
     )
-    .argument("<model>", "Hugging Face model folder (config.json, model.safetensors)")
+    .argument("<model>", "model folder: Hugging Face's, or one that import made")
     .requiredOption("--reference <file>", "reference file (safetensors)")
     .option("--out <file>", "write actual.loss, actual.logits and actual.grad.<name> to this file")
     .option("--threads <n>", "threads of one operator (default: all processors)", wholeNumber(1))

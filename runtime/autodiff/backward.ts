@@ -75,7 +75,8 @@ interface Flow {
 function differentiate(builder: GraphBuilder, node: Node, { active, flowing, add }: Flow): void {
   const outputGradients = node.outputs.map((output) => flowing.get(output.name));
   if (!outputGradients.some(Boolean)) return;
-  const needs = node.inputs.map((input) => active.has(input.name));
+  const read = dataInputs(node).length;
+  const needs = node.inputs.map((input, i) => i < read && active.has(input.name));
   if (!needs.includes(true)) return;
   const scope = `grad/${node.outputs[0]?.name ?? node.op}`;
   const inputGradients = builder.scoped(scope, () => vjpOf(builder, node, outputGradients, needs));

@@ -10,6 +10,7 @@ type Reductions =
   | "ReduceLogSumExp"
   | "Softmax"
   | "LayerNormalization"
+  | "RMSNormalization"
   | "DequantizeLinear";
 
 export const reductionRules: VjpRules<Reductions> = {
@@ -38,6 +39,7 @@ export const reductionRules: VjpRules<Reductions> = {
     return [b.op("Mul", [y, b.op("Sub", [dy, sum], {})], {})];
   },
   LayerNormalization: layerNormVjp,
+  RMSNormalization: rmsNormVjp,
   // Linear in the scales: each collects x * dy over its block of rows. What it waited for does not count.
   DequantizeLinear: ({ b, node, dy, needs }) => {
     const [x, scale] = node.inputs as [Value, Value];
@@ -87,6 +89,31 @@ function layerNormVjp({
     needs[1] ? overRows(b.op("Mul", [dy, normal], {})) : undefined,
     needs[2] ? overRows(dy) : undefined,
   ];
+}
+
+/**
+ * Gradient of RMS normalisation over the last axis (Zhang, Sennrich 2019).
+ *
+ * With r = sqrt(mean(x^2) + epsilon), n = x / r and g = dy * scale: dx = (g - n * mean(g * n)) / r,
+ * dscale = sum(dy * n) over every axis but the last. The operator gives no statistic out, so r is computed again.
+ */
+function rmsNormVjp({ b, node, dy, needs }: VjpContext<"RMSNormalization">): (Value | undefined)[] {
+  const [x, scale] = node.inputs as [Value, Value];
+  const last = [x.shape.length - 1];
+  const leading = x.shape.slice(0, -1).map((_, axis) => axis);
+  const meanOfProduct = (p: Value, q: Value) =>
+    b.op("ReduceMean", [b.op("Mul", [p, q], {})], { axes: last, keepDims: true });
+  const shifted = b.op("Add", [meanOfProduct(x, x), b.scalar(node.attributes.epsilon)], {});
+  const root = b.op("Sqrt", [shifted], {});
+  const normal = b.op("Div", [x, root], {});
+  const dx = () => {
+    const g = b.op("Mul", [dy, scale], {});
+    const along = b.op("Mul", [normal, meanOfProduct(g, normal)], {});
+    return b.op("Div", [b.op("Sub", [g, along], {}), root], {});
+  };
+  const dscale = () =>
+    b.op("ReduceSum", [b.op("Mul", [dy, normal], {})], { axes: leading, keepDims: false });
+  return [needs[0] ? dx() : undefined, needs[1] ? dscale() : undefined];
 }
 
 /** `reduced` with the reduced axes of `x` kept as size 1. */

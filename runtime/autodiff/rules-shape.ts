@@ -1,4 +1,4 @@
-// VJP rules of operators that move elements without computing on them.
+// VJP rules of operators that move elements, without computing on them or by turning them.
 import type { GraphBuilder } from "../graph/builder.ts";
 import type { Value } from "../graph/ir.ts";
 import { elementCount } from "../tensor.ts";
@@ -13,7 +13,8 @@ type ShapeOps =
   | "Split"
   | "Gather"
   | "GatherElements"
-  | "ScatterElements";
+  | "ScatterElements"
+  | "RotaryEmbedding";
 
 export const shapeVjpRules: VjpRules<ShapeOps> = {
   Reshape: ({ b, node, dy }) => [b.op("Reshape", [dy], { shape: (node.inputs[0] as Value).shape })],
@@ -52,6 +53,15 @@ export const shapeVjpRules: VjpRules<ShapeOps> = {
     const { axis } = node.attributes;
     const indices = node.inputs[1] as Value;
     return [dy, undefined, needs[2] ? b.op("GatherElements", [dy, indices], { axis }) : undefined];
+  },
+  // The transpose of a rotation turns by the same angle the other way.
+  RotaryEmbedding: ({ b, node, dy, needs }) => {
+    const [, cos, sin, positions] = node.inputs as [Value, Value, Value, Value];
+    const back = () => {
+      const inputs = [dy, cos, b.op("Neg", [sin], {}), positions];
+      return b.op("RotaryEmbedding", inputs, node.attributes);
+    };
+    return [needs[0] ? back() : undefined];
   },
 };
 

@@ -44,6 +44,14 @@ export interface OpAttributes {
   readonly Softmax: None;
   /** Over the last axis; outputs y, mean and inverse standard deviation ([..., 1]). LayerNormalization-17. */
   readonly LayerNormalization: { readonly epsilon: number };
+  /** x / sqrt(mean(x^2) + epsilon) * scale over the last axis (Zhang, Sennrich 2019). RMSNormalization-23. */
+  readonly RMSNormalization: { readonly epsilon: number };
+  /**
+   * (x [batch, seq, heads * size], cos, sin [positions, size / 2], int64 positions [batch, seq]): turns element i
+   * of a head against element i + size / 2 by its position's angle (Su et al. 2021, halves as Hugging Face splits
+   * them). The tables have no gradient and, for ONNX Runtime, no fewer positions than seq. RotaryEmbedding-23.
+   */
+  readonly RotaryEmbedding: { readonly heads: number };
   /** Rows of a [rows, ...] table by int64 indices; axis 0. */
   readonly Gather: None;
   readonly GatherElements: Axis;
@@ -156,6 +164,27 @@ export const shapeRules: { readonly [K in OpName]: ShapeRule<K> } = {
     check(fits && inputs.every(isFloat), "LayerNormalization", inputs);
     const statistic = { dtype: "float32", shape: [...x.shape.slice(0, -1), 1] } as const;
     return [{ dtype: "float32", shape: x.shape }, statistic, statistic];
+  },
+  RMSNormalization: (inputs) => {
+    const [x, scale] = pair("RMSNormalization", inputs);
+    check(sameShape(scale.shape, [x.shape.at(-1) as number]), "RMSNormalization", inputs);
+    return [{ dtype: "float32", shape: x.shape }];
+  },
+  RotaryEmbedding: (inputs, { heads }) => {
+    const [x, cos, sin, positions] = inputs;
+    const [batch, sequence, width = 0] = x?.shape ?? [];
+    const [rows = 0, halfSize] = cos?.shape ?? [];
+    check(
+      x?.shape.length === 3 &&
+        width / heads / 2 === halfSize &&
+        rows >= Number(sequence) &&
+        sameShape(sin?.shape ?? [], [rows, halfSize]) &&
+        positions?.dtype === "int64" &&
+        sameShape(positions.shape, [batch as number, sequence as number]),
+      "RotaryEmbedding",
+      inputs,
+    );
+    return [{ dtype: "float32", shape: (x as Value).shape }];
   },
   Gather: (inputs) => {
     const [table, indices] = pair("Gather", inputs);

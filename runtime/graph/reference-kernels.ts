@@ -19,6 +19,8 @@ import {
   reduceLogSumExp,
   reduceMean,
   reduceSum,
+  rmsNormalization,
+  rotaryEmbedding,
   softmax,
 } from "./reference-sums.ts";
 
@@ -58,6 +60,8 @@ export const kernels: { readonly [K in OpName]: Kernel<K> } = {
   ReduceLogSumExp: reduceLogSumExp,
   Softmax: softmax,
   LayerNormalization: layerNormalization,
+  RMSNormalization: rmsNormalization,
+  RotaryEmbedding: rotaryEmbedding,
   Gather: gather,
   GatherElements: gatherElements,
   ScatterElements: scatterElements,

@@ -124,6 +124,39 @@ export function layerNormalization(
   return [y, Float64Array.from(means), Float64Array.from(inverseDeviations)];
 }
 
+/** x / sqrt(mean(x^2) + epsilon) * scale over the last axis. */
+export function rmsNormalization(
+  inputs: readonly Dense[],
+  { epsilon }: OpAttributes["RMSNormalization"],
+): readonly Float64Array[] {
+  const scale = operand(inputs, 1).data;
+  return [
+    eachRow(operand(inputs, 0), (row) => {
+      const meanSquare = row.reduce((sum, x) => sum + x * x, 0) / row.length;
+      return row.map((x, i) => (x / Math.sqrt(meanSquare + epsilon)) * at(scale, i));
+    }),
+  ];
+}
+
+/** Each pair (x[i], x[i + half]) of each head times the rotation (cos, -sin; sin, cos) of its position. */
+export function rotaryEmbedding(
+  inputs: readonly Dense[],
+  { heads }: OpAttributes["RotaryEmbedding"],
+): readonly Float64Array[] {
+  const [x, cos, sin] = [operand(inputs, 0), operand(inputs, 1).data, operand(inputs, 2).data];
+  const positions = operand(inputs, 3).data;
+  const width = at(x.shape, 2);
+  const size = width / heads;
+  const half = size / 2;
+  const y = x.data.map((value, place) => {
+    const angle = at(positions, Math.floor(place / width)) * half + (place % half);
+    const isFirst = place % size < half;
+    const other = isFirst ? -at(x.data, place + half) : at(x.data, place - half);
+    return value * at(cos, angle) + other * at(sin, angle);
+  });
+  return [y];
+}
+
 /** Row-major [m, k] x [k, n] -> [m, n]. */
 function product(
   a: Float64Array,

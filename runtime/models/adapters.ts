@@ -9,6 +9,7 @@ import { runtimeErrors, TrifoldError } from "../errors.ts";
 import { writeFileAtomic } from "../files.ts";
 import { type Float32Tensor, type Parameters, sameShape } from "../tensor.ts";
 import type { ModelConfig } from "./config.ts";
+import { areStoredInOut } from "./families.ts";
 import { readJsonFile } from "./json-file.ts";
 import { type HeadSettings, headParameter, type LoraSettings, parameterShapes } from "./lora.ts";
 import { checkFinite } from "./model-folder.ts";
@@ -18,7 +19,7 @@ import { readSafetensors, writeSafetensors } from "./safetensors.ts";
 export interface Adapter {
   readonly lora: LoraSettings;
   readonly head: HeadSettings;
-  /** By PEFT name: `base_model.model.transformer.<module>.lora_A.weight`, `base_model.model.score.weight`. */
+  /** By PEFT name: `base_model.model.<checkpoint path>.lora_A.weight`, `base_model.model.score.weight`. */
   readonly parameters: Parameters;
   /** Ordered: the class index is the position. Absent in adapters that PEFT made. */
   readonly labels?: readonly string[];
@@ -117,13 +118,18 @@ const computedValues: Readonly<Record<string, readonly unknown[]>> = {
 };
 
 /** The fields that every PEFT release since 0.3 knows; older ones refuse those that they do not. */
-function peftConfig({ lora, head, baseModelName }: Adapter): Readonly<Record<string, unknown>> {
+function peftConfig({
+  lora,
+  head,
+  parameters,
+  baseModelName,
+}: Adapter): Readonly<Record<string, unknown>> {
   return {
     auto_mapping: null,
     base_model_name_or_path: baseModelName,
     bias: "none",
     // GPT-2's Conv1D stores weights [in, out].
-    fan_in_fan_out: true,
+    fan_in_fan_out: areStoredInOut([...parameters.keys()]),
     inference_mode: true,
     init_lora_weights: true,
     layers_pattern: null,

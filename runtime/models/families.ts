@@ -5,6 +5,7 @@ import { type Float32Tensor, float32, type TensorBundle } from "../tensor.ts";
 import type { ModelConfig } from "./config.ts";
 import type { LinearModule, ModelFamily } from "./family.ts";
 import { gpt2Family } from "./gpt2.ts";
+import { type LlamaShared, llamaFamily } from "./llama.ts";
 
 type FamilyName = ModelConfig["family"];
 type ConfigOf<Name extends FamilyName> = Extract<ModelConfig, { readonly family: Name }>;
@@ -12,10 +13,12 @@ type ConfigOf<Name extends FamilyName> = Extract<ModelConfig, { readonly family:
 /** What the blocks of each family share. */
 interface SharedOf {
   readonly gpt2: Value;
+  readonly llama: LlamaShared;
 }
 
 const families: { readonly [Name in FamilyName]: ModelFamily<ConfigOf<Name>, SharedOf[Name]> } = {
   gpt2: gpt2Family,
+  llama: llamaFamily,
 };
 
 /** The family of a configuration. */
@@ -39,6 +42,15 @@ export function linearModules(config: ModelConfig): readonly LinearModule[] {
       return { path, checkpointPath: `${family.prefix}${path}`, block, inSize, outSize };
     }),
   ).flat();
+}
+
+/** Whether adapters of these names lie on linear weights that are stored [in, out], as PEFT wants to know. */
+export function areStoredInOut(parameterNames: readonly string[]): boolean {
+  return Object.values(families).some(
+    ({ linearLayout, prefix }) =>
+      linearLayout === "in-out" &&
+      parameterNames.some((name) => name.startsWith(`base_model.model.${prefix}`)),
+  );
 }
 
 /** Weights before any training, as the family's own code draws them. Equal seeds give equal bytes. */

@@ -1,29 +1,34 @@
-// A model as Hugging Face stores it: a folder with config.json and model.safetensors. Reading checks
-// every tensor against the configuration; the cache that sessions map is pretrained.ts's.
+// A model as Hugging Face stores it: a folder with config.json and safetensors files. Reading checks
+// every tensor against the configuration; the float32 file that sessions map is weights-file.ts's.
 import { mkdir, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { runtimeErrors } from "../errors.ts";
 import { writeFileAtomic } from "../files.ts";
 import { type Float32Tensor, sameShape, type TensorBundle } from "../tensor.ts";
+import { type Checkpoint, openCheckpoint } from "./checkpoint.ts";
 import type { ModelConfig } from "./config.ts";
 import { familyOf } from "./families.ts";
 import type { ModelFamily } from "./family.ts";
 import { parseHuggingFaceConfig, toHuggingFaceConfig } from "./hugging-face-config.ts";
 import { readJsonFile } from "./json-file.ts";
-import { readSafetensors, type SafetensorsFile, writeSafetensors } from "./safetensors.ts";
+import { writeSafetensors } from "./safetensors.ts";
 
 /** An opened model folder whose configuration, names and shapes have been checked. */
 export interface ModelFolder {
   readonly config: ModelConfig;
-  readonly weightsFile: string;
-  /** One tensor by its name without the family's prefix; throws `MODEL_TENSOR_INVALID` where a value is not finite. */
-  readTensor(name: string): Promise<Float32Tensor>;
-  /** Throws `MODEL_UNSUPPORTED` when the folder holds a head that differs from the embedding; reads both. */
+  /** Names of the files that the model comes from. */
+  readonly files: readonly string[];
+  /**
+   * One tensor by its name without the family's prefix, in chunks of at most 4 MiB, each overwritten by the next;
+   * throws `MODEL_TENSOR_INVALID` where a value is not finite.
+   */
+  readTensor(name: string): AsyncIterable<Float32Array>;
+  /** Throws `MODEL_UNSUPPORTED` when the folder holds a head that differs from the embedding it should be; reads both. */
   checkTiedHead(): Promise<void>;
 }
 
 /** Reads config.json of a model folder. Throws `MODEL_FOLDER_INVALID` or `MODEL_UNSUPPORTED`. */
-async function readModelConfig(folder: string): Promise<ModelConfig> {
+export async function readModelConfig(folder: string): Promise<ModelConfig> {
   const file = join(folder, "config.json");
   const json = await readJsonFile(file, {
     code: "MODEL_FOLDER_INVALID",
@@ -35,18 +40,19 @@ async function readModelConfig(folder: string): Promise<ModelConfig> {
 /** Opens a model folder and checks every tensor's name and shape against its configuration. */
 export async function openModelFolder(folder: string): Promise<ModelFolder> {
   const config = await readModelConfig(folder);
-  const weightsFile = join(folder, "model.safetensors");
-  const source = await readSafetensors(weightsFile);
+  const checkpoint = await openCheckpoint(folder);
   const family = familyOf(config);
-  const stored = checkpointNames(source, family);
+  const stored = plainNames(checkpoint, family);
   const shapes = family.tensorShapes(config);
-  for (const [name, shape] of shapes) checkShape(source, stored.get(name), name, shape);
-  refuseUnknown(source, { family, stored, shapes });
+  for (const [name, shape] of shapes) checkShape(checkpoint, stored.get(name), name, shape);
+  refuseUnknown(checkpoint, { family, stored, shapes });
   return {
     config,
-    weightsFile,
-    readTensor: (name) => readFinite(source, stored.get(name) ?? name),
-    checkTiedHead: () => refuseUntiedHead(source, stored, family),
+    files: ["config.json", ...checkpoint.files],
+    readTensor: (name) => readFinite(checkpoint, stored.get(name) ?? name),
+    checkTiedHead: async () => {
+      if (!shapes.has(headName)) await refuseUntiedHead(checkpoint, stored, family);
+    },
   };
 }
 
@@ -59,7 +65,9 @@ export async function saveModelFolder(
 ): Promise<void> {
   await mkdir(folder, { recursive: true });
   const { prefix } = familyOf(config);
-  const named = new Map([...tensors].map(([name, tensor]) => [`${prefix}${name}`, tensor]));
+  const named = new Map(
+    [...tensors].map(([name, tensor]) => [name === headName ? name : `${prefix}${name}`, tensor]),
+  );
   const json = JSON.stringify(toHuggingFaceConfig(config, { float16 }), undefined, 2);
   await writeSafetensors(join(folder, "model.safetensors"), named, {
     // PyTorch's loader refuses files that do not say so.
@@ -69,38 +77,41 @@ export async function saveModelFolder(
   await writeFileAtomic(join(folder, "config.json"), `${json}\n`);
 }
 
-/** Throws `MODEL_TENSOR_INVALID` with the tensor's name and place when a value is NaN or infinite. */
-export function checkFinite(tensor: Float32Tensor, where: string): void {
-  const at = tensor.data.findIndex((value) => !Number.isFinite(value));
-  if (at < 0) return;
-  throw runtimeErrors.error(
-    "MODEL_TENSOR_INVALID",
-    `${where} holds ${tensor.data[at]} at element ${at}`,
-    { hint: "The weights are damaged or the training that made them diverged." },
-  );
+/** Throws `MODEL_TENSOR_INVALID` with the tensor's name and place when a value is NaN or infinite; `start` counts the elements before. */
+export function checkFinite({ data }: Pick<Float32Tensor, "data">, where: string, start = 0): void {
+  // A loop, because this runs over every weight of a model.
+  for (let i = 0; i < data.length; i++) {
+    if (Number.isFinite(data[i])) continue;
+    throw runtimeErrors.error(
+      "MODEL_TENSOR_INVALID",
+      `${where} holds ${data[i]} at element ${start + i}`,
+      { hint: "The weights are damaged or the training that made them diverged." },
+    );
+  }
 }
 
-/** Identity of the folder's present content by file times and sizes, without reading the weights. */
-export async function folderFingerprint(folder: string): Promise<string> {
-  const stats = await Promise.all(
-    ["config.json", "model.safetensors"].map((name) => stat(join(folder, name), { bigint: true })),
-  );
+/** Identity of the present content of a folder's files by their times and sizes, without reading them. */
+export async function folderFingerprint(folder: string, files: readonly string[]): Promise<string> {
+  const stats = await Promise.all(files.map((name) => stat(join(folder, name), { bigint: true })));
   // The change time is the kernel's and cannot be set back, unlike the modification time.
   return stats.map((s) => [s.dev, s.ino, s.size, s.mtimeNs, s.ctimeNs].join(" ")).join("\n");
 }
 
-/** Stored names by plain name; refuses files that hold a tensor under both. */
-function checkpointNames(
-  source: SafetensorsFile,
+/** The language-model head, which has no prefix because it is outside the bare model. */
+const headName = "lm_head.weight";
+
+/** Stored names by plain name; refuses checkpoints that hold a tensor under both. */
+function plainNames(
+  { file, tensors }: Checkpoint,
   { prefix }: ModelFamily,
 ): ReadonlyMap<string, string> {
   const stored = new Map<string, string>();
-  for (const name of source.tensors.keys()) {
+  for (const name of tensors.keys()) {
     const plain = name.startsWith(prefix) ? name.slice(prefix.length) : name;
     if (stored.has(plain)) {
       throw runtimeErrors.error(
         "MODEL_FOLDER_INVALID",
-        `${source.file} holds tensor ${plain} both with and without "${prefix}"`,
+        `${file} holds tensor ${plain} both with and without "${prefix}"`,
       );
     }
     stored.set(plain, name);
@@ -108,33 +119,34 @@ function checkpointNames(
   return stored;
 }
 
+const misfitHint = "config.json and the weights must belong to the same model.";
+
 function checkShape(
-  source: SafetensorsFile,
+  { file, tensors }: Checkpoint,
   stored: string | undefined,
   name: string,
   expected: readonly number[],
 ): void {
-  const entry = stored === undefined ? undefined : source.tensors.get(stored);
-  const hint = "config.json and model.safetensors must belong to the same model.";
-  if (entry === undefined) {
+  const tensor = stored === undefined ? undefined : tensors.get(stored);
+  if (tensor === undefined) {
     throw runtimeErrors.error(
       "MODEL_TENSOR_MISSING",
-      `${source.file} has no tensor ${name}, expected with shape [${expected.join(", ")}]`,
-      { hint },
+      `${file} has no tensor ${name}, expected with shape [${expected.join(", ")}]`,
+      { hint: misfitHint },
     );
   }
-  if (!sameShape(entry.shape, expected)) {
+  if (!sameShape(tensor.shape, expected)) {
     throw runtimeErrors.error(
       "MODEL_TENSOR_SHAPE",
-      `${source.file}: tensor ${stored} has shape [${entry.shape.join(", ")}], expected [${expected.join(", ")}]`,
-      { hint },
+      `${tensor.source.file}: tensor ${stored} has shape [${tensor.shape.join(", ")}], expected [${expected.join(", ")}]`,
+      { hint: misfitHint },
     );
   }
 }
 
-/** A tensor that we do not compute with would change the numbers: extra layers, cross-attention, adapters. */
+/** A tensor that we do not compute with would change the numbers: extra layers, biases, cross-attention, adapters. */
 function refuseUnknown(
-  source: SafetensorsFile,
+  { tensors }: Checkpoint,
   {
     family,
     stored,
@@ -146,37 +158,64 @@ function refuseUnknown(
   },
 ): void {
   for (const [name, original] of stored) {
-    if (shapes.has(name) || name === "lm_head.weight" || family.ignoredTensors.test(name)) continue;
+    if (shapes.has(name) || name === headName || family.ignoredTensors.test(name)) continue;
     throw runtimeErrors.error(
       "MODEL_UNSUPPORTED",
-      `${source.file}: tensor ${original} is not part of the model that config.json describes`,
-      { hint: "config.json and model.safetensors must belong to the same model." },
+      `${tensors.get(original)?.source.file}: tensor ${original} is not part of the model that config.json describes`,
+      { hint: misfitHint },
     );
   }
 }
 
-/** The language-model head is the token embedding; a stored copy must be equal to it. */
+/** Where the head is the token embedding, a stored copy must be equal to it. */
 async function refuseUntiedHead(
-  source: SafetensorsFile,
+  checkpoint: Checkpoint,
   stored: ReadonlyMap<string, string>,
   { embeddingTensor }: ModelFamily,
 ): Promise<void> {
-  const head = stored.get("lm_head.weight");
+  const head = stored.get(headName);
   if (head === undefined) return;
-  const [a, b] = [
-    await source.readFloat32(head),
-    await source.readFloat32(stored.get(embeddingTensor) ?? embeddingTensor),
-  ];
-  if (sameShape(a.shape, b.shape) && a.data.every((value, i) => Object.is(value, b.data[i])))
-    return;
+  const embedding = stored.get(embeddingTensor) ?? embeddingTensor;
+  const shapes = [head, embedding].map((name) => checkpoint.tensors.get(name)?.shape ?? []);
+  const isSame =
+    sameShape(shapes[0] ?? [], shapes[1] ?? []) &&
+    (await areEqual(readStored(checkpoint, head), readStored(checkpoint, embedding)));
+  if (isSame) return;
   throw runtimeErrors.error(
     "MODEL_UNSUPPORTED",
-    `${source.file}: ${head} differs from ${embeddingTensor}, expected a head tied to the embedding`,
+    `${checkpoint.file}: ${head} differs from ${embeddingTensor}, expected a head tied to the embedding`,
   );
 }
 
-async function readFinite(source: SafetensorsFile, stored: string): Promise<Float32Tensor> {
-  const tensor = await source.readFloat32(stored);
-  checkFinite(tensor, `${source.file}: tensor ${stored}`);
-  return tensor;
+/** Whether two streams of equally long chunks hold the same values. */
+async function areEqual(
+  left: AsyncIterable<Float32Array>,
+  right: AsyncIterable<Float32Array>,
+): Promise<boolean> {
+  const others = right[Symbol.asyncIterator]();
+  try {
+    for await (const chunk of left) {
+      const other = (await others.next()).value as Float32Array;
+      if (!chunk.every((value, i) => Object.is(value, other[i]))) return false;
+    }
+    return true;
+  } finally {
+    await others.return?.();
+  }
+}
+
+function readStored({ tensors, file }: Checkpoint, stored: string): AsyncIterable<Float32Array> {
+  const tensor = tensors.get(stored);
+  if (tensor !== undefined) return tensor.source.readChunks(stored);
+  throw runtimeErrors.error("MODEL_TENSOR_MISSING", `${file} has no tensor ${stored}`);
+}
+
+async function* readFinite(checkpoint: Checkpoint, stored: string): AsyncGenerator<Float32Array> {
+  let start = 0;
+  for await (const chunk of readStored(checkpoint, stored)) {
+    const file = checkpoint.tensors.get(stored)?.source.file;
+    checkFinite({ data: chunk }, `${file}: tensor ${stored}`, start);
+    start += chunk.length;
+    yield chunk;
+  }
 }

@@ -8,10 +8,19 @@ import { elementCount, type Float32Tensor, sameShape, type TensorBundle } from "
 import type { BaseModel } from "./base-model.ts";
 import type { ModelConfig } from "./config.ts";
 import { tensorShapes } from "./families.ts";
-import { checkFinite, folderFingerprint, openModelFolder } from "./model-folder.ts";
-import { cacheModel, findCachedModel, modelSha256, tensorSha256 } from "./weights-cache.ts";
+import { isImported, openImported } from "./imported-model.ts";
+import {
+  checkFinite,
+  folderFingerprint,
+  openModelFolder,
+  readModelConfig,
+} from "./model-folder.ts";
+import { cacheModel, findCachedModel } from "./weights-cache.ts";
+import { modelSha256 } from "./weights-file.ts";
 
-export { saveModelFolder } from "./model-folder.ts";
+export { importModel } from "./imported-model.ts";
+export { readModelConfig, saveModelFolder } from "./model-folder.ts";
+export type { WeightsProgress } from "./weights-file.ts";
 
 /** Where a base model's float32 weights are kept. */
 export interface BaseModelOptions {
@@ -20,18 +29,20 @@ export interface BaseModelOptions {
 }
 
 /**
- * Opens a Hugging Face GPT-2 folder (config.json, model.safetensors in F32, F16 or BF16).
+ * Opens an imported model, or a Hugging Face folder (config.json, one or several safetensors files in F32, F16 or BF16).
  *
- * The first time, every tensor is read, checked and written to the cache, one in memory at a time; while
- * the folder's files stay untouched, later calls read a few kilobytes. Throws `MODEL_FOLDER_INVALID`,
- * `MODEL_FILE_TRUNCATED`, `MODEL_UNSUPPORTED` or `MODEL_TENSOR_*` with file, tensor, expected and actual.
+ * The weights of an imported model are mapped where they are. A Hugging Face folder's are read, checked and written to
+ * the cache the first time, a few megabytes in memory; while its files stay untouched, later calls read a few
+ * kilobytes. Throws `MODEL_FOLDER_INVALID`, `MODEL_FILE_TRUNCATED`, `MODEL_UNSUPPORTED`, `MODEL_TENSOR_*` with file,
+ * tensor, expected and actual, or `WEIGHTS_WRITE_FAILED`.
  */
 export async function openBaseModel(
   folder: string,
   { cacheFolder }: BaseModelOptions,
 ): Promise<BaseModel> {
+  if (isImported(folder)) return await openImported(folder, await readModelConfig(folder));
   const source = await openModelFolder(folder);
-  const fingerprint = await folderFingerprint(folder);
+  const fingerprint = await folderFingerprint(folder, source.files);
   const note = await sourceNote(cacheFolder, fingerprint);
   const known = await readNote(note);
   const cached = await findCachedModel(source.config, known, cacheFolder);
@@ -39,7 +50,8 @@ export async function openBaseModel(
   await source.checkTiedHead();
   const model = await cacheModel(source.config, source.readTensor, cacheFolder);
   // A folder that changed while it was read must not be remembered under its new content.
-  if ((await folderFingerprint(folder)) === fingerprint) await writeFileAtomic(note, model.sha256);
+  if ((await folderFingerprint(folder, source.files)) === fingerprint)
+    await writeFileAtomic(note, model.sha256);
   return model;
 }
 
@@ -52,11 +64,18 @@ export async function baseModelFromTensors(
   const hashes: Record<string, { readonly sha256: string }> = {};
   for (const [name, shape] of tensorShapes(config)) {
     const tensor = checkedTensor(tensors.get(name), name, shape);
-    hashes[name] = { sha256: tensorSha256(tensor) };
+    hashes[name] = { sha256: createHash("sha256").update(bytesOf(tensor)).digest("hex") };
   }
   const cached = await findCachedModel(config, modelSha256(config, hashes), cacheFolder);
   if (cached !== undefined) return cached;
-  return await cacheModel(config, async (name) => tensors.get(name) as Float32Tensor, cacheFolder);
+  const readTensor = async function* (name: string) {
+    yield (tensors.get(name) as Float32Tensor).data;
+  };
+  return await cacheModel(config, readTensor, cacheFolder);
+}
+
+function bytesOf({ data }: Float32Tensor): Uint8Array {
+  return new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
 }
 
 /** The tensors of a base model, read back from its weights file: all of them, so for small models and tests. */

@@ -30,7 +30,15 @@ export interface SafetensorsFile extends SafetensorsHeader {
   readTensor(name: string): Promise<Float32Tensor | Int64Tensor>;
   /** Like `readTensor`, for a tensor that must be of floating point. */
   readFloat32(name: string): Promise<Float32Tensor>;
+  /**
+   * The elements of such a tensor in order, at most `chunkElements` at a time, so that memory does not grow with
+   * the tensor. A chunk is overwritten when the next one is asked for.
+   */
+  readChunks(name: string): AsyncIterable<Float32Array>;
 }
+
+/** Elements of a chunk: 4 MiB of float32. */
+const chunkElements = 2 ** 20;
 
 /** How a safetensors file is written. */
 export interface SafetensorsOptions {
@@ -46,12 +54,10 @@ export async function readSafetensors(file: string): Promise<SafetensorsFile> {
   const readFloat32 = async (name: string): Promise<Float32Tensor> => {
     const tensor = await readTensor(name);
     if (tensor.dtype === "float32") return tensor;
-    throw runtimeErrors.error(
-      "MODEL_TENSOR_INVALID",
-      `${file}: tensor ${name} is of type ${tensor.dtype}, expected floating point`,
-    );
+    throw notFloating(file, name, tensor.dtype);
   };
-  return { file, tensors, metadata, readTensor, readFloat32 };
+  const readChunks = (name: string) => readEntryChunks(file, name, tensors);
+  return { file, tensors, metadata, readTensor, readFloat32, readChunks };
 }
 
 /** Every tensor of a file, all of floating point, in the file's order. */
@@ -79,16 +85,19 @@ export async function writeSafetensors(
   });
 }
 
-async function withFile<T>(file: string, use: (handle: FileHandle, file: string) => Promise<T>) {
-  let handle: FileHandle;
+async function openFile(file: string): Promise<FileHandle> {
   try {
-    handle = await open(file, "r");
+    return await open(file, "r");
   } catch (cause) {
     throw runtimeErrors.error("MODEL_FOLDER_INVALID", `${file} cannot be opened`, {
       cause,
       hint: "Check that the path exists and may be read.",
     });
   }
+}
+
+async function withFile<T>(file: string, use: (handle: FileHandle, file: string) => Promise<T>) {
+  const handle = await openFile(file);
   try {
     return await use(handle, file);
   } finally {
@@ -115,11 +124,47 @@ async function readHeader(handle: FileHandle, file: string): Promise<Safetensors
   return parseHeader(file, await readBytes(handle, file, 8, lengthBytes), sizeBytes);
 }
 
+type Entries = ReadonlyMap<string, SafetensorsEntry>;
+
 async function readEntry(
   file: string,
   name: string,
-  tensors: ReadonlyMap<string, SafetensorsEntry>,
+  tensors: Entries,
 ): Promise<Float32Tensor | Int64Tensor> {
+  const { entry, decode } = findEntry(file, name, tensors);
+  const bytes = new ArrayBuffer(entry.lengthBytes);
+  await withFile(file, (handle) => readInto(handle, file, bytes, entry));
+  const data = decode(bytes);
+  return data instanceof Float32Array ? float32(entry.shape, data) : int64(entry.shape, data);
+}
+
+async function* readEntryChunks(
+  file: string,
+  name: string,
+  tensors: Entries,
+): AsyncGenerator<Float32Array> {
+  const { entry, decode } = findEntry(file, name, tensors);
+  const elements = elementCount(entry.shape);
+  const elementBytes = entry.lengthBytes / Math.max(1, elements);
+  const buffer = new ArrayBuffer(elementBytes * Math.min(chunkElements, elements));
+  const handle = await openFile(file);
+  try {
+    for (let start = 0; start < elements; start += chunkElements) {
+      const lengthBytes = elementBytes * Math.min(chunkElements, elements - start);
+      // Only the last chunk is shorter.
+      const bytes = lengthBytes === buffer.byteLength ? buffer : new ArrayBuffer(lengthBytes);
+      const offsetBytes = entry.offsetBytes + start * elementBytes;
+      await readInto(handle, file, bytes, { offsetBytes, lengthBytes });
+      const chunk = decode(bytes);
+      if (!(chunk instanceof Float32Array)) throw notFloating(file, name, "int64");
+      yield chunk;
+    }
+  } finally {
+    await handle.close();
+  }
+}
+
+function findEntry(file: string, name: string, tensors: Entries) {
   const entry = tensors.get(name);
   if (entry === undefined) {
     const known = [...tensors.keys()].slice(0, 20).join(", ");
@@ -136,35 +181,50 @@ async function readEntry(
       { hint: "Convert the tensor to float32 or float16." },
     );
   }
-  const bytes = await withFile(file, (handle) =>
-    readBytes(handle, file, entry.offsetBytes, entry.lengthBytes),
-  );
-  return decode(entry.shape, bytes.buffer);
+  return { entry, decode };
 }
 
-/** A table over the types that we compute with; `bytes` holds the tensor and nothing else. */
+function notFloating(file: string, name: string, dtype: string): Error {
+  return runtimeErrors.error(
+    "MODEL_TENSOR_INVALID",
+    `${file}: tensor ${name} is of type ${dtype}, expected floating point`,
+  );
+}
+
+/** A table over the types that we compute with; `bytes` holds elements of the tensor and nothing else. */
 const decoders: ReadonlyMap<string, Decode> = new Map<string, Decode>([
-  ["F32", (shape, bytes) => float32(shape, new Float32Array(bytes))],
-  ["F16", (shape, bytes) => float32(shape, decodeFloat16(new Uint16Array(bytes)))],
-  ["BF16", (shape, bytes) => float32(shape, decodeBfloat16(new Uint16Array(bytes)))],
-  ["I64", (shape, bytes) => int64(shape, new BigInt64Array(bytes))],
+  ["F32", (bytes) => new Float32Array(bytes)],
+  ["F16", (bytes) => decodeFloat16(new Uint16Array(bytes))],
+  ["BF16", (bytes) => decodeBfloat16(new Uint16Array(bytes))],
+  ["I64", (bytes) => new BigInt64Array(bytes)],
 ]);
-type Decode = (shape: readonly number[], bytes: ArrayBuffer) => Float32Tensor | Int64Tensor;
+type Decode = (bytes: ArrayBuffer) => Float32Array | BigInt64Array;
 
 /** One read call takes at most 2 GiB. */
 const maximumReadBytes = 2 ** 30;
 
-async function readBytes(handle: FileHandle, file: string, offset: number, length: number) {
-  const bytes = Buffer.from(new ArrayBuffer(length));
+/** Fills `target` with the bytes of the place, which has its length. */
+async function readInto(
+  handle: FileHandle,
+  file: string,
+  target: ArrayBuffer,
+  { offsetBytes, lengthBytes }: Pick<SafetensorsEntry, "offsetBytes" | "lengthBytes">,
+): Promise<void> {
+  const bytes = new Uint8Array(target);
   let done = 0;
-  while (done < length) {
-    const want = Math.min(length - done, maximumReadBytes);
-    const { bytesRead } = await handle.read(bytes, done, want, offset + done);
+  while (done < lengthBytes) {
+    const want = Math.min(lengthBytes - done, maximumReadBytes);
+    const { bytesRead } = await handle.read(bytes, done, want, offsetBytes + done);
     if (bytesRead === 0)
-      throw truncatedFile(file, `ends at byte ${offset + done} while it is read`);
+      throw truncatedFile(file, `ends at byte ${offsetBytes + done} while it is read`);
     done += bytesRead;
   }
-  return bytes;
+}
+
+async function readBytes(handle: FileHandle, file: string, offset: number, length: number) {
+  const bytes = new ArrayBuffer(length);
+  await readInto(handle, file, bytes, { offsetBytes: offset, lengthBytes: length });
+  return Buffer.from(bytes);
 }
 
 function tensorBytes(

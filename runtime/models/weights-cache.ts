@@ -1,18 +1,22 @@
-// The cache of base models: `<cache>/<sha256>/weights.f32`, float32 tensors that sessions map, and an
-// `index.json` that says where they lie. A folder appears as a whole by a rename and is never rewritten,
-// so processes may build the same model at once: the first rename wins and the others take its folder.
-import { createHash, randomBytes } from "node:crypto";
+// The cache of base models: a folder `<cache>/<sha256>` in the layout of weights-file.ts for each. A folder appears as
+// a whole by a rename and is never rewritten, so processes may build the same model at once: the first rename
+// wins and the others take its folder.
+import { randomBytes } from "node:crypto";
 import { mkdir, readdir, readFile, rename, rm, stat } from "node:fs/promises";
 import { join, resolve } from "node:path";
-import { z } from "zod";
-import { syncFolder, writeFileAtomic, writeSynced } from "../files.ts";
-import { elementCount, type Float32Tensor, sameShape } from "../tensor.ts";
+import { syncFolder } from "../files.ts";
 import type { BaseModel } from "./base-model.ts";
 import type { ModelConfig } from "./config.ts";
-import { tensorShapes } from "./families.ts";
-
-/** Gives the checked tensor of a name; called once a name, in name order. */
-export type TensorReader = (name: string) => Promise<Float32Tensor>;
+import {
+  indexedModel,
+  indexName,
+  indexSchema,
+  modelSha256,
+  type TensorReader,
+  weightsName,
+  writeFault,
+  writeWeights,
+} from "./weights-file.ts";
 
 /** The cached model of that hash, or nothing when the cache has none that is sound. */
 export async function findCachedModel(
@@ -23,110 +27,39 @@ export async function findCachedModel(
   if (!/^[0-9a-f]{64}$/.test(sha256)) return undefined;
   const folder = resolve(cacheFolder, sha256);
   const weightsFile = join(folder, weightsName);
-  let index: WeightsIndex;
   try {
-    index = indexSchema.parse(JSON.parse(await readFile(join(folder, indexName), "utf8")));
+    const index = indexSchema.parse(JSON.parse(await readFile(join(folder, indexName), "utf8")));
     if ((await stat(weightsFile)).size !== index.sizeBytes) return undefined;
+    const model = indexedModel(config, index, weightsFile);
+    return model?.sha256 === sha256 ? model : undefined;
   } catch {
     return undefined;
   }
-  if (modelSha256(config, index.tensors) !== sha256) return undefined;
-  const shapes = tensorShapes(config);
-  const isWhole = [...shapes].every(([name, shape]) => {
-    const { offsetBytes = 0, lengthBytes = -1, shape: stored = [] } = index.tensors[name] ?? {};
-    const isInside = offsetBytes + lengthBytes <= index.sizeBytes;
-    return isInside && lengthBytes === 4 * elementCount(shape) && sameShape(shape, stored);
-  });
-  return isWhole ? { config, weightsFile, sha256, weights: locations(index) } : undefined;
 }
 
-/** Streams a model's tensors into the cache, one in memory at a time, and gives the cached model. */
+/** Streams a model's tensors into the cache and gives the cached model. On failure nothing is left behind. */
 export async function cacheModel(
   config: ModelConfig,
   readTensor: TensorReader,
   cacheFolder: string,
 ): Promise<BaseModel> {
-  await mkdir(cacheFolder, { recursive: true });
   const building = join(cacheFolder, `${buildingPrefix}${randomBytes(8).toString("hex")}`);
-  await mkdir(building);
   try {
+    await mkdir(building, { recursive: true });
     const index = await writeWeights(building, config, readTensor);
     await removeAbandoned(cacheFolder, building);
     const sha256 = modelSha256(config, index.tensors);
-    await writeFileAtomic(join(building, indexName), `${JSON.stringify(index, undefined, 1)}\n`);
-    await publish(building, join(cacheFolder, sha256), () =>
-      findCachedModel(config, sha256, cacheFolder),
-    );
-    const weightsFile = resolve(cacheFolder, sha256, weightsName);
-    return { config, weightsFile, sha256, weights: locations(index) };
+    const folder = resolve(cacheFolder, sha256);
+    await publish(building, folder, () => findCachedModel(config, sha256, cacheFolder));
+    return indexedModel(config, index, join(folder, weightsName)) as BaseModel;
+  } catch (cause) {
+    throw writeFault(cause, cacheFolder);
   } finally {
     await rm(building, { recursive: true, force: true });
   }
 }
 
-/** sha256 of a tensor's little-endian float32 bytes, in hex. */
-export function tensorSha256({ data }: Float32Tensor): string {
-  return createHash("sha256").update(bytesOf(data)).digest("hex");
-}
-
-/** sha256 over the canonical configuration and each tensor's own sha256, in name order. */
-export function modelSha256(
-  config: ModelConfig,
-  tensors: Readonly<Record<string, { readonly sha256: string }>>,
-): string {
-  const hash = createHash("sha256");
-  hash.update(JSON.stringify(Object.entries(config).sort(byName)));
-  for (const [name, { sha256 }] of Object.entries(tensors).sort(byName)) {
-    hash.update(`\n${name} ${sha256}`);
-  }
-  return hash.digest("hex");
-}
-
-const weightsName = "weights.f32";
-const indexName = "index.json";
 const buildingPrefix = ".building-";
-
-/** Mapped files start tensors on a memory page; 4 KiB pages are the smallest of our boards. */
-const alignmentBytes = 4096;
-
-const whole = z.int().nonnegative();
-const indexSchema = z.object({
-  format: z.literal(1),
-  sizeBytes: whole,
-  tensors: z.record(
-    z.string(),
-    z.object({
-      shape: z.array(whole),
-      offsetBytes: whole,
-      lengthBytes: whole,
-      sha256: z.string().regex(/^[0-9a-f]{64}$/),
-    }),
-  ),
-});
-type WeightsIndex = z.infer<typeof indexSchema>;
-
-async function writeWeights(
-  folder: string,
-  config: ModelConfig,
-  readTensor: TensorReader,
-): Promise<WeightsIndex> {
-  const tensors: WeightsIndex["tensors"] = {};
-  let end = 0;
-  await writeSynced(join(folder, weightsName), async (file) => {
-    for (const name of [...tensorShapes(config).keys()].sort()) {
-      const tensor = await readTensor(name);
-      const bytes = bytesOf(tensor.data);
-      const offsetBytes = Math.ceil(end / alignmentBytes) * alignmentBytes;
-      await file.writeFile(new Uint8Array(offsetBytes - end));
-      await file.writeFile(bytes);
-      end = offsetBytes + bytes.length;
-      const sha256 = tensorSha256(tensor);
-      tensors[name] = { shape: [...tensor.shape], offsetBytes, lengthBytes: bytes.length, sha256 };
-    }
-  });
-  return { format: 1, sizeBytes: end, tensors };
-}
-
 /** Renames `building` to `folder`; a sound folder that is there stays, a broken one is moved out of the way. */
 async function publish(
   building: string,
@@ -184,23 +117,6 @@ async function changedAtMs(folder: string): Promise<number> {
     }
   }
   return Number.POSITIVE_INFINITY;
-}
-
-function locations(index: WeightsIndex): BaseModel["weights"] {
-  return new Map(
-    Object.entries(index.tensors).map(([name, { shape, offsetBytes, lengthBytes }]) => [
-      name,
-      { shape, offsetBytes, lengthBytes },
-    ]),
-  );
-}
-
-function bytesOf(data: Float32Array): Uint8Array {
-  return new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
-}
-
-function byName([a]: readonly [string, unknown], [b]: readonly [string, unknown]): number {
-  return a < b ? -1 : 1;
 }
 
 function isCode(cause: unknown, ...codes: readonly string[]): boolean {

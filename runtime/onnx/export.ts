@@ -87,11 +87,15 @@ const forms: { readonly [K in OpName]: (attributes: OpAttributes[K]) => Form } =
   ReduceSum: reduction,
   ReduceMean: reduction,
   ReduceLogSumExp: reduction,
-  // The last axis is the default of Softmax and LayerNormalization.
+  // The last axis is the default of Softmax and of both normalisations.
   Softmax: plain,
   LayerNormalization: ({ epsilon }) => ({
     attributes: { epsilon: { kind: "float", value: epsilon } },
   }),
+  RMSNormalization: ({ epsilon }) => ({
+    attributes: { epsilon: { kind: "float", value: epsilon } },
+  }),
+  RotaryEmbedding: ({ heads }) => ({ attributes: { num_heads: int(heads) } }),
   Gather: () => ({ attributes: { axis: int(0) } }),
   GatherElements: onAxis,
   ScatterElements: ({ axis }) => ({

@@ -7,23 +7,25 @@ in plain PyTorch float64 with autograd. Needs PyTorch only (Debian: python3-torc
     /usr/bin/python3 scripts/goldens/gpt2.py
 """
 
-import json
 import math
 import os
-import struct
 
 import torch
+from references import (
+    IGNORED,
+    adapter_scale,
+    classification,
+    drawing,
+    mask,
+    next_token,
+    write_config,
+    write_reference,
+    write_safetensors,
+)
 
 FOLDER = os.path.join("tests", "goldens", "gpt2")
 VOCABULARY, POSITIONS, HIDDEN, LAYERS, HEADS, INNER, EPSILON = 50, 12, 16, 2, 4, 40, 1e-5
-IGNORED = -100
-generator = torch.Generator().manual_seed(20)
-
-
-def normal(*shape, scale=1.0, mean=0.0):
-    """Values that float32 holds exactly, so that both sides start from the same numbers."""
-    drawn = torch.randn(*shape, generator=generator, dtype=torch.float64) * scale + mean
-    return drawn.to(torch.float32).to(torch.float64)
+normal, generator = drawing(20)
 
 
 def make_model():
@@ -104,64 +106,21 @@ def forward(model, adapter, scale, input_ids, attention_mask):
     return norm("ln_f", x)
 
 
-def classify(model, trainable, scale, input_ids, attention_mask, labels):
-    states = forward(model, trainable, scale, input_ids, attention_mask)
-    last = [max(i for i, real in enumerate(row) if real) for row in attention_mask.tolist()]
-    logits = states[torch.arange(len(last)), last] @ trainable["score.weight"].T
-    return logits, torch.nn.functional.cross_entropy(logits, labels, ignore_index=IGNORED)
+def reference(name, head, trainable, metadata, batch):
+    def compute(trainable, input_ids, attention_mask, labels):
+        states = forward(model, trainable, adapter_scale(metadata), input_ids, attention_mask)
+        if head == "classification":
+            return classification(states, trainable["score.weight"], attention_mask, labels)
+        return next_token(states, model["wte.weight"], labels)
 
-
-def predict_next(model, trainable, scale, input_ids, attention_mask, labels):
-    logits = forward(model, trainable, scale, input_ids, attention_mask) @ model["wte.weight"].T
-    shifted = logits[:, :-1].reshape(-1, VOCABULARY)
-    return logits, torch.nn.functional.cross_entropy(
-        shifted, labels[:, 1:].reshape(-1), ignore_index=IGNORED
-    )
-
-
-def write_reference(file, head, model, trainable, metadata, batch):
-    for tensor in trainable.values():
-        tensor.requires_grad_(True)
-    scale = float(metadata["alpha"]) / int(metadata["rank"])
-    compute = classify if head == "classification" else predict_next
-    logits, loss = compute(model, trainable, scale, *batch)
-    loss.backward()
-    tensors = dict(zip(("input_ids", "attention_mask", "labels"), batch))
-    tensors.update(trainable)
-    tensors["expected.loss"] = loss.reshape(1)
-    tensors["expected.logits"] = logits
-    for name, tensor in trainable.items():
-        tensors[f"expected.grad.{name}"] = tensor.grad
-    write_safetensors(file, tensors, {"family": "gpt2", "head": head, **metadata})
-
-
-def write_safetensors(file, tensors, metadata):
-    header, bodies, offset = {"__metadata__": metadata}, [], 0
-    for name, tensor in tensors.items():
-        whole = tensor.dtype == torch.int64
-        body = tensor.detach().to(torch.int64 if whole else torch.float32).contiguous().numpy().tobytes()
-        header[name] = {
-            "dtype": "I64" if whole else "F32",
-            "shape": list(tensor.shape),
-            "data_offsets": [offset, offset + len(body)],
-        }
-        bodies.append(body)
-        offset += len(body)
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    with open(os.path.join(FOLDER, file), "wb") as out:
-        out.write(struct.pack("<Q", len(text)) + text + b"".join(bodies))
-
-
-def mask(*rows):
-    return torch.tensor([[int(bit) for bit in row] for row in rows])
+    file = os.path.join(FOLDER, f"{name}.safetensors")
+    write_reference(file, compute, trainable, {"family": "gpt2", "head": head, **metadata}, batch)
 
 
 def random_ids(rows, sequence):
     return torch.randint(0, VOCABULARY, (rows, sequence), generator=generator)
 
 
-os.makedirs(FOLDER, exist_ok=True)
 config = {
     "model_type": "gpt2",
     "architectures": ["GPT2Model"],
@@ -174,16 +133,14 @@ config = {
     "activation_function": "gelu_new",
     "layer_norm_epsilon": EPSILON,
 }
-with open(os.path.join(FOLDER, "config.json"), "w") as out:
-    out.write(json.dumps(config, indent=1) + "\n")
+write_config(FOLDER, config)
 model = make_model()
-write_safetensors("model.safetensors", model, {"format": "pt"})
+write_safetensors(os.path.join(FOLDER, "model.safetensors"), model, {"format": "pt"})
 
 # Padding on the right, on the left, a hole in the middle, none; the last row's label is ignored.
-write_reference(
-    "classification.safetensors",
+reference(
     "classification",
-    model,
+    "classification",
     {**make_adapter(("c_attn", "mlp.c_fc"), 3), "score.weight": normal(5, HIDDEN, scale=0.5)},
     {"rank": "3", "alpha": "6", "targets": "c_attn,mlp.c_fc"},
     (
@@ -194,10 +151,9 @@ write_reference(
 )
 
 # No label is predicted from a position that sees no token: what attention gives there is a matter of taste.
-write_reference(
-    "lm.safetensors",
+reference(
     "lm",
-    model,
+    "lm",
     make_adapter(("c_attn",), 2),
     {"rank": "2", "alpha": "3", "targets": "c_attn"},
     (
@@ -208,10 +164,9 @@ write_reference(
 )
 
 # Every linear layer, the sequence as long as the model allows.
-write_reference(
-    "lm-all-linear.safetensors",
+reference(
+    "lm-all-linear",
     "lm",
-    model,
     make_adapter(LINEAR, 4),
     {"rank": "4", "alpha": "4", "targets": "all-linear"},
     (ids := random_ids(2, POSITIONS), torch.ones(2, POSITIONS, dtype=torch.int64), ids),

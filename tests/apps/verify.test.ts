@@ -1,9 +1,10 @@
-// `trifold verify` against numbers that PyTorch made (scripts/goldens/gpt2.py).
+// `trifold verify` against numbers that PyTorch made (scripts/goldens).
 import { existsSync } from "node:fs";
 import { rm } from "node:fs/promises";
 import { join } from "node:path";
 import t from "tap";
 import { packageRoot } from "../../apps/package-root.ts";
+import type { Comparison } from "../../apps/verify/comparison.ts";
 import { verify } from "../../apps/verify/verify.ts";
 import {
   type Float32Tensor,
@@ -36,21 +37,37 @@ async function changed(
   return file;
 }
 
-for (const name of ["classification", "lm", "lm-all-linear"]) {
-  t.test(`loss, logits and every gradient of ${name} agree with PyTorch`, async (t) => {
-    const { comparisons, ok } = await verify({
-      model: goldens,
-      reference: golden(name),
-      cacheFolder,
-      threads: 1,
+/** Reference files by the folder of their model. */
+const references = {
+  gpt2: ["classification", "lm", "lm-all-linear"],
+  // Grouped queries, a head of its own, stretched rotary frequencies.
+  llama: ["classification", "lm"],
+  // Biases of queries, keys and values, a tied head.
+  qwen2: ["classification", "lm"],
+  // Normalised queries and keys, one key head, heads wider than hidden / heads.
+  qwen3: ["classification", "lm"],
+};
+for (const [folder, names] of Object.entries(references)) {
+  for (const name of names) {
+    t.test(`loss, logits and every gradient of ${folder} ${name} agree with PyTorch`, async (t) => {
+      const model = join(goldens, "..", folder);
+      const reference = join(model, `${name}.safetensors`);
+      const { comparisons, ok } = await verify({ model, reference, cacheFolder, threads: 1 });
+      t.ok(ok, JSON.stringify(comparisons.filter((comparison) => !comparison.ok)));
+      const { tensors } = await readSafetensors(reference);
+      const expected = [...tensors.keys()].filter((key) => key.startsWith("expected."));
+      t.equal(comparisons.length, expected.length);
+      // What float32 does to these sizes is 4e-5 at most; the bound of verify itself is 100 times wider.
+      t.ok(
+        comparisons.every(({ error }) => error < 1e-4),
+        `${largest(comparisons)}`,
+      );
     });
-    t.ok(ok, JSON.stringify(comparisons.filter((comparison) => !comparison.ok)));
-    const { tensors } = await readSafetensors(golden(name));
-    const expected = [...tensors.keys()].filter((key) => key.startsWith("expected."));
-    t.equal(comparisons.length, expected.length);
-    // What float32 does to these sizes is 4e-5 at most; the bound of verify itself is 100 times wider.
-    t.ok(comparisons.every(({ error }) => error < 1e-4));
-  });
+  }
+}
+
+function largest(comparisons: readonly Comparison[]): number {
+  return Math.max(...comparisons.map(({ error }) => error));
 }
 
 const foreign = join(packageRoot(), "..", "shared", "reference", "gpt2-classification");

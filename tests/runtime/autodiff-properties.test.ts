@@ -21,7 +21,11 @@ t.teardown(() => engine.close());
 const exact = 1e-9;
 // A factor such as 1/3 is a float32 constant in the graph, off by up to 2^-24 = 6e-8 of itself.
 const rounded = 1e-7;
-const tolerances: { readonly [K in OpName]?: number } = { Gelu: rounded, ReduceMean: rounded };
+const tolerances: { readonly [K in OpName]?: number } = {
+  Gelu: rounded,
+  ReduceMean: rounded,
+  RMSNormalization: rounded,
+};
 
 for (const op of Object.keys(vjpArbitraries) as OpName[]) {
   t.test(`the gradient of ${op} is the slope of any weighted sum of its outputs`, async (t) => {

@@ -131,6 +131,44 @@ export const operatorCases: {
       ],
     },
   ],
+  RMSNormalization: [
+    {
+      // Mean square (1 + 49) / 2 = 25.
+      inputs: [float32([1, 2], [1, 7]), float32([2], [10, 20])],
+      attributes: { epsilon: 0 },
+      expected: [[2, 28]],
+    },
+    {
+      // Rows (3, 3) and (5, -5): mean squares 9 and 25, plus 7 and 7: 16 and 32.
+      inputs: [float32([2, 1, 2], [3, 3, 5, -5]), float32([2], [4, 8])],
+      attributes: { epsilon: 7 },
+      expected: [[3, 6, 5 / Math.SQRT2, -10 / Math.SQRT2]],
+    },
+  ],
+  RotaryEmbedding: [
+    {
+      // One head of 4 at positions 0 and 2: no turn; then (x0, x2) by a right angle and (x1, x3) by (3, 4, 5).
+      inputs: [
+        float32([1, 2, 4], [1, 2, 3, 4, 1, 2, 3, 4]),
+        float32([3, 2], [1, 1, 9, 9, 0, 0.6]),
+        float32([3, 2], [0, 0, 9, 9, 1, 0.8]),
+        int64([1, 2], [0, 2]),
+      ],
+      attributes: { heads: 1 },
+      expected: [[1, 2, 3, 4, -3, 1.2 - 3.2, 1, 1.6 + 2.4]],
+    },
+    {
+      // Two heads of 2, the same angle for both; rows of a batch with positions of their own.
+      inputs: [
+        float32([2, 1, 4], [1, 2, 3, 4, 1, 2, 3, 4]),
+        float32([2, 1], [1, 0]),
+        float32([2, 1], [0, 1]),
+        int64([2, 1], [1, 0]),
+      ],
+      attributes: { heads: 2 },
+      expected: [[-2, 1, -4, 3, 1, 2, 3, 4]],
+    },
+  ],
   Gather: [
     {
       inputs: [block, int64([1, 3], [1, 0, -1])],

@@ -11,9 +11,11 @@ import {
   headParameter,
   initialParameters,
   int64,
+  type LlamaConfig,
   type LoraSettings,
   loadFront,
   loadStep,
+  type ModelConfig,
   type ModelSpec,
   makeBatch,
   ortEngine,
@@ -35,11 +37,36 @@ const config: Gpt2Config = {
   layerNormEpsilon: 1e-5,
   padTokenId: 0,
 };
+/** Grouped queries, heads wider than hidden / heads, biases, normalised queries and keys, a head of its own. */
+const llamaConfig: LlamaConfig = {
+  family: "llama",
+  vocabSize: 97,
+  positions: 64,
+  hiddenSize: 40,
+  layers: 4,
+  heads: 6,
+  keyValueHeads: 2,
+  headSize: 8,
+  innerSize: 108,
+  rmsNormEpsilon: 1e-6,
+  ropeTheta: 10_000,
+  ropeScaling: null,
+  attentionBias: true,
+  outputBias: true,
+  feedForwardBias: true,
+  queryKeyNorm: true,
+  tiedEmbedding: false,
+  padTokenId: 0,
+};
 const cacheFolder = t.testdir();
 const engine = ortEngine({ threads: 2 });
 t.teardown(() => engine.close());
 const model = await baseModelFromTensors(config, randomTensors(config, 1), { cacheFolder });
 const lora: LoraSettings = { rank: 4, alpha: 8, targets: ["c_attn", "mlp.c_fc"] };
+const subjects: readonly (readonly [ModelConfig, LoraSettings])[] = [
+  [config, lora],
+  [llamaConfig, { ...lora, targets: ["q_proj", "v_proj", "mlp.up_proj"] }],
+];
 
 // One token, sizes that fill no vector register, and sizes that do.
 const shapes = [
@@ -49,65 +76,72 @@ const shapes = [
   [8, 64],
 ] as const;
 
-for (const [batch, sequence] of shapes) {
-  t.test(
-    `cut at any layer, a step of ${batch} x ${sequence} gives the bits of the whole`,
-    async (t) => {
-      const spec = classifier(model, batch, sequence);
-      const feeds = classifierFeeds(batch, sequence);
-      const parameters = trainedParameters(spec);
-      const whole = await loadStep(engine, spec);
-      const expected = await whole.run(parameters, feeds);
-      for (let cutLayer = 1; cutLayer < config.layers; cutLayer++) {
-        const front = await loadFront(engine, spec, cutLayer);
-        const tail = await loadStep(engine, spec, { from: cutLayer });
-        const activations = await front.forward(parameters, feeds);
-        const tailFeeds = new Map([...feeds, ["activations", activations] as const]);
-        const { loss, gradients, cutGradient } = await tail.run(parameters, tailFeeds);
-        const frontGradients = await front.backward(
-          parameters,
-          feeds,
-          cutGradient as Float32Tensor,
-        );
-        t.equal(loss, expected.loss, `loss at cut ${cutLayer}`);
-        const together = new Map([...frontGradients, ...gradients]);
-        t.equal(together.size, frontGradients.size + gradients.size, "no parameter on both sides");
-        t.same(differing(together, expected.gradients), [], `gradients at cut ${cutLayer}`);
-        // Clipping and the optimizer see both sides' squares, in name order.
-        const squares = new Map([...squaredNorms(gradients), ...squaredNorms(frontGradients)]);
-        const limit = 1e-3;
-        t.equal(clipScale(squares, limit), clipScale(squaredNorms(expected.gradients), limit));
-        await front.close();
-        await tail.close();
-      }
-      await whole.close();
-    },
-  );
-}
+for (const [config, lora] of subjects) {
+  const model = await baseModelFromTensors(config, randomTensors(config, 1), { cacheFolder });
+  for (const [batch, sequence] of shapes) {
+    t.test(
+      `cut at any layer, a ${config.family} step of ${batch} x ${sequence} gives the bits of the whole`,
+      async (t) => {
+        const spec = { ...classifier(model, batch, sequence), lora };
+        const feeds = classifierFeeds(batch, sequence);
+        const parameters = trainedParameters(spec);
+        const whole = await loadStep(engine, spec);
+        const expected = await whole.run(parameters, feeds);
+        for (let cutLayer = 1; cutLayer < config.layers; cutLayer++) {
+          const front = await loadFront(engine, spec, cutLayer);
+          const tail = await loadStep(engine, spec, { from: cutLayer });
+          const activations = await front.forward(parameters, feeds);
+          const tailFeeds = new Map([...feeds, ["activations", activations] as const]);
+          const { loss, gradients, cutGradient } = await tail.run(parameters, tailFeeds);
+          const frontGradients = await front.backward(
+            parameters,
+            feeds,
+            cutGradient as Float32Tensor,
+          );
+          t.equal(loss, expected.loss, `loss at cut ${cutLayer}`);
+          const together = new Map([...frontGradients, ...gradients]);
+          t.equal(
+            together.size,
+            frontGradients.size + gradients.size,
+            "no parameter on both sides",
+          );
+          t.same(differing(together, expected.gradients), [], `gradients at cut ${cutLayer}`);
+          // Clipping and the optimizer see both sides' squares, in name order.
+          const squares = new Map([...squaredNorms(gradients), ...squaredNorms(frontGradients)]);
+          const limit = 1e-3;
+          t.equal(clipScale(squares, limit), clipScale(squaredNorms(expected.gradients), limit));
+          await front.close();
+          await tail.close();
+        }
+        await whole.close();
+      },
+    );
+  }
 
-t.test("a cut language model gives the bits of the whole", async (t) => {
-  const [batch, sequence] = [2, 9];
-  const spec: ModelSpec = { model, lora, head: { kind: "lm" }, batch, sequence };
-  const parameters = trainedParameters(spec);
-  const tokens = batch * sequence;
-  const random = randomStream("lm labels");
-  const labels = Array.from({ length: tokens }, () => random.below(config.vocabSize));
-  const feeds = new Map([
-    ...classifierFeeds(batch, sequence),
-    ["labels", int64([tokens], labels)] as const,
-    ["weights", { dtype: "float32", shape: [tokens], data: evenWeights(tokens) }] as const,
-  ]);
-  const whole = await loadStep(engine, spec);
-  const expected = await whole.run(parameters, feeds);
-  const front = await loadFront(engine, spec, 2);
-  const tail = await loadStep(engine, spec, { from: 2 });
-  const activations = await front.forward(parameters, feeds);
-  const result = await tail.run(parameters, new Map([...feeds, ["activations", activations]]));
-  const cutGradient = result.cutGradient as Float32Tensor;
-  const gradients = await front.backward(parameters, feeds, cutGradient);
-  t.equal(result.loss, expected.loss);
-  t.same(differing(new Map([...result.gradients, ...gradients]), expected.gradients), []);
-});
+  t.test(`a cut ${config.family} language model gives the bits of the whole`, async (t) => {
+    const [batch, sequence] = [2, 9];
+    const spec: ModelSpec = { model, lora, head: { kind: "lm" }, batch, sequence };
+    const parameters = trainedParameters(spec);
+    const tokens = batch * sequence;
+    const random = randomStream("lm labels");
+    const labels = Array.from({ length: tokens }, () => random.below(config.vocabSize));
+    const feeds = new Map([
+      ...classifierFeeds(batch, sequence),
+      ["labels", int64([tokens], labels)] as const,
+      ["weights", { dtype: "float32", shape: [tokens], data: evenWeights(tokens) }] as const,
+    ]);
+    const whole = await loadStep(engine, spec);
+    const expected = await whole.run(parameters, feeds);
+    const front = await loadFront(engine, spec, 2);
+    const tail = await loadStep(engine, spec, { from: 2 });
+    const activations = await front.forward(parameters, feeds);
+    const result = await tail.run(parameters, new Map([...feeds, ["activations", activations]]));
+    const cutGradient = result.cutGradient as Float32Tensor;
+    const gradients = await front.backward(parameters, feeds, cutGradient);
+    t.equal(result.loss, expected.loss);
+    t.same(differing(new Map([...result.gradients, ...gradients]), expected.gradients), []);
+  });
+}
 
 t.test("steps cut at changing layers train the same adapter as whole ones", async (t) => {
   const [batch, sequence] = [4, 16];

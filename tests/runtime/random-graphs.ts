@@ -124,6 +124,21 @@ const steps: { readonly [K in OpName]: Step } = {
     );
     return builder.op("LayerNormalization", [x, ...parts], { epsilon: 1 });
   },
+  RMSNormalization: ({ builder, x, random }) => {
+    const scale = builder.constant(numbers(x.shape.slice(-1), random));
+    return builder.op("RMSNormalization", [x, scale], { epsilon: 1 });
+  },
+  // Doubled along the last axis, so that there are two halves.
+  RotaryEmbedding: ({ builder, x: any, random }) => {
+    const x = atRank2(builder, any);
+    const [rows, width] = x.shape as [number, number];
+    const halves = builder.op("Concat", [x, x], { axis: 1 });
+    const whole = builder.op("Reshape", [halves], { shape: [1, rows, 2 * width] });
+    const tables = [numbers([rows, width], random), numbers([rows, width], random)];
+    const places = indices([1, rows], rows, random);
+    const inputs = [whole, ...tables.map((table) => builder.constant(table))];
+    return builder.op("RotaryEmbedding", [...inputs, builder.constant(places)], { heads: 1 });
+  },
   Gather: ({ builder, x, random }) => {
     const rows = indices([3], x.shape[0] as number, random);
     const gathered = builder.op("Gather", [x, builder.constant(rows)], {});

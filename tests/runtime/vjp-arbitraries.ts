@@ -8,6 +8,7 @@ import {
   type Float32Tensor,
   float32,
   int8,
+  int64,
   type Tensor,
 } from "../../runtime/tensor.ts";
 import {
@@ -117,6 +118,32 @@ export const vjpArbitraries: { readonly [K in OpName]: fc.Arbitrary<VjpExample<K
       const row = shape.slice(-1);
       const parts = biased ? [shape, row, row] : [shape, row];
       return { inputs: parts.map((part) => spread(random, part)), attributes: { epsilon } };
+    },
+  ),
+  // Away from zero, where a row of one element bends too sharply for differences.
+  RMSNormalization: withNumbers(
+    fc.record({ shape: shapes(1, 3), epsilon: fc.constantFrom(1e-5, 0.1) }),
+    ({ shape, epsilon }, random) => ({
+      inputs: [divisors(random, shape), numbers(random, shape.slice(-1))],
+      attributes: { epsilon },
+    }),
+  ),
+  // Any numbers will do for the tables of angles, which are frozen: the operator is linear in x.
+  RotaryEmbedding: withNumbers(
+    fc.record({ batch: sizes, sequence: sizes, heads: sizes, half: sizes, further: sizes }),
+    ({ batch, sequence, heads, half, further }, random) => {
+      const rows = sequence + further;
+      const places = Array.from({ length: batch * sequence }, () => random.below(rows));
+      return {
+        inputs: [
+          numbers(random, [batch, sequence, heads * 2 * half]),
+          numbers(random, [rows, half]),
+          numbers(random, [rows, half]),
+          int64([batch, sequence], places),
+        ],
+        attributes: { heads },
+        frozen: [1, 2],
+      };
     },
   ),
   Gather: withNumbers(
