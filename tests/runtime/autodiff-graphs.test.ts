@@ -60,14 +60,15 @@ function checkSlopes(
   }
 }
 
-/** A random graph that gives its values and the gradients `found`, of `x` and of each value. */
+/** A random graph that gives its values and the gradients `found`, of `x` and of each value, all of them seeded. */
 function differentiated(plan: GraphPlan) {
   const { builder, x, values, feed } = randomGraph(plan);
-  const seeds = values.map((value, step) => ({
+  const wanted = [x, ...values];
+  const seeds = wanted.map((value, i) => ({
     value,
-    gradient: builder.constant(weightsOf(value, step)),
+    gradient: builder.constant(weightsOf(value, i)),
   }));
-  const found = gradients(builder, seeds, [x, ...values]);
+  const found = gradients(builder, seeds, wanted);
   for (const value of [...values, ...found]) builder.output(value);
   return { graph: builder.build(plan.steps.join("-")), feed, values, found };
 }
@@ -78,18 +79,16 @@ async function weighedSum(
   x: Tensor,
   cut?: { readonly step: number; readonly h: Tensor },
 ): Promise<WeightedSum> {
-  const { builder, values } = randomGraph(plan, cut?.step);
-  for (const value of values) builder.output(value);
-  const session = await reference.load(builder.build("sum"));
-  const all = new Map([["x", x], ...(cut ? [["h", cut.h] as const] : [])]);
-  const isInput = (name: string) => session.graph.inputs.some((input) => input.name === name);
+  const random = randomGraph(plan, cut?.step);
+  const values = [random.x, ...random.values];
+  for (const value of values) random.builder.output(value);
   return {
-    session,
-    feeds: new Map([...all].filter(([name]) => isInput(name))),
-    weights: new Map(values.map((value, step) => [value.name, weightsOf(value, step)])),
+    session: await reference.load(random.builder.build("sum")),
+    feeds: new Map([["x", x], ...(cut ? [["h", cut.h] as const] : [])]),
+    weights: new Map(values.map((value, i) => [value.name, weightsOf(value, i)])),
   };
 }
 
-function weightsOf({ shape }: Value, step: number): Float32Tensor {
-  return numbers(randomStream("weights", step), shape);
+function weightsOf({ shape }: Value, place: number): Float32Tensor {
+  return numbers(randomStream("weights", place), shape);
 }
