@@ -1,5 +1,7 @@
 // Builds graphs node by node with shapes checked at once. Value names carry a scope (`h.0/attn/...`),
 // so that a node of a loaded model can be found from its name.
+import { isDeepStrictEqual } from "node:util";
+import { runtimeErrors } from "../errors.ts";
 import { type Float32Tensor, float32, type Int64Tensor, type Tensor } from "../tensor.ts";
 import type { Graph, Initializer, Node, Value, ValueType } from "./ir.ts";
 import { type OpAttributes, type OpName, shapeRules } from "./ops.ts";
@@ -8,9 +10,9 @@ import { type OpAttributes, type OpName, shapeRules } from "./ops.ts";
 export interface GraphBuilder {
   /** Declares an input fed at every run. */
   input(name: string, dtype: ValueType, shape: readonly number[]): Value;
-  /** Adds a constant whose bytes live in the graph or in a weights file. */
+  /** Adds a constant whose bytes live in the graph or in a weights file; throws `GRAPH_INVALID` where its name is another's. */
   initializer(initializer: Initializer): Value;
-  /** A small constant; equal scalars are shared. */
+  /** A small constant; equal ones of one name are shared, as are equal scalars. */
   constant(tensor: Float32Tensor | Int64Tensor, name?: string): Value;
   scalar(value: number): Value;
   /** Applies an operator and gives its outputs. */
@@ -55,7 +57,7 @@ export function graphBuilder(): GraphBuilder {
   };
   const addInitializer = (initializer: Initializer): Value => {
     const known = initializers.get(initializer.value.name);
-    if (known) return known.value;
+    if (known) return shared(known, initializer);
     taken.add(initializer.value.name);
     initializers.set(initializer.value.name, initializer);
     return initializer.value;
@@ -85,7 +87,8 @@ export function graphBuilder(): GraphBuilder {
     },
     initializer: addInitializer,
     constant,
-    scalar: (value) => constant(float32([], [value]), `scalar:${value}`),
+    // -0 + 0 is 0: both print as "0", and the sign of a scalar zero means nothing here.
+    scalar: (value) => constant(float32([], [value + 0]), `scalar:${value}`),
     apply,
     op: (op, nodeInputs, attributes, name) => apply(op, nodeInputs, attributes, name)[0] as Value,
     output: (value) => void outputs.set(value.name, value),
@@ -106,6 +109,15 @@ export function graphBuilder(): GraphBuilder {
         nodes,
       }),
   };
+}
+
+/** The value of a constant that is declared again. */
+function shared(known: Initializer, again: Initializer): Value {
+  if (isDeepStrictEqual(known, again)) return known.value;
+  const { name } = known.value;
+  throw runtimeErrors.error("GRAPH_INVALID", `${name} already names another constant`, {
+    hint: "Leave the name out, or give each constant its own.",
+  });
 }
 
 /** Drops nodes, initializers and inputs that no output needs. */

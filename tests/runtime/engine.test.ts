@@ -58,6 +58,26 @@ t.test("the interpreter takes and gives float64 where a graph says float32", asy
   });
 });
 
+t.test("the name of a constant stands for one constant", (t) => {
+  const builder = graphBuilder();
+  const one = builder.constant(float32([2], [1, Number.NaN]), "c");
+  t.equal(builder.constant(float32([2], [1, Number.NaN]), "c"), one, "equal ones are shared");
+  const place = { kind: "external", file: "/weights", offsetBytes: 0, lengthBytes: 8 } as const;
+  const value = { name: "w", dtype: "float32", shape: [2] } as const;
+  builder.initializer({ ...place, value });
+  t.equal(builder.initializer({ ...place, value: { ...value } }).name, "w");
+  const taken = (name: string) => ({
+    code: "GRAPH_INVALID",
+    message: `${name} already names another constant`,
+  });
+  t.throws(() => builder.constant(float32([2], [1, 2]), "c"), taken("c"));
+  t.throws(() => builder.constant(float32([1, 2], [1, Number.NaN]), "c"), taken("c"));
+  t.throws(() => builder.constant(int64([2], [1, 2]), "c"), taken("c"));
+  t.throws(() => builder.initializer({ ...place, value, offsetBytes: 8 }), taken("w"));
+  t.throws(() => builder.constant(float32([2], [1, 2]), "w"), taken("w"));
+  t.end();
+});
+
 t.test("ONNX Runtime refuses weights that lie in two folders, naming both", async (t) => {
   const builder = graphBuilder();
   const place = { kind: "external", offsetBytes: 0, lengthBytes: 4 } as const;
