@@ -83,6 +83,16 @@ t.test(
   },
 );
 
+t.test("a Llama is federated as a GPT-2 is, split or whole", async (t) => {
+  const toy = await openToy(t, { family: "llama" });
+  const whole = await play(toy, {}, [a, b, asKd(c)]);
+  const mixed = await play(toy, {}, [cut(a, 1), cut(b, 3), asKd(c)]);
+  t.ok(isDeepStrictEqual(parametersAfter(mixed), parametersAfter(whole)));
+  const started = initialOf(toy.task());
+  t.notOk(isDeepStrictEqual(parametersAfter(whole), started), "something was learned");
+  t.ok(started.has("base_model.model.model.layers.3.self_attn.v_proj.lora_B.weight"));
+});
+
 t.test("devices at once give what they give one after another", async (t) => {
   const toy = await openToy(t);
   const devices = [cut(a, 2), asKd(b), c, cut({ ...b, id: "d" }, 2), asKd({ ...a, id: "e" })];

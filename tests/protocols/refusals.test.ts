@@ -8,6 +8,7 @@ import {
   findProtocol,
   initialOf,
   type Payload,
+  parseTask,
   type RoundInfo,
   requireAssignment,
   type Task,
@@ -88,6 +89,26 @@ t.test(
     await t.rejects(send(evaluation), outOfTurn(/after the round's update/));
   },
 );
+
+t.test("an announced model is taken field by field, whatever its family", async (t) => {
+  for (const family of ["gpt2", "llama"] as const) {
+    const task = (await openToy(t, { family })).task();
+    t.same(parseTask(JSON.parse(JSON.stringify(task))), task, family);
+    const changed = (change: object) => {
+      const config = { ...task.manifest.config, ...change };
+      return () => parseTask({ ...task, manifest: { ...task.manifest, config } });
+    };
+    const faults: readonly (readonly [change: object, message: RegExp])[] = [
+      [{ layers: 0 }, /manifest\.config\.layers: /],
+      [{ heads: "4" }, /manifest\.config\.heads: /],
+      [{ family: "mamba" }, /manifest\.config\.family: /],
+      [{ surprise: 1 }, /manifest\.config: .*surprise/],
+    ];
+    for (const [change, message] of faults) {
+      t.throws(changed(change), { code: "TASK_INVALID", message }, `${family} ${message}`);
+    }
+  }
+});
 
 t.test(
   "a weight is a whole, capped number of examples, less for a device that stopped",

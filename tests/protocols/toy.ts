@@ -1,4 +1,4 @@
-// A task small enough to train in a test: a tiny random GPT-2 that tells texts of low from texts of high tokens.
+// A task small enough to train in a test: a tiny random model that tells texts of low from texts of high tokens.
 import type { Test } from "tap";
 import { type Task, taskSchema } from "../../protocols/index.ts";
 import {
@@ -7,6 +7,8 @@ import {
   type Engine,
   type Example,
   type Gpt2Config,
+  type LlamaConfig,
+  type ModelConfig,
   ortEngine,
   randomStream,
   randomTensors,
@@ -27,27 +29,49 @@ export interface Toy {
 export type TaskInput = Partial<Parameters<typeof taskSchema.parse>[0] & object> &
   Readonly<Record<string, unknown>>;
 
-const config: Gpt2Config = {
-  family: "gpt2",
+const sizes = {
   vocabSize: 64,
   positions: 32,
   hiddenSize: 32,
   layers: 4,
   heads: 4,
   innerSize: 64,
-  layerNormEpsilon: 1e-5,
   padTokenId: 0,
 };
+const gpt2: Gpt2Config = { family: "gpt2", ...sizes, layerNormEpsilon: 1e-5 };
+const llama: LlamaConfig = {
+  family: "llama",
+  ...sizes,
+  keyValueHeads: 2,
+  headSize: 8,
+  rmsNormEpsilon: 1e-6,
+  ropeTheta: 10_000,
+  ropeScaling: null,
+  attentionBias: false,
+  outputBias: false,
+  feedForwardBias: false,
+  queryKeyNorm: false,
+  tiedEmbedding: true,
+};
+/** What a toy can be, and the layers that its task adapts. */
+const models = {
+  gpt2: { config: gpt2, targets: ["c_attn", "mlp.c_fc"] },
+  llama: { config: llama, targets: ["q_proj", "v_proj", "mlp.up_proj"] },
+} as const;
 
 /** Opens the toy; the test's end closes it. */
-export async function openToy(t: Test, { labels = 2 } = {}): Promise<Toy> {
+export async function openToy(
+  t: Test,
+  { labels = 2, family = "gpt2" as ModelConfig["family"] } = {},
+): Promise<Toy> {
+  const { config, targets } = models[family];
   const engine = rememberingEngine(ortEngine({ threads: 1 }));
   t.teardown(() => engine.close());
   // Ten times the usual deviation: with 0.02 a tiny model's blocks hardly bend what enters them.
   const weights = new Map(
     [...randomTensors(config, 1)].map(([name, { dtype, shape, data }]) => [
       name,
-      { dtype, shape, data: name.includes("ln_") ? data : data.map((value) => 10 * value) },
+      { dtype, shape, data: /ln_|norm/.test(name) ? data : data.map((value) => 10 * value) },
     ]),
   );
   const cacheFolder = t.testdir();
@@ -64,18 +88,23 @@ export async function openToy(t: Test, { labels = 2 } = {}): Promise<Toy> {
     model,
     engine,
     publicSet,
-    task: (settings = {}) => ({ ...taskSchema.parse(toySettings(names, settings)), manifest }),
+    task: (settings = {}) => ({
+      ...taskSchema.parse(
+        toySettings(names, { adapter: { rank: 2, alpha: 4, targets }, ...settings }),
+      ),
+      manifest,
+    }),
   };
 }
 
 /** Texts of 3 to 12 tokens, four of five of which come from their class's own part of the vocabulary. */
 export function toyExamples(name: string, count: number, labels = 2): Example[] {
   const random = randomStream("toy", name);
-  const part = Math.floor(config.vocabSize / labels);
+  const part = Math.floor(sizes.vocabSize / labels);
   return Array.from({ length: count }, () => {
     const label = random.below(labels);
     const token = () =>
-      random.next() < 0.8 ? label * part + random.below(part) : random.below(config.vocabSize);
+      random.next() < 0.8 ? label * part + random.below(part) : random.below(sizes.vocabSize);
     const tokens = Array.from({ length: 3 + random.below(10) }, token);
     return { tokens, label };
   });
@@ -104,7 +133,6 @@ function toySettings(labels: readonly string[], settings: TaskInput): unknown {
     name: "toy",
     seed: 7,
     head: { kind: "classification", labels },
-    adapter: { rank: 2, alpha: 4, targets: ["c_attn", "mlp.c_fc"] },
     training: {
       rounds: 4,
       localSteps: 4,
