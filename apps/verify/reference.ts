@@ -5,7 +5,6 @@ import {
   type HeadSettings,
   type Int64Tensor,
   type LoraSettings,
-  linearModules,
   type ModelConfig,
   type Parameters,
   parameterShapes,
@@ -82,22 +81,17 @@ function readSettings(
     lora: {
       rank: number("rank", isRank, "a whole number above 0"),
       alpha: number("alpha", isAlpha, "a number"),
-      targets: targetsOf(field("targets"), config),
+      targets: targetsOf(field("targets")),
     },
   };
 }
 
-/** PEFT's `all-linear` means every linear layer of the blocks. */
-function targetsOf(text: string, config: ModelConfig): readonly string[] {
-  const targets = text
+function targetsOf(text: string): readonly string[] {
+  return text
     .replace(/[[\]"']/g, "")
     .split(",")
     .map((target) => target.trim())
     .filter((target) => target !== "");
-  if (!targets.includes("all-linear")) return targets;
-  return linearModules(config)
-    .filter((module) => module.block === 0)
-    .map((module) => module.path.replace(/^h\.0\./, ""));
 }
 
 const headName = "score.weight";

@@ -12,6 +12,7 @@ import {
   headParameter,
   type LoraSettings,
   loraName,
+  loraScale,
   parameterShapes,
   targetedModules,
 } from "./lora.ts";
@@ -170,7 +171,7 @@ function assemble(spec: ModelSpec, blocks: BlockRange): Parts {
   return { b, spec, context, blocks, parameters, entry, hidden, boundaries };
 }
 
-/** y + alpha / rank * (x A^T) B^T for targeted layers; the sum happens inside the second product. */
+/** y + scale * (x A^T) B^T for targeted layers; the sum happens inside the second product. */
 function adapterOf(
   b: GraphBuilder,
   { model, lora }: ModelSpec,
@@ -186,7 +187,7 @@ function adapterOf(
     if (!a || !up) return y;
     const low = b.op("Gemm", [x, a], { alpha: 1, transA: false, transB: true }); // [tokens, rank]
     return b.op("Gemm", [low, up, y], {
-      alpha: lora.alpha / lora.rank,
+      alpha: loraScale(lora),
       transA: false,
       transB: true,
     });
