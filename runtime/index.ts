@@ -26,6 +26,7 @@ export { type OrtEngineOptions, ortEngine } from "./session/ort.ts";
 export * from "./tensor.ts";
 export * from "./train/batches.ts";
 export * from "./train/data.ts";
+export type { MaskKey } from "./train/dropout.ts";
 export * from "./train/evaluate.ts";
 export * from "./train/memory.ts";
 export * from "./train/optimizer.ts";

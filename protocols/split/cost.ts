@@ -19,6 +19,9 @@ export function estimateSplit(task: Task, { cutLayer = 1, holdOut }: CostOptions
   const spec = modelSpec(task, sketchModel(task));
   const forward = frontForwardGraph(spec, cutLayer).graph;
   const backward = frontBackwardGraph(spec, cutLayer).graph;
+  const evaluation = frontForwardGraph(spec, cutLayer, "evaluation").graph;
+  // Without dropout the forward pass of training serves.
+  const loaded = [forward, backward, ...(task.adapter.dropout > 0 ? [evaluation] : [])];
   const { batchSize, localSteps } = task.training;
   const shape = cutShape(task);
   const front = encodedBundleBytes(shapesOf(task, { from: 0, to: cutLayer }), task.full.encoding);
@@ -27,7 +30,7 @@ export function estimateSplit(task: Task, { cutLayer = 1, holdOut }: CostOptions
   const gradient = encodedByteLength(shape, task.split.gradients);
   const logits = encodedByteLength([batchSize, task.head.labels.length], "float32");
   return {
-    peakMemoryBytes: trainingMemoryBytes([forward, backward]),
+    peakMemoryBytes: trainingMemoryBytes(loaded),
     uplinkBytes: front + exchanges * encodedByteLength(shape, task.split.activations),
     downlinkBytes: front + localSteps * gradient + evaluations * logits,
     flops:

@@ -49,6 +49,18 @@ export function loraName(module: LinearModule, factor: "A" | "B"): string {
   return `base_model.model.transformer.${module.path}.lora_${factor}.weight`;
 }
 
+/** Name of the graph input with the dropout mask of a layer's adapter, [tokens, in]. */
+export function dropoutMaskName(module: LinearModule): string {
+  return loraName(module, "A").replace(/lora_A\.weight$/, maskSuffix);
+}
+
+/** Whether a graph input is a dropout mask. */
+export function isDropoutMask(name: string): boolean {
+  return name.endsWith(`.${maskSuffix}`);
+}
+
+const maskSuffix = "lora_dropout";
+
 /** Every linear layer of the model's blocks. */
 export function linearModules(config: ModelConfig): readonly LinearModule[] {
   const { hiddenSize, innerSize } = config;

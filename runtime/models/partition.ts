@@ -8,6 +8,7 @@ import type { BaseModel } from "./base-model.ts";
 import { attentionBias, type BlockContext, block, embed } from "./gpt2.ts";
 import * as heads from "./heads.ts";
 import {
+  dropoutMaskName,
   type HeadSettings,
   headParameter,
   type LoraSettings,
@@ -38,6 +39,9 @@ export type Objective =
   | { readonly kind: "labels" }
   | { readonly kind: "teacher"; readonly temperature: number };
 
+/** What a graph is for: only training drops inputs of adapters, by masks that are fed. */
+export type Purpose = "training" | "evaluation";
+
 /** A graph and the names under which its results come out. */
 export interface StepGraph {
   readonly graph: Graph;
@@ -56,7 +60,7 @@ export interface StepGraph {
 
 /** Logits of blocks [from, last): of texts when `from` is 0, of activations otherwise. */
 export function logitsGraph(spec: ModelSpec, from = 0): StepGraph {
-  const parts = assemble(spec, { from, to: spec.model.config.layers });
+  const parts = assemble(spec, { from, to: spec.model.config.layers }, "evaluation");
   const logits = predict(parts).logits;
   parts.b.output(logits);
   return {
@@ -68,8 +72,12 @@ export function logitsGraph(spec: ModelSpec, from = 0): StepGraph {
 }
 
 /** Activations at the cut layer: the front's forward pass. */
-export function frontForwardGraph(spec: ModelSpec, cutLayer: number): StepGraph {
-  const { b, blocks, hidden } = assemble(spec, { from: 0, to: cutLayer });
+export function frontForwardGraph(
+  spec: ModelSpec,
+  cutLayer: number,
+  purpose: Purpose = "training",
+): StepGraph {
+  const { b, blocks, hidden } = assemble(spec, { from: 0, to: cutLayer }, purpose);
   b.output(hidden);
   return {
     graph: b.build("front-forward"),
@@ -81,7 +89,7 @@ export function frontForwardGraph(spec: ModelSpec, cutLayer: number): StepGraph 
 
 /** Gradients of the front's parameters from the gradient at the cut; computes the forward pass again. */
 export function frontBackwardGraph(spec: ModelSpec, cutLayer: number): StepGraph {
-  const parts = assemble(spec, { from: 0, to: cutLayer });
+  const parts = assemble(spec, { from: 0, to: cutLayer }, "training");
   const { b, blocks, hidden } = parts;
   const gradient = b.input("cut_gradient", "float32", hidden.shape);
   declareBoundaries(parts);
@@ -91,13 +99,14 @@ export function frontBackwardGraph(spec: ModelSpec, cutLayer: number): StepGraph
 
 /**
  * One step of blocks [from, last): loss, logits, parameter gradients and, behind a cut, the gradient to send
- * back. With `wantsGradients` false only loss and logits.
+ * back. With `wantsGradients` false only loss and logits, without dropout.
  */
 export function stepGraph(
   spec: ModelSpec,
   { from = 0, objective = { kind: "labels" } as Objective, wantsGradients = true } = {},
 ): StepGraph {
-  const parts = assemble(spec, { from, to: spec.model.config.layers });
+  const purpose = wantsGradients ? "training" : "evaluation";
+  const parts = assemble(spec, { from, to: spec.model.config.layers }, purpose);
   const { b, blocks } = parts;
   const prediction = predict(parts);
   const loss = lossOf(parts, prediction, objective);
@@ -141,7 +150,7 @@ interface Parts {
   readonly boundaries: readonly Value[];
 }
 
-function assemble(spec: ModelSpec, blocks: BlockRange): Parts {
+function assemble(spec: ModelSpec, blocks: BlockRange, purpose: Purpose): Parts {
   const { model, lora, head, batch, sequence } = spec;
   const b = graphBuilder();
   const parameters = new Map<string, Value>();
@@ -154,7 +163,7 @@ function assemble(spec: ModelSpec, blocks: BlockRange): Parts {
     batch,
     sequence,
     weight: (name) => frozenWeight(b, model, name),
-    adapt: adapterOf(b, spec, parameters),
+    adapt: adapterOf(b, spec, parameters, purpose),
   };
   const tokens = batch * sequence;
   const entry =
@@ -171,12 +180,14 @@ function assemble(spec: ModelSpec, blocks: BlockRange): Parts {
   return { b, spec, context, blocks, parameters, entry, hidden, boundaries };
 }
 
-/** y + scale * (x A^T) B^T for targeted layers; the sum happens inside the second product. */
+/** y + scale * (x A^T) B^T for targeted layers, x without what dropout takes; the sum happens inside the second product. */
 function adapterOf(
   b: GraphBuilder,
   { model, lora }: ModelSpec,
   parameters: ReadonlyMap<string, Value>,
+  purpose: Purpose,
 ): BlockContext["adapt"] {
+  const drops = purpose === "training" && (lora.dropout ?? 0) > 0;
   const modules = new Map(
     targetedModules(model.config, lora).map((module) => [module.path, module]),
   );
@@ -185,7 +196,9 @@ function adapterOf(
     const a = module && parameters.get(loraName(module, "A"));
     const up = module && parameters.get(loraName(module, "B"));
     if (!a || !up) return y;
-    const low = b.op("Gemm", [x, a], { alpha: 1, transA: false, transB: true }); // [tokens, rank]
+    const mask = drops && b.input(dropoutMaskName(module), "float32", x.shape);
+    const kept = mask ? b.op("Mul", [x, mask], {}) : x; // [tokens, in]
+    const low = b.op("Gemm", [kept, a], { alpha: 1, transA: false, transB: true }); // [tokens, rank]
     return b.op("Gemm", [low, up, y], {
       alpha: loraScale(lora),
       transA: false,

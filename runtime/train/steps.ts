@@ -11,6 +11,7 @@ import {
 } from "../models/partition.ts";
 import type { Engine, Session } from "../session/engine.ts";
 import type { Float32Tensor, Parameters, Tensor, TensorBundle } from "../tensor.ts";
+import { type MaskKey, withDropoutMasks } from "./dropout.ts";
 
 /** Results of a step that reaches the loss. */
 export interface StepResult {
@@ -28,8 +29,14 @@ interface Loaded {
   close(): Promise<void>;
 }
 
+/** A loaded graph that may drop inputs of adapters. */
+interface Dropping {
+  /** The feeds with the masks of the step that `key` names, which runs with dropout need; else the feeds themselves. */
+  withMasks(feeds: TensorBundle, key: MaskKey): TensorBundle;
+}
+
 /** Loss and gradients of blocks [from, last). */
-export interface TrainingStep extends Loaded {
+export interface TrainingStep extends Loaded, Dropping {
   run(parameters: Parameters, feeds: TensorBundle): Promise<StepResult>;
 }
 
@@ -39,10 +46,13 @@ export interface Predictor extends Loaded {
 }
 
 /** A front: activations forward, gradients backward (the forward pass computed again). */
-export interface Front extends Loaded {
+export interface Front extends Loaded, Dropping {
   /** FLOPs of a forward pass alone. */
   readonly forwardFlops: number;
+  /** Activations of a training step, whose `backward` takes the same feeds. */
   forward(parameters: Parameters, feeds: TensorBundle): Promise<Float32Tensor>;
+  /** Activations without dropout. */
+  evaluate(parameters: Parameters, feeds: TensorBundle): Promise<Float32Tensor>;
   backward(
     parameters: Parameters,
     feeds: TensorBundle,
@@ -64,6 +74,7 @@ export async function loadStep(
   return {
     flops: graphFlops(step.graph),
     close: () => session.close(),
+    withMasks: maskerOf(spec, session),
     run: async (parameters, feeds) => {
       const results = await session.run(feedsOf(session, parameters, feeds), wanted);
       const loss = Number(float(results, step.loss as string).data[0]);
@@ -88,24 +99,31 @@ export async function loadPredictor(engine: Engine, spec: ModelSpec, from = 0): 
   };
 }
 
-/** Loads both passes of a front of `cutLayer` blocks. */
+/** Loads both passes of a front of `cutLayer` blocks, with dropout the forward pass of evaluation as well. */
 export async function loadFront(engine: Engine, spec: ModelSpec, cutLayer: number): Promise<Front> {
   const forward = frontForwardGraph(spec, cutLayer);
   const backward = frontBackwardGraph(spec, cutLayer);
+  const evaluation = frontForwardGraph(spec, cutLayer, "evaluation");
   const forwardSession = await engine.load(forward.graph);
   const backwardSession = await engine.load(backward.graph);
+  const drops = (spec.lora.dropout ?? 0) > 0;
+  const evaluationSession = drops ? await engine.load(evaluation.graph) : forwardSession;
   const wanted = [...backward.gradients.values()];
+  const activationsOf =
+    (session: Session, { activations }: StepGraph) =>
+    async (parameters: Parameters, feeds: TensorBundle) =>
+      float(await session.run(feedsOf(session, parameters, feeds)), activations as string);
   return {
     flops: graphFlops(forward.graph) + graphFlops(backward.graph),
     forwardFlops: graphFlops(forward.graph),
     close: async () => {
       await forwardSession.close();
       await backwardSession.close();
+      await evaluationSession.close();
     },
-    forward: async (parameters, feeds) => {
-      const results = await forwardSession.run(feedsOf(forwardSession, parameters, feeds));
-      return float(results, forward.activations as string);
-    },
+    withMasks: maskerOf(spec, backwardSession),
+    forward: activationsOf(forwardSession, forward),
+    evaluate: activationsOf(evaluationSession, evaluation),
     backward: async (parameters, feeds, cutGradient) => {
       const all = feedsOf(
         backwardSession,
@@ -115,6 +133,10 @@ export async function loadFront(engine: Engine, spec: ModelSpec, cutLayer: numbe
       return namedGradients(backward, await backwardSession.run(all, wanted));
     },
   };
+}
+
+function maskerOf({ lora }: ModelSpec, { graph }: Session): Dropping["withMasks"] {
+  return (feeds, key) => withDropoutMasks(graph.inputs, lora.dropout ?? 0, { feeds, key });
 }
 
 /** Exactly the inputs a session declares, from what the caller has. */

@@ -2,6 +2,7 @@
 // coordinator's distillation, `trifold train` and the baselines all run this one loop.
 import { runtimeErrors } from "../errors.ts";
 import type { Parameters, TensorBundle } from "../tensor.ts";
+import type { MaskKey } from "./dropout.ts";
 import { adamW, clipScale, squaredNorms } from "./optimizer.ts";
 import type { TrainingStep } from "./steps.ts";
 
@@ -15,6 +16,8 @@ export interface TrainOptions {
   readonly rateAt: (step: number) => number;
   readonly maxGradientNorm: number;
   readonly weightDecay?: number;
+  /** What names this run's dropout masks, such as (seed, "dropout", round, device); the step counts behind it. */
+  readonly maskKey?: MaskKey;
   readonly signal?: AbortSignal;
   /** Told after each step. */
   readonly onStep?: (progress: { readonly step: number; readonly loss: number }) => void;
@@ -41,6 +44,7 @@ export async function train(options: TrainOptions): Promise<TrainResult> {
     rateAt,
     maxGradientNorm,
     weightDecay = 0,
+    maskKey = [],
     signal,
     onStep,
   } = options;
@@ -49,7 +53,10 @@ export async function train(options: TrainOptions): Promise<TrainResult> {
   let total = 0;
   for (const feeds of batches) {
     signal?.throwIfAborted();
-    const { loss, gradients } = await step.run(optimizer.parameters, feeds);
+    const { loss, gradients } = await step.run(
+      optimizer.parameters,
+      step.withMasks(feeds, [...maskKey, steps]),
+    );
     const squares = squaredNorms(gradients);
     checkFinite(steps, loss, squares);
     optimizer.step(gradients, { rate: rateAt(steps), scale: clipScale(squares, maxGradientNorm) });
