@@ -30,5 +30,6 @@ export type { MaskKey } from "./train/dropout.ts";
 export * from "./train/evaluate.ts";
 export * from "./train/memory.ts";
 export * from "./train/optimizer.ts";
+export * from "./train/schedule.ts";
 export * from "./train/steps.ts";
 export * from "./train/trainer.ts";

@@ -21,19 +21,27 @@ export function classificationLogits(
   return b.op("Gemm", [normal, score], { alpha: 1, transA: false, transB: true }, "logits");
 }
 
-/** Cross-entropy of logits [n, classes] against int64 labels [n], each row counted `weights` [n] times. */
+/** What a loss compares. */
+export interface LabelTargets {
+  readonly logits: Value;
+  /** int64 [n]. */
+  readonly labels: Value;
+  /** How often each row counts, [n]. */
+  readonly weights: Value;
+  /** Share of the target that is spread over all classes alike (Szegedy et al. 2016); 0 when left out. */
+  readonly smoothing?: number;
+}
+
+/** Cross-entropy of logits [n, classes] against labels, each row counted by its weight. */
 export function labelLoss(
-  { b }: BlockContext,
-  logits: Value,
-  labels: Value,
-  weights: Value,
+  { b }: Pick<BlockContext, "b">,
+  { logits, labels, weights, smoothing = 0 }: LabelTargets,
 ): Value {
   const rows = logits.shape[0] as number;
   const column = b.op("Reshape", [labels], { shape: [rows, 1] });
   const chosen = b.op("GatherElements", [logits, column], { axis: 1 });
   const own = b.op("Reshape", [chosen], { shape: [rows] });
-  const total = b.op("ReduceLogSumExp", [logits], { axes: [1], keepDims: false });
-  return weightedSum({ b }, b.op("Sub", [total, own], {}), weights);
+  return weightedSum({ b }, crossEntropy({ b }, { logits, own, smoothing }), weights);
 }
 
 /**
@@ -84,23 +92,32 @@ export function languageLogits({ b, weight }: BlockContext, states: Value): Valu
  * row, so differentiating yields softmax * wte - wte[label] and no one-hot of the vocabulary exists.
  */
 export function languageLoss(
-  { b, weight }: BlockContext,
-  {
-    states,
-    logits,
-    labels,
-    weights,
-  }: {
-    readonly states: Value;
-    readonly logits: Value;
-    readonly labels: Value;
-    readonly weights: Value;
-  },
+  { b, weight }: Pick<BlockContext, "b" | "weight">,
+  { states, logits, labels, weights, smoothing = 0 }: LabelTargets & { readonly states: Value },
 ): Value {
   const rows = b.op("Gather", [weight("wte.weight"), labels], {}); // [tokens, hidden]
   const own = b.op("ReduceSum", [b.op("Mul", [states, rows], {})], { axes: [1], keepDims: false });
+  return weightedSum({ b }, crossEntropy({ b }, { logits, own, smoothing }), weights);
+}
+
+/**
+ * Cross-entropy of each row [n], where `own` [n] is the label's logit. With smoothing e the target is (1 - e) of the label and e
+ * spread evenly: log(sum(exp(logits))) - (1 - e) own - e mean(logits), which needs no one-hot.
+ */
+function crossEntropy(
+  { b }: Pick<BlockContext, "b">,
+  {
+    logits,
+    own,
+    smoothing,
+  }: { readonly logits: Value; readonly own: Value; readonly smoothing: number },
+): Value {
   const total = b.op("ReduceLogSumExp", [logits], { axes: [1], keepDims: false });
-  return weightedSum({ b }, b.op("Sub", [total, own], {}), weights);
+  if (smoothing === 0) return b.op("Sub", [total, own], {});
+  const mean = b.op("ReduceMean", [logits], { axes: [1], keepDims: false });
+  const label = b.op("Mul", [own, b.scalar(1 - smoothing)], {});
+  const spread = b.op("Mul", [mean, b.scalar(smoothing)], {});
+  return b.op("Sub", [total, b.op("Add", [label, spread], {})], {});
 }
 
 function weightedSum({ b }: Pick<BlockContext, "b">, values: Value, weights: Value): Value {

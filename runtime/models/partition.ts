@@ -36,7 +36,11 @@ export interface BlockRange {
 
 /** What is minimised: the labels' cross-entropy, or the distance to a teacher at a temperature. */
 export type Objective =
-  | { readonly kind: "labels" }
+  | {
+      readonly kind: "labels";
+      /** Label smoothing, 0 when left out. */
+      readonly smoothing?: number;
+    }
   | { readonly kind: "teacher"; readonly temperature: number };
 
 /** What a graph is for: only training drops inputs of adapters, by masks that are fed. */
@@ -240,9 +244,10 @@ function lossOf(
     });
   }
   const labels = b.input("labels", "int64", [rows]);
+  const targets = { logits, labels, weights, smoothing: objective.smoothing ?? 0 };
   return states
-    ? heads.languageLoss(context, { states, logits, labels, weights })
-    : heads.labelLoss(context, logits, labels, weights);
+    ? heads.languageLoss(context, { ...targets, states })
+    : heads.labelLoss(context, targets);
 }
 
 function declareBoundaries({ b, boundaries }: Parts): void {
