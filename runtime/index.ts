@@ -28,6 +28,8 @@ export * from "./train/batches.ts";
 export * from "./train/data.ts";
 export type { MaskKey } from "./train/dropout.ts";
 export * from "./train/evaluate.ts";
+export * from "./train/language-batches.ts";
+export * from "./train/length-buckets.ts";
 export * from "./train/memory.ts";
 export * from "./train/optimizer.ts";
 export * from "./train/schedule.ts";

@@ -2,10 +2,8 @@
 import {
   type Engine,
   type Example,
-  float32,
-  int64,
   type ModelSpec,
-  makeBatch,
+  makeLanguageBatch,
   type Parameters,
   stepGraph,
   type Tensor,
@@ -33,7 +31,9 @@ export async function measurePerplexity(
   let tokens = 0;
   let total = 0;
   for (let start = 0; start < examples.length; start += spec.batch) {
-    const batch = batchOf(spec, examples.slice(start, start + spec.batch));
+    const { padTokenId } = spec.model.config;
+    const chosen = examples.slice(start, start + spec.batch);
+    const batch = makeLanguageBatch(chosen, { ...sizesOf(spec), padTokenId });
     if (batch.predicted === 0) continue;
     const available = new Map<string, Tensor>([...parameters, ...batch.feeds]);
     const feeds = graph.inputs.map(({ name }) => [name, available.get(name) as Tensor] as const);
@@ -46,24 +46,6 @@ export async function measurePerplexity(
   return { tokens, loss: total / tokens, perplexity: Math.exp(total / tokens) };
 }
 
-/** Every position's label is the next token; positions without one weigh nothing. */
-function batchOf({ model, batch, sequence }: ModelSpec, examples: readonly Example[]) {
-  const { padTokenId } = model.config;
-  const { feeds } = makeBatch(examples, { batch, sequence, padTokenId });
-  const labels = new BigInt64Array(batch * sequence);
-  const weights = new Float32Array(batch * sequence);
-  const lengths = examples.map(({ tokens }) => Math.min(tokens.length, sequence));
-  const predicted = lengths.reduce((sum, length) => sum + Math.max(0, length - 1), 0);
-  examples.forEach(({ tokens }, row) => {
-    for (let i = 0; i + 1 < (lengths[row] as number); i++) {
-      labels[row * sequence + i] = BigInt(tokens[i + 1] as number);
-      weights[row * sequence + i] = 1 / predicted;
-    }
-  });
-  const all = new Map<string, Tensor>([
-    ...feeds,
-    ["labels", int64([batch * sequence], labels)],
-    ["weights", float32([batch * sequence], weights)],
-  ]);
-  return { predicted, feeds: all };
+function sizesOf({ batch, sequence }: ModelSpec) {
+  return { batch, sequence };
 }

@@ -20,6 +20,8 @@ export interface StepResult {
   readonly gradients: Parameters;
   /** Gradient at the input of a tail, [tokens, hidden]. */
   readonly cutGradient?: Float32Tensor;
+  /** FLOPs of the run. */
+  readonly flops: number;
 }
 
 /** A loaded graph. */
@@ -35,10 +37,13 @@ interface Dropping {
   withMasks(feeds: TensorBundle, key: MaskKey): TensorBundle;
 }
 
-/** Loss and gradients of blocks [from, last). */
-export interface TrainingStep extends Loaded, Dropping {
+/** What the training loop runs: loss and gradients of a batch. */
+export interface StepRunner extends Dropping {
   run(parameters: Parameters, feeds: TensorBundle): Promise<StepResult>;
 }
+
+/** Loss and gradients of blocks [from, last). */
+export interface TrainingStep extends Loaded, StepRunner {}
 
 /** Logits of blocks [from, last). */
 export interface Predictor extends Loaded {
@@ -68,11 +73,12 @@ export async function loadStep(
 ): Promise<TrainingStep> {
   const step = stepGraph(spec, options);
   const session = await engine.load(step.graph);
+  const flops = graphFlops(step.graph);
   const wanted = [step.loss, step.cutGradient, ...step.gradients.values()].filter(
     (name) => name !== undefined,
   );
   return {
-    flops: graphFlops(step.graph),
+    flops,
     close: () => session.close(),
     withMasks: maskerOf(spec, session),
     run: async (parameters, feeds) => {
@@ -81,8 +87,8 @@ export async function loadStep(
       const gradients = namedGradients(step, results);
       const cut = step.cutGradient;
       return cut === undefined
-        ? { loss, gradients }
-        : { loss, gradients, cutGradient: float(results, cut) };
+        ? { loss, gradients, flops }
+        : { loss, gradients, flops, cutGradient: float(results, cut) };
     },
   };
 }
