@@ -5,10 +5,9 @@ import {
   type ModelSpec,
   makeLanguageBatch,
   type Parameters,
-  stepGraph,
-  type Tensor,
 } from "../../runtime/index.ts";
 import { appErrors } from "../errors.ts";
+import { openLoss } from "./graphs.ts";
 
 /** Of a language model. */
 export interface PerplexityScore {
@@ -26,26 +25,18 @@ export async function measurePerplexity(
   parameters: Parameters,
   examples: readonly Example[],
 ): Promise<PerplexityScore> {
-  const { graph, loss = "" } = stepGraph(spec, { wantsGradients: false });
-  const session = await engine.load(graph);
+  const { model, batch, sequence } = spec;
+  const shape = { batch, sequence, padTokenId: model.config.padTokenId };
+  const lossOf = await openLoss(engine, spec);
   let tokens = 0;
   let total = 0;
-  for (let start = 0; start < examples.length; start += spec.batch) {
-    const { padTokenId } = spec.model.config;
-    const chosen = examples.slice(start, start + spec.batch);
-    const batch = makeLanguageBatch(chosen, { ...sizesOf(spec), padTokenId });
-    if (batch.predicted === 0) continue;
-    const available = new Map<string, Tensor>([...parameters, ...batch.feeds]);
-    const feeds = graph.inputs.map(({ name }) => [name, available.get(name) as Tensor] as const);
-    const mean = (await session.run(new Map(feeds), [loss])).get(loss)?.data[0];
-    tokens += batch.predicted;
-    total += Number(mean) * batch.predicted;
+  for (let start = 0; start < examples.length; start += batch) {
+    const { predicted, feeds } = makeLanguageBatch(examples.slice(start, start + batch), shape);
+    if (predicted === 0) continue;
+    tokens += predicted;
+    total += (await lossOf.run(parameters, feeds)) * predicted;
   }
-  await session.close();
+  await lossOf.close();
   if (tokens === 0) throw appErrors.error("DATA_TEXTS_TOO_SHORT", "no text has two tokens");
   return { tokens, loss: total / tokens, perplexity: Math.exp(total / tokens) };
-}
-
-function sizesOf({ batch, sequence }: ModelSpec) {
-  return { batch, sequence };
 }

@@ -10,6 +10,13 @@ export function classificationLogits(
   pooling: Value,
   score: Value,
 ): Value {
+  const states = pooledStates(context, hidden, pooling);
+  const product = { alpha: 1, transA: false, transB: true };
+  return context.b.op("Gemm", [states, score], product, "logits");
+}
+
+/** States [batch, hidden] of the pooled token of each row, after the final norm. */
+export function pooledStates(context: BlockContext, hidden: Value, pooling: Value): Value {
   const { b, batch, sequence, config } = context;
   const rows = b.op("Reshape", [pooling], { shape: [batch, 1, sequence] });
   const states = b.op("Reshape", [hidden], { shape: [batch, sequence, config.hiddenSize] });
@@ -17,8 +24,7 @@ export function classificationLogits(
     shape: [batch, config.hiddenSize],
   });
   // Normalising after pooling computes one token a text; it is per token, so the order does not matter.
-  const normal = norm(context, "ln_f", pooled);
-  return b.op("Gemm", [normal, score], { alpha: 1, transA: false, transB: true }, "logits");
+  return norm(context, "ln_f", pooled);
 }
 
 /** What a loss compares. */
@@ -77,7 +83,7 @@ export function finalStates(context: BlockContext, hidden: Value): Value {
   return norm(context, "ln_f", hidden);
 }
 
-/** Language-model logits [tokens, vocab] of final states, with the tied embedding. */
+/** Language-model logits [n, vocab] of final states [n, hidden], with the tied embedding. */
 export function languageLogits({ b, weight }: BlockContext, states: Value): Value {
   return b.op(
     "Gemm",

@@ -62,10 +62,21 @@ export interface StepGraph {
   readonly gradients: ReadonlyMap<string, string>;
 }
 
+/** Which logits are computed. */
+export interface LogitsOptions {
+  /** First of the blocks; 0 when left out. */
+  readonly from?: number;
+  /** Language models: only those of the token that `pooling` chooses in each row, [batch, vocab]. */
+  readonly pooled?: boolean;
+}
+
 /** Logits of blocks [from, last): of texts when `from` is 0, of activations otherwise. */
-export function logitsGraph(spec: ModelSpec, from = 0): StepGraph {
+export function logitsGraph(
+  spec: ModelSpec,
+  { from = 0, pooled = false }: LogitsOptions = {},
+): StepGraph {
   const parts = assemble(spec, { from, to: spec.model.config.layers }, "evaluation");
-  const logits = predict(parts).logits;
+  const { logits } = predict(parts, pooled);
   parts.b.output(logits);
   return {
     graph: parts.b.build("logits"),
@@ -217,12 +228,17 @@ interface Prediction {
   readonly states?: Value;
 }
 
-function predict({ b, spec, context, hidden, parameters }: Parts): Prediction {
-  if (spec.head.kind === "lm") {
+function predict({ b, spec, context, hidden, parameters }: Parts, pooled = false): Prediction {
+  const isLanguage = spec.head.kind === "lm";
+  if (isLanguage && !pooled) {
     const states = heads.finalStates(context, hidden);
     return { states, logits: heads.languageLogits(context, states) };
   }
   const pooling = b.input("pooling", "float32", [spec.batch, spec.sequence]);
+  if (isLanguage) {
+    const states = heads.pooledStates(context, hidden, pooling);
+    return { logits: heads.languageLogits(context, states) };
+  }
   const score = parameters.get(headParameter) as Value;
   return { logits: heads.classificationLogits(context, hidden, pooling, score) };
 }

@@ -3,6 +3,7 @@ import { graphFlops } from "../graph/flops.ts";
 import {
   frontBackwardGraph,
   frontForwardGraph,
+  type LogitsOptions,
   logitsGraph,
   type ModelSpec,
   type Objective,
@@ -50,6 +51,11 @@ export interface Predictor extends Loaded {
   run(parameters: Parameters, feeds: TensorBundle): Promise<Float32Tensor>;
 }
 
+/** Loss of a whole model, without dropout. */
+export interface LossFunction extends Loaded {
+  run(parameters: Parameters, feeds: TensorBundle): Promise<number>;
+}
+
 /** A front: activations forward, gradients backward (the forward pass computed again). */
 export interface Front extends Loaded, Dropping {
   /** FLOPs of a forward pass alone. */
@@ -94,14 +100,32 @@ export async function loadStep(
 }
 
 /** Loads the forward pass to the logits. */
-export async function loadPredictor(engine: Engine, spec: ModelSpec, from = 0): Promise<Predictor> {
-  const { graph, logits } = logitsGraph(spec, from);
+export async function loadPredictor(
+  engine: Engine,
+  spec: ModelSpec,
+  options: LogitsOptions = {},
+): Promise<Predictor> {
+  const { graph, logits } = logitsGraph(spec, options);
   const session = await engine.load(graph);
   return {
     flops: graphFlops(graph),
     close: () => session.close(),
     run: async (parameters, feeds) =>
       float(await session.run(feedsOf(session, parameters, feeds)), logits as string),
+  };
+}
+
+/** Loads the forward pass of a whole model to the labels' loss. */
+export async function loadLoss(engine: Engine, spec: ModelSpec): Promise<LossFunction> {
+  const { graph, loss = "" } = stepGraph(spec, { wantsGradients: false });
+  const session = await engine.load(graph);
+  return {
+    flops: graphFlops(graph),
+    close: () => session.close(),
+    run: async (parameters, feeds) => {
+      const results = await session.run(feedsOf(session, parameters, feeds), [loss]);
+      return Number(float(results, loss).data[0]);
+    },
   };
 }
 
