@@ -7,6 +7,7 @@ import { coordinatorCommand } from "./commands/coordinator.ts";
 import { demoCommand } from "./commands/demo.ts";
 import { deviceCommand } from "./commands/device.ts";
 import { evaluateCommand } from "./commands/evaluate.ts";
+import { generateCommand } from "./commands/generate.ts";
 import { profileCommand } from "./commands/profile.ts";
 import { trainCommand } from "./commands/train.ts";
 import { verifyCommand } from "./commands/verify.ts";
@@ -19,6 +20,7 @@ const commands = [
   deviceCommand,
   trainCommand,
   evaluateCommand,
+  generateCommand,
   profileCommand,
   verifyCommand,
   brokerCommand,

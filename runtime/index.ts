@@ -19,6 +19,7 @@ export {
   type SafetensorsFile,
   writeSafetensors,
 } from "./models/safetensors.ts";
+export { readSpecialTokens, type SpecialTokens } from "./models/special-tokens.ts";
 export { openTokenizer, type Tokenizer } from "./models/tokenizer.ts";
 export * from "./random.ts";
 export type { Engine, Session } from "./session/engine.ts";
@@ -28,6 +29,7 @@ export * from "./train/batches.ts";
 export * from "./train/data.ts";
 export type { MaskKey } from "./train/dropout.ts";
 export * from "./train/evaluate.ts";
+export * from "./train/generate.ts";
 export * from "./train/language-batches.ts";
 export * from "./train/length-buckets.ts";
 export * from "./train/memory.ts";

@@ -31,6 +31,13 @@ export function fraction(text: string): number {
   throw new InvalidArgumentError("It must be a number from 0 to below 1, such as 0.2.");
 }
 
+/** A share above 0, up to 1. */
+export function shareOfOne(text: string): number {
+  const value = Number(text);
+  if (text.trim() !== "" && value > 0 && value <= 1) return value;
+  throw new InvalidArgumentError("It must be a number above 0, up to 1, such as 0.9.");
+}
+
 /** Names separated by commas, none empty. */
 export function nameList(text: string): readonly string[] {
   const names = text.split(",").map((name) => name.trim());

@@ -5,6 +5,7 @@ import type { Float32Tensor, Parameters, TensorBundle } from "../tensor.ts";
 import type { MaskKey } from "./dropout.ts";
 import { adamW, clipScale, type Optimizer, squaredNorms } from "./optimizer.ts";
 import type { StepResult, StepRunner } from "./steps.ts";
+import { untilAborted } from "./until-aborted.ts";
 
 /** What one run of the loop needs. */
 export type TrainOptions = TrainRun & (FreshOptimizer | { readonly optimizer: Optimizer });
@@ -129,22 +130,4 @@ function addTo(sums: Map<string, Float32Tensor>, name: string, { shape, data }: 
   const sum = sums.get(name)?.data;
   if (sum === undefined) sums.set(name, { dtype: "float32", shape, data });
   else for (let i = 0; i < sum.length; i++) sum[i] = (sum[i] as number) + (data[i] as number);
-}
-
-/** The result of `work`, or a rejection with the signal's reason as soon as it aborts. */
-async function untilAborted<T>(work: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
-  if (signal === undefined) return await work;
-  const given = new AbortController();
-  const aborted = new Promise<never>((_, reject) => {
-    signal.addEventListener("abort", () => reject(signal.reason), { signal: given.signal });
-  });
-  try {
-    // It may have aborted while the work began, before anyone listened.
-    signal.throwIfAborted();
-    return await Promise.race([work, aborted]);
-  } finally {
-    given.abort();
-    // What is given up may still fail, and nobody listens then.
-    work.catch(() => undefined);
-  }
 }
