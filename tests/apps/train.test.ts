@@ -104,6 +104,10 @@ t.test(
     t.equal(landLand + landSea + seaLand + seaSea, 60);
     t.equal((landLand + seaSea) / 60, score.accuracy);
     t.equal(score.examples, 60);
+    const told = await runTrifold(["evaluate", "--adapter", out, ...table], environment);
+    const right = (text: unknown, width: number) => String(text).padStart(width);
+    t.match(told.stdout, `land  ${right(landLand, 4)}  ${right(landSea, 3)}\n`, "for people");
+    t.match(told.stdout, `sea   ${right(seaLand, 4)}  ${right(seaSea, 3)}\n`);
     // The topics share no noun: anything that learned gets nearly all, a coin gets half (deviation 0.065).
     t.ok(score.accuracy >= 0.95, `accuracy ${score.accuracy}`);
     t.ok(report.accuracy >= 0.9, `hold-out ${report.accuracy}`);
