@@ -7,6 +7,7 @@ import { coordinatorCommand } from "./commands/coordinator.ts";
 import { demoCommand } from "./commands/demo.ts";
 import { deviceCommand } from "./commands/device.ts";
 import { evaluateCommand } from "./commands/evaluate.ts";
+import { generateCommand } from "./commands/generate.ts";
 import { importCommand } from "./commands/import.ts";
 import { profileCommand } from "./commands/profile.ts";
 import { trainCommand } from "./commands/train.ts";
@@ -21,6 +22,7 @@ const commands = [
   trainCommand,
   evaluateCommand,
   importCommand,
+  generateCommand,
   profileCommand,
   verifyCommand,
   brokerCommand,

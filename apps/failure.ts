@@ -17,6 +17,7 @@ export const usageCodes: readonly string[] = [
   "MODEL_",
   "TOKENIZER_",
   "ADAPTER_",
+  "CHECKPOINT_",
   "REFERENCE_",
   "PROFILE_INVALID",
   "BUDGET_INVALID",

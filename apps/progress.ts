@@ -13,13 +13,15 @@ export interface Progress {
 /** What is shown beside the count. */
 export interface ProgressState {
   readonly loss: number;
-  /** Examples seen so far. */
-  readonly examples: number;
+  /** Tokens seen since the start of the clock. */
+  readonly tokens: number;
 }
 
 /** What a progress line is made of. */
 export interface ProgressOptions {
   readonly total: number;
+  /** Steps that were done before the clock started; 0 when left out. */
+  readonly before?: number;
   readonly stream: NodeJS.WriteStream;
   /** Milliseconds of a steady clock. */
   readonly now?: () => number;
@@ -28,6 +30,7 @@ export interface ProgressOptions {
 /** Starts the clock; nothing is written before the first update. */
 export function createProgress({
   total,
+  before = 0,
   stream,
   now = () => performance.now(),
 }: ProgressOptions): Progress {
@@ -41,28 +44,30 @@ export function createProgress({
       const seconds = (now() - startMs) / 1000;
       lines.show(
         done / total,
-        progressText({ done, total, loss, seconds, examples: state.examples }),
+        progressText({ done, before, total, loss, seconds, tokens: state.tokens }),
       );
     },
     close: () => lines.close(),
   };
 }
 
-/** `[#####.....] 50/100 steps, loss 0.412, 210 examples/s, 0:12 left`. */
+/** `[#####.....] 50/100 steps, loss 0.412, 2100 tokens/s, 0:12 left`. */
 export function progressText({
   done,
+  before,
   total,
   loss,
   seconds,
-  examples,
+  tokens,
 }: ProgressState & {
   readonly done: number;
+  readonly before: number;
   readonly total: number;
   readonly seconds: number;
 }): string {
-  const rate = seconds > 0 ? examples / seconds : 0;
-  const left = formatSeconds((seconds / done) * (total - done));
-  return `${progressBar(done / total)} ${done}/${total} steps, loss ${loss.toFixed(3)}, ${rate.toFixed(0)} examples/s, ${left} left`;
+  const rate = seconds > 0 ? tokens / seconds : 0;
+  const left = formatSeconds((seconds / Math.max(1, done - before)) * (total - done));
+  return `${progressBar(done / total)} ${done}/${total} steps, loss ${loss.toFixed(3)}, ${rate.toFixed(0)} tokens/s, ${left} left`;
 }
 
 /** `[#####.....]` of the share that is done, 0 to 1. */

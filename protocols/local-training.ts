@@ -12,7 +12,7 @@ import {
   type TrainResult,
   train,
 } from "../runtime/index.ts";
-import { batchesOf, batchShape, modelSpec, rateOf, roundBatches } from "./plan.ts";
+import { batchesOf, batchShape, modelSpec, rateOf, roundBatches, roundMaskKey } from "./plan.ts";
 import type { ClientContext, RoundInfo, TrainReport } from "./protocol.ts";
 
 /** A device's whole model, loaded once and used every round. */
@@ -75,6 +75,7 @@ export async function openLocalModel(context: ClientContext): Promise<LocalModel
         rateAt: rateOf(task, info),
         maxGradientNorm: task.training.maxGradientNorm,
         weightDecay: task.training.weightDecay,
+        maskKey: roundMaskKey(task, context.deviceId, info.round),
         signal,
       }),
     score: async (parameters, signal) => {

@@ -9,6 +9,7 @@ import {
   type HeadSettings,
   initialParameters,
   linearRate,
+  type MaskKey,
   type ModelSpec,
   makeBatch,
   type Parameters,
@@ -58,6 +59,11 @@ export function roundBatches(
 ): number[][] {
   const { batchSize, localSteps } = task.training;
   return batchIndices(examples, batchSize, localSteps, [task.seed, "batches", round, deviceId]);
+}
+
+/** What names a device's dropout masks of a round, equal whatever its framework; the local step counts behind it. */
+export function roundMaskKey({ seed }: Task, deviceId: string, round: number): MaskKey {
+  return [seed, "dropout", round, deviceId];
 }
 
 /** The batches of an order of examples, each made when it is its turn. */

@@ -27,8 +27,12 @@ export const taskSchema = z.strictObject({
       rank: z.int().min(1).max(256),
       alpha: z.number().positive(),
       targets: z.array(z.string().min(1)).min(1),
+      /** Probability that training drops an input of an adapter. */
+      dropout: z.number().min(0).max(0.9).default(0),
+      /** Scale alpha / sqrt(rank) in place of alpha / rank. */
+      rsLora: z.boolean().default(false),
     })
-    .default({ rank: 8, alpha: 16, targets: ["c_attn"] }),
+    .default({ rank: 8, alpha: 16, targets: ["c_attn"], dropout: 0, rsLora: false }),
   training: z
     .strictObject({
       rounds: positiveInt.default(4),

@@ -27,6 +27,7 @@ export {
   type SafetensorsFile,
   writeSafetensors,
 } from "./models/safetensors.ts";
+export { readSpecialTokens, type SpecialTokens } from "./models/special-tokens.ts";
 export { openTokenizer, type Tokenizer } from "./models/tokenizer.ts";
 export * from "./random.ts";
 export type { Engine, Session } from "./session/engine.ts";
@@ -34,9 +35,14 @@ export { type OrtEngineOptions, ortEngine } from "./session/ort.ts";
 export * from "./tensor.ts";
 export * from "./train/batches.ts";
 export * from "./train/data.ts";
+export type { MaskKey } from "./train/dropout.ts";
 export * from "./train/evaluate.ts";
+export * from "./train/generate.ts";
+export * from "./train/language-batches.ts";
+export * from "./train/length-buckets.ts";
 export * from "./train/memory.ts";
 export * from "./train/modes.ts";
 export * from "./train/optimizer.ts";
+export * from "./train/schedule.ts";
 export * from "./train/steps.ts";
 export * from "./train/trainer.ts";

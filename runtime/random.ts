@@ -38,6 +38,29 @@ export function randomStream(...key: readonly (string | number)[]): RandomStream
   };
 }
 
+/**
+ * An inverted dropout mask (Srivastava et al. 2014): each value 0 with `probability`, else 1 / (1 - probability). Value i is
+ * a function of (key, i), dropped where the i-th `next()` of the stream of that key is below the probability.
+ */
+export function dropoutMask(
+  length: number,
+  probability: number,
+  key: readonly (string | number)[],
+): Float32Array<ArrayBuffer> {
+  const { low, high } = hash(key.join("\u0000"));
+  const kept = 1 / (1 - probability);
+  // Bits are compared as signed numbers, 2 ** 31 less than they are unsigned: an unsigned one would not be a small
+  // integer to the compiler. A step of GPT-2 draws millions, so there are no closures and no branch either.
+  const limit = (Math.ceil(probability * 2 ** 32) - 2 ** 31) | 0;
+  const values = new Float32Array([0, kept]);
+  const mask = new Float32Array(length);
+  for (let i = 0; i < length; i++) {
+    const bits = finalise(finalise(Math.imul(i, 0x9e3779b9) ^ low) ^ high) ^ 0x80000000;
+    mask[i] = values[Number(bits >= limit)] as number;
+  }
+  return mask;
+}
+
 /** Two independent 32-bit hashes of a string (FNV-1a with two offsets, then murmur3's finaliser). */
 function hash(text: string): { low: number; high: number } {
   let low = 0x811c9dc5;

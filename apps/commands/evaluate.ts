@@ -3,11 +3,14 @@ import type { Command } from "commander";
 import { defaultCacheFolder } from "../cache-folder.ts";
 import { log, printResult } from "../command-result.ts";
 import { embeddedModelFolder } from "../package-root.ts";
+import { textTable } from "../text-table.ts";
+import type { AccuracyScore } from "../train/evaluation.ts";
+import type { PerplexityScore } from "../train/perplexity.ts";
 import { examples, wholeNumber } from "./option-values.ts";
 
 interface EvaluateFlags {
   readonly model?: string;
-  readonly adapter: string;
+  readonly adapter?: string;
   readonly data: string;
   readonly textColumn: string;
   readonly labelColumn: string;
@@ -21,11 +24,11 @@ interface EvaluateFlags {
 export function evaluateCommand(program: Command): void {
   program
     .command("evaluate")
-    .summary("score an adapter on a CSV file")
+    .summary("score an adapter or a language model on a CSV file")
     .description(
-      "Scores a model with an adapter (PEFT format) on a CSV file: accuracy and macro F1 of a classifier,\nloss and perplexity of a language model.",
+      "Scores a model with an adapter (PEFT format) on a CSV file: accuracy, macro F1 and confusion of a classifier,\nloss and perplexity of a language model. Without an adapter it is the model as a language model.",
     )
-    .requiredOption("--adapter <folder>", "adapter folder (adapter_config.json)")
+    .option("--adapter <folder>", "adapter folder (adapter_config.json)")
     .requiredOption("--data <file>", "CSV file with a header row")
     .option("--text-column <name>", "column of the texts", "text")
     .option("--label-column <name>", "column of the labels", "label")
@@ -33,12 +36,16 @@ export function evaluateCommand(program: Command): void {
     .option("--batch-size <n>", "examples of a run", wholeNumber(1), 16)
     .option("--sequence-length <n>", "tokens a text is cut to (default: 96)", wholeNumber(1))
     .option("--threads <n>", "threads of one operator (default: all processors)", wholeNumber(1))
-    .option("--json", "print {examples, accuracy, macroF1} or {tokens, loss, perplexity}")
+    .option(
+      "--json",
+      "print {examples, accuracy, macroF1, confusion, labels} or {tokens, loss, perplexity}",
+    )
     .addHelpText(
       "after",
       examples(
         "evaluate --adapter ./adapter --data test.csv",
         "evaluate --model ./gpt2 --adapter ./banking --data test.csv --text-column query --json",
+        "evaluate --model ./gpt2 --data stories.csv",
       ),
     )
     .action(async (flags: EvaluateFlags) => {
@@ -50,10 +57,21 @@ export function evaluateCommand(program: Command): void {
         cacheFolder: defaultCacheFolder(),
         log,
       });
-      const text =
-        "accuracy" in score
-          ? `accuracy ${score.accuracy.toFixed(3)}, macro F1 ${score.macroF1.toFixed(3)} on ${score.examples} examples`
-          : `loss ${score.loss.toFixed(3)}, perplexity ${score.perplexity.toFixed(1)} over ${score.tokens} tokens`;
-      await printResult({ json: score, text }, flags);
+      await printResult({ json: score, text: scoreText(score) }, flags);
     });
+}
+
+/** More columns fit no screen. */
+const mostColumns = 10;
+
+function scoreText(score: AccuracyScore | PerplexityScore): string {
+  if (!("accuracy" in score)) {
+    const { loss, perplexity, tokens } = score;
+    return `loss ${loss.toFixed(3)}, perplexity ${perplexity.toFixed(1)} over ${tokens} tokens`;
+  }
+  const { accuracy, macroF1, confusion, labels } = score;
+  const line = `accuracy ${accuracy.toFixed(3)}, macro F1 ${macroF1.toFixed(3)} on ${score.examples} examples`;
+  if (labels.length > mostColumns) return line;
+  const rows = confusion.map((row, i) => [labels[i] as string, ...row.map(String)]);
+  return `${line}\n\nlabel (row) and what it was taken for (column)\n${textTable(["", ...labels], rows, { right: labels.map((_, i) => i + 1) })}`;
 }

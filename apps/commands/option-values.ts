@@ -17,6 +17,13 @@ export function positiveNumber(text: string): number {
   throw new InvalidArgumentError("It must be a number above 0.");
 }
 
+/** A finite number of at least 0. */
+export function nonNegativeNumber(text: string): number {
+  const value = Number(text);
+  if (text.trim() !== "" && Number.isFinite(value) && value >= 0) return value;
+  throw new InvalidArgumentError("It must be a number of at least 0.");
+}
+
 /** A share from 0 to below 1. */
 export function fraction(text: string): number {
   const value = Number(text);
@@ -24,11 +31,27 @@ export function fraction(text: string): number {
   throw new InvalidArgumentError("It must be a number from 0 to below 1, such as 0.2.");
 }
 
+/** A share above 0, up to 1. */
+export function shareOfOne(text: string): number {
+  const value = Number(text);
+  if (text.trim() !== "" && value > 0 && value <= 1) return value;
+  throw new InvalidArgumentError("It must be a number above 0, up to 1, such as 0.9.");
+}
+
 /** Names separated by commas, none empty. */
 export function nameList(text: string): readonly string[] {
   const names = text.split(",").map((name) => name.trim());
   if (names.every((name) => name !== "")) return names;
   throw new InvalidArgumentError("It must be names separated by commas.");
+}
+
+/** Whole numbers separated by commas, each once, ascending. */
+export function numberList(text: string): readonly number[] {
+  const parts = text.split(",").map((part) => part.trim());
+  if (parts.every((part) => /^\d+$/.test(part))) {
+    return [...new Set(parts.map(Number))].sort((a, b) => a - b);
+  }
+  throw new InvalidArgumentError("It must be whole numbers separated by commas, such as 0,1,3.");
 }
 
 /** The examples under a command's help. */

@@ -1,58 +1,74 @@
 // `trifold train`: an adapter from a person's own table, on one machine.
-import type { Command } from "commander";
+import { type Command, Option } from "commander";
+import type { LoraSettings, OptimizerKind, ScheduleKind } from "../../runtime/index.ts";
 import { defaultCacheFolder } from "../cache-folder.ts";
 import { log, printResult } from "../command-result.ts";
 import { exitStatus } from "../failure.ts";
 import { interruptSignal } from "../interrupt.ts";
 import { embeddedModelFolder } from "../package-root.ts";
-import type { TrainingReport } from "../train/training.ts";
-import { examples, fraction, nameList, positiveNumber, wholeNumber } from "./option-values.ts";
+import type { TrainingReport } from "../train/options.ts";
+import {
+  examples,
+  fraction,
+  nameList,
+  nonNegativeNumber,
+  numberList,
+  positiveNumber,
+  wholeNumber,
+} from "./option-values.ts";
 
 interface TrainFlags {
   readonly model?: string;
   readonly data: string;
   readonly textColumn: string;
   readonly labelColumn: string;
+  readonly head: "classification" | "lm";
   readonly rank: number;
   readonly alpha?: number;
   readonly targets: readonly string[];
+  readonly layers?: readonly number[];
+  readonly dropout: number;
+  readonly rsLora?: boolean;
+  readonly optimizer: OptimizerKind;
+  readonly weightDecay: number;
   readonly steps?: number;
   readonly epochs: number;
   readonly batchSize: number;
+  readonly accumulate: number;
   readonly sequenceLength?: number;
   readonly learningRate: number;
+  readonly warmUp: number;
+  readonly schedule: ScheduleKind;
+  readonly labelSmoothing: number;
+  readonly maxGradientNorm: number;
   readonly seed: number;
   readonly holdOut: number;
   readonly out: string;
+  readonly checkpointEvery: number;
+  readonly resume?: boolean;
   readonly threads?: number;
   readonly json?: boolean;
 }
 
 /** Registers `train`. Ctrl-C saves what is trained so far (status 130). */
 export function trainCommand(program: Command): void {
-  program
+  const command = program
     .command("train")
     .summary("train an adapter on your own CSV, on this machine alone")
     .description(
-      "Trains a LoRA adapter and a classification head on a CSV file and saves them in the PEFT format.\nCtrl-C saves what is trained so far.",
+      "Trains a LoRA adapter, and a classification head unless --head lm, on a CSV file and saves them in the PEFT\nformat. Ctrl-C saves what is trained so far; --resume goes on from there.",
     )
     .requiredOption("--data <file>", "CSV file with a header row")
     .option("--text-column <name>", "column of the texts", "text")
     .option("--label-column <name>", "column of the labels", "label")
-    .option("--model <folder>", "Hugging Face model folder (default: the embedded model)")
-    .option("--rank <n>", "rank of the adapter", wholeNumber(1), 8)
-    .option("--alpha <x>", "scale of the adapter (default: twice the rank)", positiveNumber)
-    .option("--targets <names>", "modules with an adapter, as PEFT matches them", nameList, [
-      "c_attn",
-    ])
-    .option("--epochs <n>", "times every example is seen", wholeNumber(1), 3)
-    .option("--steps <n>", "optimizer steps, in place of epochs", wholeNumber(1))
-    .option("--batch-size <n>", "examples of a step", wholeNumber(1), 16)
-    .option("--sequence-length <n>", "tokens a text is cut to (default: 96)", wholeNumber(1))
-    .option("--learning-rate <x>", "first rate; falls to a tenth", positiveNumber, 3e-3)
+    .option("--model <folder>", "Hugging Face model folder (default: the embedded model)");
+  for (const option of [...adapterOptions(), ...learningOptions()]) command.addOption(option);
+  command
     .option("--seed <n>", "equal seeds give equal adapters", wholeNumber(0), 1)
     .option("--hold-out <fraction>", "share of the rows to score on", fraction, 0.2)
     .option("--out <folder>", "folder of the adapter", "adapter")
+    .option("--checkpoint-every <n>", "steps from one checkpoint to the next", wholeNumber(1), 100)
+    .option("--resume", "go on from the checkpoint in --out, with the same numbers")
     .option("--threads <n>", "threads of one operator (default: all processors)", wholeNumber(1))
     .option("--json", "print one JSON document")
     .addHelpText(
@@ -60,12 +76,63 @@ export function trainCommand(program: Command): void {
       examples(
         "train --data mails.csv --text-column body --label-column folder",
         "train --model ./gpt2 --data banking.csv --epochs 2 --learning-rate 5e-4 --out ./banking",
+        "train --data stories.csv --head lm --targets all-linear --dropout 0.1 --out ./stories",
       ),
     )
     .action(run);
 }
 
-async function run({ holdOut, json, rank, alpha, targets, ...flags }: TrainFlags): Promise<void> {
+function adapterOptions(): Option[] {
+  return [
+    choice("--head <kind>", "what is learned: labels, or the next token", ["classification", "lm"]),
+    parsed("--rank <n>", "rank of the adapter", wholeNumber(1), 8),
+    parsed("--alpha <x>", "scale of the adapter (default: twice the rank)", positiveNumber),
+    parsed("--targets <names>", "modules with an adapter, as PEFT matches them", nameList, [
+      "c_attn",
+    ]),
+    parsed("--layers <numbers>", "blocks with an adapter, from 0 (default: all)", numberList),
+    parsed("--dropout <p>", "probability to drop an input of an adapter", fraction, 0),
+    new Option("--rs-lora", "scale by alpha / sqrt(rank) in place of alpha / rank"),
+  ];
+}
+
+function learningOptions(): Option[] {
+  return [
+    parsed("--epochs <n>", "times every example is seen", wholeNumber(1), 3),
+    parsed("--steps <n>", "optimizer steps, in place of epochs", wholeNumber(1)),
+    parsed("--batch-size <n>", "examples of a batch", wholeNumber(1), 16),
+    parsed("--accumulate <n>", "batches of a step", wholeNumber(1), 1),
+    parsed("--sequence-length <n>", "tokens a text is cut to (default: 96)", wholeNumber(1)),
+    choice("--optimizer <name>", "how gradients become steps", ["adamw", "sgd"]),
+    parsed("--weight-decay <x>", "how fast parameters shrink", nonNegativeNumber, 0),
+    parsed("--learning-rate <x>", "largest rate", positiveNumber, 3e-3),
+    parsed("--warm-up <n>", "steps in which the rate rises", wholeNumber(0), 0),
+    choice("--schedule <name>", "how the rate goes on; it falls to a tenth", [
+      "linear",
+      "cosine",
+      "constant",
+    ]),
+    parsed("--label-smoothing <share>", "share of the target given to all classes", fraction, 0),
+    parsed("--max-gradient-norm <x>", "larger gradients are scaled down", positiveNumber, 1),
+  ];
+}
+
+/** The first of the choices is the default. */
+function choice(flags: string, description: string, choices: readonly string[]): Option {
+  return new Option(flags, description).choices(choices).default(choices[0]);
+}
+
+function parsed<T>(
+  flags: string,
+  description: string,
+  parse: (text: string) => T,
+  fallback?: T,
+): Option {
+  const option = new Option(flags, description).argParser(parse);
+  return fallback === undefined ? option : option.default(fallback);
+}
+
+async function run({ holdOut, json, ...flags }: TrainFlags): Promise<void> {
   const { trainAdapter } = await import("../train/training.ts");
   const { createProgress } = await import("../progress.ts");
   const { signal, close } = interruptSignal();
@@ -74,13 +141,14 @@ async function run({ holdOut, json, rank, alpha, targets, ...flags }: TrainFlags
     const report = await trainAdapter({
       ...flags,
       model: flags.model ?? embeddedModelFolder(),
-      lora: { rank, alpha: alpha ?? 2 * rank, targets },
+      lora: loraOf(flags),
       holdOutFraction: holdOut,
+      resume: flags.resume ?? false,
       cacheFolder: defaultCacheFolder(),
       signal,
       log,
-      onStart: (total) => {
-        const progress = createProgress({ total, stream: process.stderr });
+      onStart: ({ steps: total, firstStep: before }) => {
+        const progress = createProgress({ total, before, stream: process.stderr });
         ends.push(() => progress.close());
         return ({ step, ...state }) => progress.update(step, state);
       },
@@ -93,17 +161,37 @@ async function run({ holdOut, json, rank, alpha, targets, ...flags }: TrainFlags
   }
 }
 
+function loraOf({
+  rank,
+  alpha,
+  targets,
+  dropout,
+  rsLora,
+  layers,
+}: Omit<TrainFlags, "holdOut">): LoraSettings {
+  return {
+    ...{ rank, alpha: alpha ?? 2 * rank, targets, dropout },
+    ...(rsLora ? { rsLora } : {}),
+    ...(layers ? { layers } : {}),
+  };
+}
+
 function reportText(report: TrainingReport): string {
-  const { adapter, labels, steps, loss, seconds, accuracy, macroF1, majority = 0 } = report;
-  const rows = `${report.trainExamples} examples of ${labels.length} labels`;
+  const { adapter, labels, steps, loss, seconds, interrupted, padding } = report;
+  const { accuracy, macroF1, majority = 0, perplexity } = report;
+  const held = `on ${report.holdOutExamples} held-out examples`;
+  const what = labels.length > 0 ? ` of ${labels.length} labels` : "";
+  const share = (part: number) => `${(100 * part).toFixed(0)} %`;
   const lines = [
-    `${report.interrupted ? "interrupted after" : "trained"} ${steps} steps on ${rows} in ${seconds.toFixed(1)} s, mean loss ${loss.toFixed(3)}`,
+    `${interrupted ? "interrupted after" : "trained"} ${steps} steps on ${report.trainExamples} examples${what} in ${seconds.toFixed(1)} s, mean loss ${loss.toFixed(3)}`,
+    `padding ${share(padding.bucketed)} of the computed tokens, ${share(padding.plain)} without batches of like length`,
   ];
   if (accuracy !== undefined && macroF1 !== undefined) {
     lines.push(
-      `accuracy ${accuracy.toFixed(3)}, macro F1 ${macroF1.toFixed(3)} on ${report.holdOutExamples} held-out examples (largest class ${majority.toFixed(3)})`,
+      `accuracy ${accuracy.toFixed(3)}, macro F1 ${macroF1.toFixed(3)} ${held} (largest class ${majority.toFixed(3)})`,
     );
   }
-  lines.push(`adapter saved in ${adapter}`);
+  if (perplexity !== undefined) lines.push(`perplexity ${perplexity.toFixed(1)} ${held}`);
+  lines.push(`adapter saved in ${adapter}${interrupted ? "; --resume goes on" : ""}`);
   return lines.join("\n");
 }

@@ -150,6 +150,7 @@ async function runJob(
       rateAt: (at) => linearRate(at, { rate, finalFraction, totalSteps: steps }),
       maxGradientNorm,
       weightDecay,
+      maskKey: [task.seed, "dropout", "baseline", name],
       signal,
       onStep: ({ step: at }) => onProgress({ name, step: at, steps }),
     });

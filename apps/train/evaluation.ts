@@ -1,4 +1,4 @@
-// `trifold evaluate`: what a model with an adapter is worth on a table.
+// `trifold evaluate`: what a model is worth on a table, with an adapter or, as a language model, without one.
 import {
   type Adapter,
   type BaseModel,
@@ -6,10 +6,8 @@ import {
   collectLabels,
   type Engine,
   loadAdapter,
-  loadPredictor,
   type ModelSpec,
   ortEngine,
-  predictAll,
   readTable,
   scoreClassification,
   type Tokenizer,
@@ -18,13 +16,14 @@ import { appErrors } from "../errors.ts";
 import { examplesOf } from "../examples.ts";
 import { openModelAndTokenizer } from "../model-and-tokenizer.ts";
 import { measurePerplexity, type PerplexityScore } from "./perplexity.ts";
+import { logitsOf } from "./scoring.ts";
 import { sequenceLengthOf } from "./sequence-length.ts";
 
 /** What to evaluate. */
 export interface EvaluationOptions {
   readonly model: string;
-  /** Adapter folder in the PEFT format, Trifold's or PEFT's own. */
-  readonly adapter: string;
+  /** Adapter folder in the PEFT format, Trifold's or PEFT's own; the bare language model when left out. */
+  readonly adapter?: string;
   readonly data: string;
   readonly textColumn: string;
   readonly labelColumn: string;
@@ -41,22 +40,21 @@ export interface AccuracyScore {
   /** 0..1. */
   readonly accuracy: number;
   readonly macroF1: number;
+  /** How many examples of a label (row) were taken for a label (column), in the order of `labels`. */
+  readonly confusion: readonly (readonly number[])[];
+  readonly labels: readonly string[];
 }
 
-/** Scores an adapter: accuracy of a classifier, perplexity of a language model. Throws `ADAPTER_INVALID`, `DATA_*` or `MODEL_*`. */
+/** Scores a model: accuracy of a classifier, perplexity of a language model. Throws `ADAPTER_INVALID`, `DATA_*` or `MODEL_*`. */
 export async function evaluateAdapter(
   options: EvaluationOptions,
 ): Promise<AccuracyScore | PerplexityScore> {
-  const { batchSize, cacheFolder, log, threads } = options;
+  const { batchSize: batch, cacheFolder, threads } = options;
   const { model, tokenizer } = await openModelAndTokenizer(options.model, cacheFolder);
-  const adapter = await loadAdapter(options.adapter);
-  checkAdapterFits(adapter, model.config);
-  if (adapter.baseModelSha256 !== undefined && adapter.baseModelSha256 !== model.sha256) {
-    log(`note: the adapter was trained on another base model than ${options.model}`);
-  }
+  const adapter = await openAdapter(options.adapter, model, options.log);
   const sequence = sequenceLengthOf(model, options.sequenceLength);
   const { lora, head } = adapter;
-  const spec: ModelSpec = { model, lora, head, batch: batchSize, sequence };
+  const spec: ModelSpec = { model, lora, head, batch, sequence };
   const engine = ortEngine(threads === undefined ? {} : { threads });
   try {
     return head.kind === "lm"
@@ -66,6 +64,28 @@ export async function evaluateAdapter(
     await engine.close();
   }
 }
+
+/** The adapter of a folder, or one that changes nothing; `log` is told when it was made for another model. */
+export async function openAdapter(
+  folder: string | undefined,
+  model: BaseModel,
+  log: (message: string) => void,
+): Promise<Adapter> {
+  if (folder === undefined) return bareLanguageModel;
+  const adapter = await loadAdapter(folder);
+  checkAdapterFits(adapter, model.config);
+  if (adapter.baseModelSha256 !== undefined && adapter.baseModelSha256 !== model.sha256) {
+    log(`note: the adapter was trained on another base model than the one given`);
+  }
+  return adapter;
+}
+
+const bareLanguageModel: Adapter = {
+  lora: { rank: 1, alpha: 1, targets: [] },
+  head: { kind: "lm" },
+  parameters: new Map(),
+  baseModelName: "",
+};
 
 interface Opened {
   readonly engine: Engine;
@@ -84,14 +104,12 @@ async function scoreLabels(
   const labels = known ?? labelsByCount(data, collectLabels(rows), adapter);
   const { sequence } = spec;
   const examples = examplesOf(rows, { tokenizer, labels, sequence });
-  const predictor = await loadPredictor(engine, spec);
-  const shape = { ...sizesOf(spec), padTokenId: padOf(spec.model) };
-  const logits = await predictAll(predictor, adapter.parameters, examples, shape);
+  const logits = await logitsOf({ engine, spec, parameters: adapter.parameters, examples });
   const score = scoreClassification(
     logits,
     examples.map(({ label }) => label),
   );
-  return { examples: score.examples, accuracy: score.accuracy, macroF1: score.macroF1 };
+  return { ...score, labels };
 }
 
 /** Adapters that PEFT made carry no labels; the sorted ones of the table serve when they are as many. */
@@ -115,12 +133,4 @@ async function scoreTexts(
   const { sequence } = spec;
   const examples = examplesOf(rows, { tokenizer, labels: [], sequence });
   return await measurePerplexity(engine, spec, adapter.parameters, examples);
-}
-
-function sizesOf({ batch, sequence }: ModelSpec) {
-  return { batch, sequence };
-}
-
-function padOf({ config }: BaseModel): number {
-  return config.padTokenId;
 }

@@ -2,15 +2,12 @@
 import {
   type Engine,
   type Example,
-  float32,
-  int64,
   type ModelSpec,
-  makeBatch,
+  makeLanguageBatch,
   type Parameters,
-  stepGraph,
-  type Tensor,
 } from "../../runtime/index.ts";
 import { appErrors } from "../errors.ts";
+import { openLoss } from "./graphs.ts";
 
 /** Of a language model. */
 export interface PerplexityScore {
@@ -28,42 +25,18 @@ export async function measurePerplexity(
   parameters: Parameters,
   examples: readonly Example[],
 ): Promise<PerplexityScore> {
-  const { graph, loss = "" } = stepGraph(spec, { wantsGradients: false });
-  const session = await engine.load(graph);
+  const { model, batch, sequence } = spec;
+  const shape = { batch, sequence, padTokenId: model.config.padTokenId };
+  const lossOf = await openLoss(engine, spec);
   let tokens = 0;
   let total = 0;
-  for (let start = 0; start < examples.length; start += spec.batch) {
-    const batch = batchOf(spec, examples.slice(start, start + spec.batch));
-    if (batch.predicted === 0) continue;
-    const available = new Map<string, Tensor>([...parameters, ...batch.feeds]);
-    const feeds = graph.inputs.map(({ name }) => [name, available.get(name) as Tensor] as const);
-    const mean = (await session.run(new Map(feeds), [loss])).get(loss)?.data[0];
-    tokens += batch.predicted;
-    total += Number(mean) * batch.predicted;
+  for (let start = 0; start < examples.length; start += batch) {
+    const { predicted, feeds } = makeLanguageBatch(examples.slice(start, start + batch), shape);
+    if (predicted === 0) continue;
+    tokens += predicted;
+    total += (await lossOf.run(parameters, feeds)) * predicted;
   }
-  await session.close();
+  await lossOf.close();
   if (tokens === 0) throw appErrors.error("DATA_TEXTS_TOO_SHORT", "no text has two tokens");
   return { tokens, loss: total / tokens, perplexity: Math.exp(total / tokens) };
-}
-
-/** Every position's label is the next token; positions without one weigh nothing. */
-function batchOf({ model, batch, sequence }: ModelSpec, examples: readonly Example[]) {
-  const { padTokenId } = model.config;
-  const { feeds } = makeBatch(examples, { batch, sequence, padTokenId });
-  const labels = new BigInt64Array(batch * sequence);
-  const weights = new Float32Array(batch * sequence);
-  const lengths = examples.map(({ tokens }) => Math.min(tokens.length, sequence));
-  const predicted = lengths.reduce((sum, length) => sum + Math.max(0, length - 1), 0);
-  examples.forEach(({ tokens }, row) => {
-    for (let i = 0; i + 1 < (lengths[row] as number); i++) {
-      labels[row * sequence + i] = BigInt(tokens[i + 1] as number);
-      weights[row * sequence + i] = 1 / predicted;
-    }
-  });
-  const all = new Map<string, Tensor>([
-    ...feeds,
-    ["labels", int64([batch * sequence], labels)],
-    ["weights", float32([batch * sequence], weights)],
-  ]);
-  return { predicted, feeds: all };
 }

@@ -2,7 +2,6 @@
 // them, in safetensors. Foreign: everything is checked against the model before anything is computed.
 import {
   type Float32Tensor,
-  familyOf,
   type HeadSettings,
   type Int64Tensor,
   type LoraSettings,
@@ -82,20 +81,17 @@ function readSettings(
     lora: {
       rank: number("rank", isRank, "a whole number above 0"),
       alpha: number("alpha", isAlpha, "a number"),
-      targets: targetsOf(field("targets"), config),
+      targets: targetsOf(field("targets")),
     },
   };
 }
 
-/** PEFT's `all-linear` means every linear layer of the blocks. */
-function targetsOf(text: string, config: ModelConfig): readonly string[] {
-  const targets = text
+function targetsOf(text: string): readonly string[] {
+  return text
     .replace(/[[\]"']/g, "")
     .split(",")
     .map((target) => target.trim())
     .filter((target) => target !== "");
-  if (!targets.includes("all-linear")) return targets;
-  return Object.keys(familyOf(config).blockLinears(config));
 }
 
 const headName = "score.weight";

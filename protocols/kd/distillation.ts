@@ -23,7 +23,7 @@ export interface Lesson {
   readonly publicSet: readonly Example[];
   /** Teacher probabilities [public examples, classes] at the task's temperature. */
   readonly teacher: Float32Array;
-  /** Names the order of the batches. */
+  /** Names the order of the batches and the dropout masks. */
   readonly key: readonly (string | number)[];
   readonly signal?: AbortSignal;
 }
@@ -52,6 +52,7 @@ export function distil(task: Task, step: TrainingStep, lesson: Lesson): Promise<
     batches: lessonFeeds(task, lesson, order),
     rateAt: () => learningRate,
     maxGradientNorm: task.training.maxGradientNorm,
+    maskKey: [task.seed, "dropout", ...key],
     ...(signal ? { signal } : {}),
   });
 }

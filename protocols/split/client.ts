@@ -4,12 +4,14 @@ import {
   adamW,
   type Batch,
   clipScale,
+  type Float32Tensor,
   type Front,
   float32,
   loadFront,
   makeBatch,
   type Optimizer,
   squaredNorms,
+  type TensorBundle,
 } from "../../runtime/index.ts";
 import type { EncodedTensor } from "../encoding/encoded.ts";
 import { encodeAll, encodeTensor } from "../encoding/index.ts";
@@ -24,9 +26,11 @@ import {
   modelSpec,
   rateOf,
   roundBatches,
+  roundMaskKey,
   shapesOf,
 } from "../plan.ts";
 import type { ClientContext, ClientSide, RoundLink } from "../protocol.ts";
+import type { Task } from "../task.ts";
 import { cutLayerOf, cutShape, labelRefusal } from "./cut.ts";
 import type { SplitDown, SplitUp } from "./messages.ts";
 
@@ -51,12 +55,14 @@ export async function createSplitClient(
       const optimizer = adamW(theta, { weightDecay: task.training.weightDecay });
       const session: SplitSession = { context, front, optimizer, link, squares: {} };
       const rateAt = rateOf(task, info);
+      const maskKey = roundMaskKey(task, deviceId, info.round);
       const order = roundBatches(task, deviceId, info.round, examples.length);
       let steps = 0;
       let totalLoss = 0;
       for (const batch of batchesOf(task, examples, order)) {
         signal.throwIfAborted();
-        totalLoss += await trainStep(session, batch, { step: steps, rate: rateAt(steps) });
+        const masked = { ...batch, feeds: front.withMasks(batch.feeds, [...maskKey, steps]) };
+        totalLoss += await trainStep(session, masked, { step: steps, rate: rateAt(steps) });
         steps += 1;
       }
       const score = await scoreHoldOut(session, signal);
@@ -81,15 +87,19 @@ interface SplitSession {
   squares: Readonly<Record<string, number>>;
 }
 
+/** A batch whose feeds hold the step's dropout masks as well. */
+type MaskedBatch = Pick<Batch, "lengths" | "labels"> & { readonly feeds: TensorBundle };
+
 /** Forward, exchange, backward, step; gives the loss. */
 async function trainStep(
   session: SplitSession,
-  batch: Batch,
+  batch: MaskedBatch,
   { step, rate }: { readonly step: number; readonly rate: number },
 ): Promise<number> {
   const { context, front, optimizer, link } = session;
   const { task } = context;
-  const tensors = await encodeActivations(session, batch);
+  const activations = await front.forward(optimizer.parameters, batch.feeds);
+  const tensors = encodeActivations(task, activations);
   const texts = { lengths: [...batch.lengths], labels: [...batch.labels] };
   const fields = { step, ...texts, squares: session.squares };
   const answer = await link.ask({ kind: "activations", fields, tensors });
@@ -110,7 +120,7 @@ async function scoreHoldOut(
   session: SplitSession,
   signal: AbortSignal,
 ): Promise<Score | undefined> {
-  const { context, front, link } = session;
+  const { context, front, optimizer, link } = session;
   const { task, holdOut } = context;
   if (holdOut.length === 0) return undefined;
   const shape = batchShape(task);
@@ -119,7 +129,8 @@ async function scoreHoldOut(
   for (let first = 0; first < holdOut.length; first += shape.batch) {
     signal.throwIfAborted();
     const batch = makeBatch(holdOut.slice(first, first + shape.batch), shape);
-    const tensors = await encodeActivations(session, batch);
+    const activations = await front.evaluate(optimizer.parameters, batch.feeds);
+    const tensors = encodeActivations(task, activations);
     const fields = { lengths: [...batch.lengths], squares: session.squares };
     const answer = await link.ask({ kind: "evaluate", fields, tensors });
     if (answer.kind !== "logits") throw unexpected(answer);
@@ -131,11 +142,10 @@ async function scoreHoldOut(
   return { accuracy: accuracyOf(logits, holdOut), flops };
 }
 
-async function encodeActivations(
-  { context: { task }, front, optimizer }: SplitSession,
-  { feeds }: Batch,
-): Promise<ReadonlyMap<string, EncodedTensor>> {
-  const { data } = await front.forward(optimizer.parameters, feeds); // [tokens, hidden]
+function encodeActivations(
+  task: Task,
+  { data }: Float32Tensor,
+): ReadonlyMap<string, EncodedTensor> {
   const activations = float32(cutShape(task), data);
   const name = "activations";
   return new Map([[name, encodeTensor(activations, task.split.activations, { name })]]);

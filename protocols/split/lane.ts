@@ -31,7 +31,8 @@ export function openSplitLane(options: SplitLaneOptions): Lane<SplitDown, SplitU
   const tailNames = [...shapesOf(task, { from: cutLayer, to: layers }).keys()];
   const encodedTail = { ...published, tensors: subset(published.tensors, tailNames) };
   const start = decodeGlobal(encodedTail, subset(initial, tailNames));
-  const trainer = tailTrainer({ task, tail, info, start, frontNames: [...frontShapes.keys()] });
+  const frontNames = [...frontShapes.keys()];
+  const trainer = tailTrainer({ task, tail, info, deviceId, start, frontNames });
   let result: Contribution | undefined;
 
   const deliver = (up: Extract<SplitUp, { kind: "update" }>): undefined => {

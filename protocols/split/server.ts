@@ -21,7 +21,7 @@ export async function createSplitServer({
   const encode = globalEncoder(task);
   const load = async (from: number): Promise<Tail> => ({
     step: await loadStep(engine, spec, { from }),
-    predictor: await loadPredictor(engine, spec, from),
+    predictor: await loadPredictor(engine, spec, { from }),
   });
   const tailAt = (cutLayer: number): Promise<Tail> => {
     const loading = tails.get(cutLayer) ?? load(cutLayer);

@@ -17,7 +17,7 @@ import {
 import { encodeTensor } from "../encoding/index.ts";
 import { protocolErrors } from "../errors.ts";
 import { decodeOnly, difference, outOfTurn } from "../payload.ts";
-import { rateOf } from "../plan.ts";
+import { rateOf, roundMaskKey } from "../plan.ts";
 import type { RoundInfo } from "../protocol.ts";
 import type { Task } from "../task.ts";
 import { cutShape } from "./cut.ts";
@@ -34,6 +34,7 @@ export interface TailOptions {
   readonly task: Task;
   readonly tail: Tail;
   readonly info: RoundInfo;
+  readonly deviceId: string;
   /** The global parameters behind the cut. */
   readonly start: Parameters;
   /** Parameters before the cut, whose squared norms the device tells. */
@@ -52,10 +53,11 @@ export interface TailTrainer {
 
 /** A tail that starts from `start`. */
 export function tailTrainer(options: TailOptions): TailTrainer {
-  const { task, tail, info, start, frontNames } = options;
+  const { task, tail, info, deviceId, start, frontNames } = options;
   const { maxGradientNorm, weightDecay, localSteps } = task.training;
   const optimizer = adamW(start, { weightDecay });
   const rateAt = rateOf(task, info);
+  const maskKey = roundMaskKey(task, deviceId, info.round);
   let steps = 0;
   /** The step whose gradients wait for the front's squared norms. */
   let pending: { gradients: Parameters; squares: ReadonlyMap<string, number> } | undefined;
@@ -77,7 +79,10 @@ export function tailTrainer(options: TailOptions): TailTrainer {
       checkLabels(task, labels, lengths);
       const feeds = tailFeeds(task, lengths, decodeActivations(task, up), labels);
       settle(up.fields.squares);
-      const { loss, gradients, cutGradient } = await tail.step.run(optimizer.parameters, feeds);
+      const { loss, gradients, cutGradient } = await tail.step.run(
+        optimizer.parameters,
+        tail.step.withMasks(feeds, [...maskKey, step]),
+      );
       const squares = squaredNorms(gradients);
       checkFinite(step, loss, squares);
       const tensors = encodeGradient(task, cutGradient as Float32Tensor);

@@ -11,7 +11,13 @@ import { type Float32Tensor, type Parameters, sameShape } from "../tensor.ts";
 import type { ModelConfig } from "./config.ts";
 import { areStoredInOut } from "./families.ts";
 import { readJsonFile } from "./json-file.ts";
-import { type HeadSettings, headParameter, type LoraSettings, parameterShapes } from "./lora.ts";
+import {
+  allLinear,
+  type HeadSettings,
+  headParameter,
+  type LoraSettings,
+  parameterShapes,
+} from "./lora.ts";
 import { checkFinite } from "./model-folder.ts";
 import { readSafetensors, writeSafetensors } from "./safetensors.ts";
 
@@ -54,7 +60,7 @@ export async function loadAdapter(folder: string): Promise<Adapter> {
   const parameters = await readParameters(join(folder, weightsName));
   const head = headOf(folder, parameters, config.task_type, facts.labels);
   return {
-    lora: { rank: config.r, alpha: config.lora_alpha, targets: config.target_modules },
+    lora: loraOf(config),
     head,
     parameters,
     baseModelName: config.base_model_name_or_path ?? "",
@@ -92,7 +98,13 @@ const configSchema = z.looseObject({
   task_type: z.enum(["SEQ_CLS", "CAUSAL_LM"]),
   r: z.int().min(1).max(65_536),
   lora_alpha: z.number().positive(),
-  target_modules: z.array(z.string().min(1)).min(1),
+  // Another text would be a regular expression of Python's.
+  target_modules: z.union([z.literal(allLinear), z.array(z.string().min(1)).min(1)], {
+    error: `expected a list of names or "${allLinear}"`,
+  }),
+  lora_dropout: z.number().min(0).lt(1).nullish(),
+  use_rslora: z.boolean().nullish(),
+  layers_to_transform: z.union([z.int().min(0), z.array(z.int().min(0)).min(1)]).nullish(),
   base_model_name_or_path: z.string().nullish(),
 });
 
@@ -106,9 +118,7 @@ const computedValues: Readonly<Record<string, readonly unknown[]>> = {
   peft_type: ["LORA"],
   bias: ["none"],
   use_dora: [false],
-  use_rslora: [false],
   lora_bias: [false],
-  layers_to_transform: [null],
   layer_replication: [null],
   exclude_modules: [null],
   target_parameters: [null],
@@ -133,15 +143,30 @@ function peftConfig({
     inference_mode: true,
     init_lora_weights: true,
     layers_pattern: null,
-    layers_to_transform: null,
+    layers_to_transform: lora.layers ?? null,
     lora_alpha: lora.alpha,
-    lora_dropout: 0,
+    lora_dropout: lora.dropout ?? 0,
     modules_to_save: head.kind === "classification" ? ["score"] : null,
     peft_type: "LORA",
     r: lora.rank,
     revision: null,
-    target_modules: lora.targets,
+    // PEFT takes the word only by itself: in a list it would be the name of a layer.
+    target_modules: lora.targets.includes(allLinear) ? allLinear : lora.targets,
     task_type: head.kind === "classification" ? "SEQ_CLS" : "CAUSAL_LM",
+    ...(lora.rsLora ? { use_rslora: true } : {}),
+  };
+}
+
+/** Settings that have PEFT's defaults are left out. */
+function loraOf(config: z.infer<typeof configSchema>): LoraSettings {
+  const { target_modules: targets, lora_dropout: dropout, layers_to_transform: layers } = config;
+  return {
+    rank: config.r,
+    alpha: config.lora_alpha,
+    targets: typeof targets === "string" ? [targets] : targets,
+    ...(dropout ? { dropout } : {}),
+    ...(config.use_rslora ? { rsLora: true } : {}),
+    ...(layers == null ? {} : { layers: typeof layers === "number" ? [layers] : layers }),
   };
 }
 

@@ -5,12 +5,12 @@ import type { Value } from "../graph/ir.ts";
 import type { FileTensor } from "../tensor.ts";
 import { familyOf } from "./families.ts";
 import { headParameter, targetedModules } from "./lora.ts";
-import { assemble, type ModelSpec, type Parts, type StepGraph } from "./partition.ts";
+import { assemble, type ModelSpec, type Parts, type Purpose, type StepGraph } from "./partition.ts";
 import { weightFeeds } from "./weights.ts";
 
 /** A block's forward pass: `activations` [tokens, hidden] in and out. */
-export function blockForwardGraph(spec: ModelSpec, index: number): StepGraph {
-  const parts = assembleBlock(spec, index);
+export function blockForwardGraph(spec: ModelSpec, index: number, purpose: Purpose): StepGraph {
+  const parts = assembleBlock(spec, index, purpose);
   parts.b.output(parts.hidden);
   return {
     graph: parts.b.build("block-forward"),
@@ -29,7 +29,7 @@ export function blockBackwardGraph(
   index: number,
   { wantsInput }: { readonly wantsInput: boolean },
 ): StepGraph {
-  const { b, blocks, parameters, entry, hidden } = assembleBlock(spec, index);
+  const { b, blocks, parameters, entry, hidden } = assembleBlock(spec, index, "training");
   const gradient = b.input("cut_gradient", "float32", hidden.shape);
   const names = [...parameters.keys()].filter((name) => name !== headParameter);
   const wanted = names.map((name) => parameters.get(name) as Value);
@@ -83,7 +83,7 @@ export function renumbered(name: string, built: number, used: number): string {
   return name.replace(`.${built}.`, `.${used}.`);
 }
 
-function assembleBlock(spec: ModelSpec, index: number): Parts {
+function assembleBlock(spec: ModelSpec, index: number, purpose: Purpose): Parts {
   const blocks = { from: index, to: index + 1 };
-  return assemble(spec, blocks, { entry: "activations", weights: "fed" });
+  return assemble(spec, blocks, { purpose, entry: "activations", weights: "fed" });
 }

@@ -11,6 +11,13 @@ export function classificationLogits(
   pooling: Value,
   score: Value,
 ): Value {
+  const states = pooledStates(context, hidden, pooling);
+  const product = { alpha: 1, transA: false, transB: true };
+  return context.b.op("Gemm", [states, score], product, "logits");
+}
+
+/** States [batch, hidden] of the pooled token of each row, after the final norm. */
+export function pooledStates(context: BlockContext, hidden: Value, pooling: Value): Value {
   const { b, batch, sequence, config } = context;
   const rows = b.op("Reshape", [pooling], { shape: [batch, 1, sequence] });
   const states = b.op("Reshape", [hidden], { shape: [batch, sequence, config.hiddenSize] });
@@ -18,23 +25,30 @@ export function classificationLogits(
     shape: [batch, config.hiddenSize],
   });
   // Normalising after pooling computes one token a text; it is per token, so the order does not matter.
-  const normal = familyOf(config).finalNorm(context, pooled);
-  return b.op("Gemm", [normal, score], { alpha: 1, transA: false, transB: true }, "logits");
+  return familyOf(config).finalNorm(context, pooled);
 }
 
-/** Cross-entropy of logits [n, classes] against int64 labels [n], each row counted `weights` [n] times. */
+/** What a loss compares. */
+export interface LabelTargets {
+  readonly logits: Value;
+  /** int64 [n]. */
+  readonly labels: Value;
+  /** How often each row counts, [n]. */
+  readonly weights: Value;
+  /** Share of the target that is spread over all classes alike (Szegedy et al. 2016); 0 when left out. */
+  readonly smoothing?: number;
+}
+
+/** Cross-entropy of logits [n, classes] against labels, each row counted by its weight. */
 export function labelLoss(
-  { b }: BlockContext,
-  logits: Value,
-  labels: Value,
-  weights: Value,
+  { b }: Pick<BlockContext, "b">,
+  { logits, labels, weights, smoothing = 0 }: LabelTargets,
 ): Value {
   const rows = logits.shape[0] as number;
   const column = b.op("Reshape", [labels], { shape: [rows, 1] });
   const chosen = b.op("GatherElements", [logits, column], { axis: 1 });
   const own = b.op("Reshape", [chosen], { shape: [rows] });
-  const total = b.op("ReduceLogSumExp", [logits], { axes: [1], keepDims: false });
-  return weightedSum({ b }, b.op("Sub", [total, own], {}), weights);
+  return weightedSum({ b }, crossEntropy({ b }, { logits, own, smoothing }), weights);
 }
 
 /**
@@ -70,39 +84,58 @@ export function finalStates(context: BlockContext, hidden: Value): Value {
   return familyOf(context.config).finalNorm(context, hidden);
 }
 
-/** Language-model logits [tokens, vocab] of final states. */
-export function languageLogits({ b, config, weight }: BlockContext, states: Value): Value {
-  return b.op(
-    "Gemm",
-    [states, weight(familyOf(config).headTensor(config))],
-    { alpha: 1, transA: false, transB: true },
-    "logits",
-  );
+/** Language-model logits [n, vocab] of final states [n, hidden]. */
+export function languageLogits(
+  { b }: Pick<BlockContext, "b">,
+  states: Value,
+  matrix: Value,
+): Value {
+  return b.op("Gemm", [states, matrix], { alpha: 1, transA: false, transB: true }, "logits");
+}
+
+/** What a language-model head multiplies with, [vocab, hidden]. */
+export function headMatrix({ config, weight }: BlockContext): Value {
+  return weight(familyOf(config).headTensor(config));
 }
 
 /**
  * Causal-language-model loss. The label's logit is the product of the state with the label's own row
- * of the head W, so differentiating yields softmax * W - W[label] and no one-hot of the vocabulary exists.
+ * of the head's matrix W, so differentiating yields softmax * W - W[label] and no one-hot of the vocabulary exists.
  */
 export function languageLoss(
-  { b, config, weight }: BlockContext,
+  { b }: Pick<BlockContext, "b">,
   {
     states,
+    matrix,
     logits,
     labels,
     weights,
-  }: {
-    readonly states: Value;
-    readonly logits: Value;
-    readonly labels: Value;
-    readonly weights: Value;
-  },
+    smoothing = 0,
+  }: LabelTargets & { readonly states: Value; readonly matrix: Value },
 ): Value {
-  const head = weight(familyOf(config).headTensor(config));
-  const rows = b.op("Gather", [head, labels], {}); // [tokens, hidden]
+  const rows = b.op("Gather", [matrix, labels], {}); // [tokens, hidden]
   const own = b.op("ReduceSum", [b.op("Mul", [states, rows], {})], { axes: [1], keepDims: false });
+  return weightedSum({ b }, crossEntropy({ b }, { logits, own, smoothing }), weights);
+}
+
+/**
+ * Cross-entropy of each row [n], where `own` [n] is the label's logit. With smoothing e the target is (1 - e) of the label and e
+ * spread evenly: log(sum(exp(logits))) - (1 - e) own - e mean(logits), which needs no one-hot.
+ */
+function crossEntropy(
+  { b }: Pick<BlockContext, "b">,
+  {
+    logits,
+    own,
+    smoothing,
+  }: { readonly logits: Value; readonly own: Value; readonly smoothing: number },
+): Value {
   const total = b.op("ReduceLogSumExp", [logits], { axes: [1], keepDims: false });
-  return weightedSum({ b }, b.op("Sub", [total, own], {}), weights);
+  if (smoothing === 0) return b.op("Sub", [total, own], {});
+  const mean = b.op("ReduceMean", [logits], { axes: [1], keepDims: false });
+  const label = b.op("Mul", [own, b.scalar(1 - smoothing)], {});
+  const spread = b.op("Mul", [mean, b.scalar(smoothing)], {});
+  return b.op("Sub", [total, b.op("Add", [label, spread], {})], {});
 }
 
 function weightedSum({ b }: Pick<BlockContext, "b">, values: Value, weights: Value): Value {

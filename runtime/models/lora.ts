@@ -9,10 +9,24 @@ import type { LinearModule } from "./family.ts";
 /** Settings of the adapters, in PEFT's words. */
 export interface LoraSettings {
   readonly rank: number;
-  /** The product of the two factors counts alpha / rank times. */
+  /** The product of the two factors counts `loraScale` times. */
   readonly alpha: number;
-  /** Module names, matched at the end of a module's path: `c_attn`, `mlp.c_fc`, ... */
+  /** Module names, matched at the end of a module's path: `c_attn`, `mlp.c_fc`, ...; `all-linear` is every linear layer. */
   readonly targets: readonly string[];
+  /** Probability that training drops an input of factor A; 0 when left out. */
+  readonly dropout?: number;
+  /** Rank-stabilised scale (Kalajdzievski 2023, arXiv 2312.03732): alpha / sqrt(rank). */
+  readonly rsLora?: boolean;
+  /** Blocks that carry adapters (PEFT's `layers_to_transform`); all when left out. */
+  readonly layers?: readonly number[];
+}
+
+/** PEFT's target that stands for every linear layer of the blocks. */
+export const allLinear = "all-linear";
+
+/** How often the product of the two factors counts: alpha / rank, or alpha / sqrt(rank) with `rsLora`. */
+export function loraScale({ alpha, rank, rsLora = false }: LoraSettings): number {
+  return alpha / (rsLora ? Math.sqrt(rank) : rank);
 }
 
 /** What the model's last hidden state is used for. */
@@ -28,22 +42,32 @@ export function loraName(module: LinearModule, factor: "A" | "B"): string {
   return `base_model.model.${module.checkpointPath}.lora_${factor}.weight`;
 }
 
-/** The layers that `settings` targets; throws `ADAPTER_INVALID` when a target matches none. */
+/** Name of the graph input with the dropout mask of a layer's adapter, [tokens, in]. */
+export function dropoutMaskName(module: LinearModule): string {
+  return loraName(module, "A").replace(/lora_A\.weight$/, maskSuffix);
+}
+
+/** Whether a graph input is a dropout mask. */
+export function isDropoutMask(name: string): boolean {
+  return name.endsWith(`.${maskSuffix}`);
+}
+
+const maskSuffix = "lora_dropout";
+
+/** The layers that `settings` targets; throws `ADAPTER_INVALID` when a target or a block matches none. */
 export function targetedModules(
   config: ModelConfig,
   settings: LoraSettings,
 ): readonly LinearModule[] {
   const modules = linearModules(config);
-  const matches = (module: LinearModule, target: string) =>
-    `.${module.path}`.endsWith(`.${target}`);
-  for (const target of settings.targets) {
-    if (modules.some((module) => matches(module, target))) continue;
-    const known = [...new Set(modules.map((module) => module.path.split(".").slice(2).join(".")))];
-    throw runtimeErrors.error("ADAPTER_INVALID", `no layer of the model is called "${target}"`, {
-      hint: `Targets of this model: ${known.join(", ")}.`,
-    });
-  }
-  return modules.filter((module) => settings.targets.some((target) => matches(module, target)));
+  const { targets, layers } = settings;
+  checkTargets(modules, targets);
+  checkLayers(config, layers ?? []);
+  return modules.filter(
+    (module) =>
+      targets.some((target) => isTargeted(module, target)) &&
+      (layers === undefined || layers.includes(module.block)),
+  );
 }
 
 /** Shapes of the trainable parameters of blocks [from, to), with the task head when `to` is the last. */
@@ -91,4 +115,28 @@ export function initialParameters(
     );
   }
   return result;
+}
+
+function isTargeted(module: LinearModule, target: string): boolean {
+  return target === allLinear || `.${module.path}`.endsWith(`.${target}`);
+}
+
+function checkTargets(modules: readonly LinearModule[], targets: readonly string[]): void {
+  for (const target of targets) {
+    if (modules.some((module) => isTargeted(module, target))) continue;
+    const known = new Set(modules.map((module) => module.path.split(".").slice(2).join(".")));
+    throw runtimeErrors.error("ADAPTER_INVALID", `no layer of the model is called "${target}"`, {
+      hint: `Targets of this model: ${[...known, allLinear].join(", ")}.`,
+    });
+  }
+}
+
+function checkLayers({ layers }: ModelConfig, wanted: readonly number[]): void {
+  const absent = wanted.find((block) => block >= layers);
+  if (absent === undefined) return;
+  throw runtimeErrors.error(
+    "ADAPTER_INVALID",
+    `the adapter's layers name block ${absent}, the model has blocks 0 to ${layers - 1}`,
+    { hint: "Name blocks of the model, counted from 0." },
+  );
 }

@@ -9,10 +9,12 @@ import { familyOf } from "./families.ts";
 import type { BlockContext } from "./family.ts";
 import * as heads from "./heads.ts";
 import {
+  dropoutMaskName,
   type HeadSettings,
   headParameter,
   type LoraSettings,
   loraName,
+  loraScale,
   parameterShapes,
   targetedModules,
 } from "./lora.ts";
@@ -37,8 +39,15 @@ export interface BlockRange {
 
 /** What is minimised: the labels' cross-entropy, or the distance to a teacher at a temperature. */
 export type Objective =
-  | { readonly kind: "labels" }
+  | {
+      readonly kind: "labels";
+      /** Label smoothing, 0 when left out. */
+      readonly smoothing?: number;
+    }
   | { readonly kind: "teacher"; readonly temperature: number };
+
+/** What a graph is for: only training drops inputs of adapters, by masks that are fed. */
+export type Purpose = "training" | "evaluation";
 
 /** A graph and the names under which its results come out. */
 export interface StepGraph {
@@ -56,10 +65,21 @@ export interface StepGraph {
   readonly gradients: ReadonlyMap<string, string>;
 }
 
+/** Which logits are computed. */
+export interface LogitsOptions {
+  /** First of the blocks; 0 when left out. */
+  readonly from?: number;
+  /** Language models: only those of the token that `pooling` chooses in each row, [batch, vocab]. */
+  readonly pooled?: boolean;
+}
+
 /** Logits of blocks [from, last): of texts when `from` is 0, of activations otherwise. */
-export function logitsGraph(spec: ModelSpec, from = 0): StepGraph {
-  const parts = assemble(spec, { from, to: spec.model.config.layers });
-  const logits = predict(parts).logits;
+export function logitsGraph(
+  spec: ModelSpec,
+  { from = 0, pooled = false }: LogitsOptions = {},
+): StepGraph {
+  const parts = assemble(spec, { from, to: spec.model.config.layers }, { purpose: "evaluation" });
+  const { logits } = predict(parts, pooled);
   parts.b.output(logits);
   return {
     graph: parts.b.build("logits"),
@@ -70,8 +90,12 @@ export function logitsGraph(spec: ModelSpec, from = 0): StepGraph {
 }
 
 /** Activations at the cut layer: the front's forward pass. */
-export function frontForwardGraph(spec: ModelSpec, cutLayer: number): StepGraph {
-  const { b, blocks, hidden } = assemble(spec, { from: 0, to: cutLayer });
+export function frontForwardGraph(
+  spec: ModelSpec,
+  cutLayer: number,
+  purpose: Purpose = "training",
+): StepGraph {
+  const { b, blocks, hidden } = assemble(spec, { from: 0, to: cutLayer }, { purpose });
   b.output(hidden);
   return {
     graph: b.build("front-forward"),
@@ -83,7 +107,7 @@ export function frontForwardGraph(spec: ModelSpec, cutLayer: number): StepGraph 
 
 /** Gradients of the front's parameters from the gradient at the cut; computes the forward pass again. */
 export function frontBackwardGraph(spec: ModelSpec, cutLayer: number): StepGraph {
-  const parts = assemble(spec, { from: 0, to: cutLayer });
+  const parts = assemble(spec, { from: 0, to: cutLayer }, { purpose: "training" });
   const { b, blocks, hidden } = parts;
   const gradient = b.input("cut_gradient", "float32", hidden.shape);
   declareBoundaries(parts);
@@ -93,13 +117,14 @@ export function frontBackwardGraph(spec: ModelSpec, cutLayer: number): StepGraph
 
 /**
  * One step of blocks [from, last): loss, logits, parameter gradients and, behind a cut, the gradient to send
- * back. With `wantsGradients` false only loss and logits.
+ * back. With `wantsGradients` false only loss and logits, without dropout.
  */
 export function stepGraph(
   spec: ModelSpec,
   { from = 0, objective = { kind: "labels" } as Objective, wantsGradients = true } = {},
 ): StepGraph {
-  const parts = assemble(spec, { from, to: spec.model.config.layers });
+  const purpose = wantsGradients ? "training" : "evaluation";
+  const parts = assemble(spec, { from, to: spec.model.config.layers }, { purpose });
   const { b, blocks } = parts;
   const prediction = predict(parts);
   const loss = lossOf(parts, prediction, objective);
@@ -143,8 +168,9 @@ export interface Parts {
   readonly boundaries: readonly Value[];
 }
 
-/** How a part is built: what enters it (tokens when it starts at block 0), and where its weights come from. */
+/** How a part is built: what for, what enters it (tokens when it starts at block 0), where its weights come from. */
 export interface PartOptions {
+  readonly purpose: Purpose;
   readonly entry?: "tokens" | "activations";
   readonly weights?: "mapped" | "fed";
 }
@@ -154,9 +180,10 @@ export function assemble(
   spec: ModelSpec,
   blocks: BlockRange,
   {
+    purpose,
     entry: kind = blocks.from === 0 ? "tokens" : "activations",
     weights = "mapped",
-  }: PartOptions = {},
+  }: PartOptions,
 ): Parts {
   const { model, lora, head, batch, sequence } = spec;
   const b = graphBuilder();
@@ -170,7 +197,7 @@ export function assemble(
     batch,
     sequence,
     weight: weights === "fed" ? fedWeights(b, model) : mappedWeights(b, model),
-    adapt: adapterOf(b, spec, parameters),
+    adapt: adapterOf(b, spec, parameters, purpose),
   };
   const family = familyOf(model.config);
   const tokens = batch * sequence;
@@ -188,12 +215,14 @@ export function assemble(
   return { b, spec, context, blocks, parameters, entry, hidden, boundaries };
 }
 
-/** y + alpha / rank * (x A^T) B^T for targeted layers; the sum happens inside the second product. */
+/** y + scale * (x A^T) B^T for targeted layers, x without what dropout takes; the sum happens inside the second product. */
 function adapterOf(
   b: GraphBuilder,
   { model, lora }: ModelSpec,
   parameters: ReadonlyMap<string, Value>,
+  purpose: Purpose,
 ): BlockContext["adapt"] {
+  const drops = purpose === "training" && (lora.dropout ?? 0) > 0;
   const modules = new Map(
     targetedModules(model.config, lora).map((module) => [module.path, module]),
   );
@@ -202,9 +231,11 @@ function adapterOf(
     const a = module && parameters.get(loraName(module, "A"));
     const up = module && parameters.get(loraName(module, "B"));
     if (!a || !up) return y;
-    const low = b.op("Gemm", [x, a], { alpha: 1, transA: false, transB: true }); // [tokens, rank]
+    const mask = drops && b.input(dropoutMaskName(module), "float32", x.shape);
+    const kept = mask ? b.op("Mul", [x, mask], {}) : x; // [tokens, in]
+    const low = b.op("Gemm", [kept, a], { alpha: 1, transA: false, transB: true }); // [tokens, rank]
     return b.op("Gemm", [low, up, y], {
-      alpha: lora.alpha / lora.rank,
+      alpha: loraScale(lora),
       transA: false,
       transB: true,
     });
@@ -213,23 +244,29 @@ function adapterOf(
 
 interface Prediction {
   readonly logits: Value;
-  /** Final states, lm only. */
-  readonly states?: Value;
+  /** Final states and the head's matrix, lm only. */
+  readonly language?: { readonly states: Value; readonly matrix: Value };
 }
 
-function predict({ b, spec, context, hidden, parameters }: Parts): Prediction {
-  if (spec.head.kind === "lm") {
+function predict({ b, spec, context, hidden, parameters }: Parts, pooled = false): Prediction {
+  const isLanguage = spec.head.kind === "lm";
+  if (isLanguage && !pooled) {
     const states = heads.finalStates(context, hidden);
-    return { states, logits: heads.languageLogits(context, states) };
+    const matrix = heads.headMatrix(context);
+    return { language: { states, matrix }, logits: heads.languageLogits(context, states, matrix) };
   }
   const pooling = b.input("pooling", "float32", [spec.batch, spec.sequence]);
+  if (isLanguage) {
+    const states = heads.pooledStates(context, hidden, pooling);
+    return { logits: heads.languageLogits(context, states, heads.headMatrix(context)) };
+  }
   const score = parameters.get(headParameter) as Value;
   return { logits: heads.classificationLogits(context, hidden, pooling, score) };
 }
 
 function lossOf(
   { b, context }: Parts,
-  { logits, states }: Prediction,
+  { logits, language }: Prediction,
   objective: Objective,
 ): Value {
   const rows = logits.shape[0] as number;
@@ -244,9 +281,10 @@ function lossOf(
     });
   }
   const labels = b.input("labels", "int64", [rows]);
-  return states
-    ? heads.languageLoss(context, { states, logits, labels, weights })
-    : heads.labelLoss(context, logits, labels, weights);
+  const targets = { logits, labels, weights, smoothing: objective.smoothing ?? 0 };
+  return language
+    ? heads.languageLoss(context, { ...targets, ...language })
+    : heads.labelLoss(context, targets);
 }
 
 function declareBoundaries({ b, boundaries }: Parts): void {

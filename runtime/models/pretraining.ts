@@ -6,7 +6,7 @@ import type { Value } from "../graph/ir.ts";
 import type { ModelConfig } from "./config.ts";
 import { familyOf } from "./families.ts";
 import type { BlockContext } from "./family.ts";
-import { finalStates, languageLogits, languageLoss } from "./heads.ts";
+import { finalStates, headMatrix, languageLogits, languageLoss } from "./heads.ts";
 import type { StepGraph } from "./partition.ts";
 
 /**
@@ -37,10 +37,11 @@ export function pretrainingGraph(
     hidden = family.block(context, index, hidden, shared);
   }
   const states = finalStates(context, hidden);
-  const logits = languageLogits(context, states);
+  const matrix = headMatrix(context);
+  const logits = languageLogits(context, states, matrix);
   const labels = b.input("labels", "int64", [tokens]);
   const weights = b.input("weights", "float32", [tokens]);
-  const loss = languageLoss(context, { states, logits, labels, weights });
+  const loss = languageLoss(context, { states, matrix, logits, labels, weights });
   const found = gradients(b, [lossSeed(b, loss)], [...tensors.values()]);
   for (const value of [loss, ...found]) b.output(value);
   const named = new Map([...tensors.keys()].map((name, i) => [name, (found[i] as Value).name]));

@@ -25,6 +25,8 @@ export interface BatchShape {
   readonly batch: number;
   readonly sequence: number;
   readonly padTokenId: number;
+  /** What a mean loss divides by, when the batch is part of a larger one: labelled examples, or predicted tokens, of the whole. */
+  readonly counted?: number;
 }
 
 /**
@@ -50,7 +52,7 @@ export function batchIndices(
 /** Tensors of a batch of classification examples; texts longer than the sequence are cut. */
 export function makeBatch(
   examples: readonly Example[],
-  { batch, sequence, padTokenId }: BatchShape,
+  { batch, sequence, padTokenId, counted }: BatchShape,
 ): Batch {
   const ids = new BigInt64Array(batch * sequence).fill(BigInt(padTokenId));
   examples.forEach(({ tokens }, row) => {
@@ -62,7 +64,7 @@ export function makeBatch(
   const feeds = new Map<string, Float32Tensor | Int64Tensor>([
     ["input_ids", int64([batch, sequence], ids)],
     ...maskFeeds(lengths, { batch, sequence }),
-    ...labelFeeds(labels, batch),
+    ...labelFeeds(labels, batch, counted),
   ]);
   return { size: examples.length, lengths, labels, feeds };
 }
@@ -86,12 +88,13 @@ export function maskFeeds(
   ]);
 }
 
-/** Labels [batch] and weights [batch] of a mean over the real rows. */
+/** Labels [batch] and weights [batch] of a mean over the labelled rows, or of their share in a mean over `counted` ones. */
 export function labelFeeds(
   labels: readonly number[],
   batch: number,
+  counted?: number,
 ): Map<string, Float32Tensor | Int64Tensor> {
-  const known = labels.filter((label) => label >= 0).length;
+  const known = counted ?? labels.filter((label) => label >= 0).length;
   const weights = new Float32Array(batch);
   const ids = new BigInt64Array(batch);
   labels.forEach((label, row) => {

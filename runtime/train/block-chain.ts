@@ -1,6 +1,7 @@
 // Blocks computed one after another by sessions that they share: forward keeps what enters each block, backward
 // computes each block's forward pass again. One block's weights and one block's intermediate values are in memory.
 import { graphFlops } from "../graph/flops.ts";
+import type { Value } from "../graph/ir.ts";
 import {
   adaptedLayers,
   blockBackwardGraph,
@@ -8,7 +9,8 @@ import {
   blockWeightFeeds,
   renumbered,
 } from "../models/block-graphs.ts";
-import type { BlockRange, ModelSpec, StepGraph } from "../models/partition.ts";
+import { isDropoutMask } from "../models/lora.ts";
+import type { BlockRange, ModelSpec, Purpose, StepGraph } from "../models/partition.ts";
 import type { Engine, Feeds, Session } from "../session/engine.ts";
 import type { FileTensor, Float32Tensor, Parameters, Tensor, TensorBundle } from "../tensor.ts";
 import { floatOutput } from "./outputs.ts";
@@ -18,6 +20,8 @@ export interface BlockChain {
   /** FLOPs of a forward pass, and of the backward pass that follows it. */
   readonly forwardFlops: number;
   readonly backwardFlops: number;
+  /** Dropout masks that training feeds, by the names and shapes of a whole graph's inputs. */
+  readonly masks: readonly Value[];
   /** What enters each block and, last, what leaves the last; each [tokens, hidden]. */
   forward(
     parameters: Parameters,
@@ -46,10 +50,10 @@ export async function loadBlockChain(
   engine: Engine,
   spec: ModelSpec,
   range: BlockRange,
-  { wantsEntry }: { readonly wantsEntry: boolean },
+  { wantsEntry, purpose }: { readonly wantsEntry: boolean; readonly purpose: Purpose },
 ): Promise<BlockChain> {
   const plan = planOf(spec, range, wantsEntry);
-  const pool = sessionPool(engine, spec);
+  const pool = sessionPool(engine, spec, purpose);
   await pool.loadAll(plan);
   const run = async (block: PlannedBlock, direction: Direction, feeds: TensorBundle) => {
     const { step, session, built } = pool.find(block, direction);
@@ -61,7 +65,12 @@ export async function loadBlockChain(
   const reached = plan.filter(({ isReached }) => isReached);
   return {
     forwardFlops: sum("forward", plan),
-    backwardFlops: sum("backward", reached),
+    backwardFlops: purpose === "training" ? sum("backward", reached) : 0,
+    masks: plan.flatMap((block) => {
+      const { session, built } = pool.find(block, "forward");
+      const masks = session.graph.inputs.filter(({ name }) => isDropoutMask(name));
+      return masks.map((mask) => ({ ...mask, name: renumbered(mask.name, built, block.index) }));
+    }),
     close: () => pool.close(),
     forward: async (parameters, feeds, entry) => {
       const states = [entry];
@@ -113,7 +122,8 @@ export function chainFlops(
   for (const block of planOf(spec, range, wantsEntry)) {
     for (const direction of block.isReached ? directions : (["forward"] as const)) {
       const key = variantOf(block, direction);
-      const own = known.get(key) ?? graphFlops(buildGraph(spec, block, direction).graph);
+      const own =
+        known.get(key) ?? graphFlops(buildGraph(spec, block, direction, "training").graph);
       known.set(key, own);
       flops[direction] += own;
     }
@@ -154,9 +164,10 @@ function buildGraph(
   spec: ModelSpec,
   { index, wantsInput }: PlannedBlock,
   direction: Direction,
+  purpose: Purpose,
 ): StepGraph {
   return direction === "forward"
-    ? blockForwardGraph(spec, index)
+    ? blockForwardGraph(spec, index, purpose)
     : blockBackwardGraph(spec, index, { wantsInput });
 }
 
@@ -169,13 +180,13 @@ interface Loaded {
 }
 
 /** One session for all blocks of a kind. */
-function sessionPool(engine: Engine, spec: ModelSpec) {
+function sessionPool(engine: Engine, spec: ModelSpec, purpose: Purpose) {
   const loaded = new Map<string, Loaded>();
   const load = async (block: PlannedBlock, direction: Direction): Promise<void> => {
     const key = variantOf(block, direction);
     if (loaded.has(key)) return;
     const { index } = block;
-    const step = buildGraph(spec, block, direction);
+    const step = buildGraph(spec, block, direction, purpose);
     const session = await engine.load(step.graph);
     loaded.set(key, { step, session, flops: graphFlops(step.graph), built: index });
   };
@@ -183,7 +194,7 @@ function sessionPool(engine: Engine, spec: ModelSpec) {
     loadAll: async (plan: readonly PlannedBlock[]) => {
       for (const block of plan) {
         await load(block, "forward");
-        if (block.isReached) await load(block, "backward");
+        if (block.isReached && purpose === "training") await load(block, "backward");
       }
     },
     find: (block: PlannedBlock, direction: Direction) =>

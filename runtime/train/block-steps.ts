@@ -1,19 +1,22 @@
-// The steps of a model that is computed block by block: embedding, chain of blocks, head. The same numbers as the
-// whole graph's, in less memory and more time.
+// A model that is computed block by block: what makes the first block's input, the chain of blocks, the head. The same
+// numbers as the whole graph's, in less memory and more time.
 import { graphFlops } from "../graph/flops.ts";
 import {
   frontForwardGraph,
+  type LogitsOptions,
   logitsGraph,
   type ModelSpec,
   type Objective,
+  type Purpose,
   type StepGraph,
   stepGraph,
 } from "../models/partition.ts";
-import type { Engine, Session } from "../session/engine.ts";
+import type { Engine } from "../session/engine.ts";
 import type { Float32Tensor, Parameters, TensorBundle } from "../tensor.ts";
 import { type BlockChain, loadBlockChain } from "./block-chain.ts";
+import { withDropoutMasks } from "./dropout.ts";
 import { feedsOf, floatOutput, namedGradients } from "./outputs.ts";
-import type { Predictor, StepResult, TrainingStep } from "./steps.ts";
+import type { LossFunction, Predictor, TrainingStep } from "./steps.ts";
 
 /** Like `loadStep` of a whole graph; a tail (`from` > 0) takes `activations` and gives the gradient at the cut. */
 export async function loadBlockStep(
@@ -22,27 +25,29 @@ export async function loadBlockStep(
   { from = 0, objective }: { readonly from?: number; readonly objective?: Objective } = {},
 ): Promise<TrainingStep> {
   const { layers } = spec.model.config;
-  const entry = await loadEntry(engine, spec, from);
-  const wantsEntry = from > 0;
-  const chain = await loadBlockChain(engine, spec, { from, to: layers }, { wantsEntry });
-  const head = stepGraph(
-    spec,
-    objective === undefined ? { from: layers } : { from: layers, objective },
-  );
-  const headSession = await engine.load(head.graph);
+  const step = stepGraph(spec, { from: layers, ...(objective ? { objective } : {}) });
+  const body = await loadBody(engine, spec, { from, purpose: "training" });
+  const head = await loadHead(engine, step);
+  const { chain } = body;
+  const flops = body.forwardFlops + chain.backwardFlops + head.flops;
+  const wanted = [step.loss, step.cutGradient, ...step.gradients.values()];
+  const names = wanted.filter((name) => name !== undefined);
   return {
-    flops: entry.flops + chain.forwardFlops + chain.backwardFlops + graphFlops(head.graph),
-    close: () => closeAll(entry, chain, headSession),
+    flops,
+    close: () => closeAll(body, head),
+    withMasks: (feeds, key) =>
+      withDropoutMasks(chain.masks, spec.lora.dropout ?? 0, { feeds, key }),
     run: async (parameters, feeds) => {
-      const states = await chain.forward(parameters, feeds, await entry.run(feeds));
-      const last = await runHead(headSession, head, parameters, withActivations(feeds, states));
-      const behind = last.cutGradient as Float32Tensor;
+      const states = await body.forward(parameters, feeds);
+      const results = await head.run(parameters, withActivations(feeds, states), names);
+      const behind = floatOutput(results, step.cutGradient as string);
       const below = await chain.backward(parameters, feeds, states, behind);
-      const gradients = new Map([...below.gradients, ...last.gradients]);
-      const { entryGradient } = below;
-      return entryGradient === undefined
-        ? { loss: last.loss, gradients }
-        : { loss: last.loss, gradients, cutGradient: entryGradient };
+      return {
+        loss: Number(floatOutput(results, step.loss as string).data[0]),
+        gradients: new Map([...below.gradients, ...namedGradients(step, results)]),
+        flops,
+        ...(below.entryGradient === undefined ? {} : { cutGradient: below.entryGradient }),
+      };
     },
   };
 }
@@ -51,59 +56,96 @@ export async function loadBlockStep(
 export async function loadBlockPredictor(
   engine: Engine,
   spec: ModelSpec,
-  from = 0,
+  { from = 0, pooled = false }: LogitsOptions = {},
 ): Promise<Predictor> {
   const { layers } = spec.model.config;
-  const entry = await loadEntry(engine, spec, from);
-  const chain = await loadBlockChain(engine, spec, { from, to: layers }, { wantsEntry: false });
-  const { graph, logits } = logitsGraph(spec, layers);
-  const head = await engine.load(graph);
+  return await loadForward(engine, spec, from, logitsGraph(spec, { from: layers, pooled }));
+}
+
+/** Like `loadLoss` of a whole graph. */
+export async function loadBlockLoss(engine: Engine, spec: ModelSpec): Promise<LossFunction> {
+  const graph = stepGraph(spec, { from: spec.model.config.layers, wantsGradients: false });
+  const forward = await loadForward(engine, spec, 0, graph);
   return {
-    flops: entry.flops + chain.forwardFlops + graphFlops(graph),
-    close: () => closeAll(entry, chain, head),
+    ...forward,
+    run: async (parameters, feeds) => Number((await forward.run(parameters, feeds)).data[0]),
+  };
+}
+
+/** The first result of a head behind the blocks, without dropout. */
+async function loadForward(
+  engine: Engine,
+  spec: ModelSpec,
+  from: number,
+  step: StepGraph,
+): Promise<Predictor> {
+  const result = (step.loss ?? step.logits) as string;
+  const body = await loadBody(engine, spec, { from, purpose: "evaluation" });
+  const head = await loadHead(engine, step);
+  return {
+    flops: body.forwardFlops + head.flops,
+    close: () => closeAll(body, head),
     run: async (parameters, feeds) => {
-      const states = await chain.forward(parameters, feeds, await entry.run(feeds));
-      const all = feedsOf(head, parameters, withActivations(feeds, states));
-      return floatOutput(await head.run(all), logits as string);
+      const states = await body.forward(parameters, feeds);
+      const results = await head.run(parameters, withActivations(feeds, states), [result]);
+      return floatOutput(results, result);
     },
   };
 }
 
-/** What makes the first block's input. */
-interface Entry {
-  readonly flops: number;
-  run(feeds: TensorBundle): Promise<Float32Tensor>;
+/** Everything before the head. */
+interface Body {
+  readonly chain: BlockChain;
+  readonly forwardFlops: number;
+  forward(parameters: Parameters, feeds: TensorBundle): Promise<readonly Float32Tensor[]>;
   close(): Promise<void>;
 }
 
-async function loadEntry(engine: Engine, spec: ModelSpec, from: number): Promise<Entry> {
+async function loadBody(
+  engine: Engine,
+  spec: ModelSpec,
+  { from, purpose }: { readonly from: number; readonly purpose: Purpose },
+): Promise<Body> {
+  const range = { from, to: spec.model.config.layers };
+  const chain = await loadBlockChain(engine, spec, range, { wantsEntry: from > 0, purpose });
   if (from > 0) {
-    const run = async (feeds: TensorBundle) => feeds.get("activations") as Float32Tensor;
-    return { flops: 0, run, close: async () => undefined };
+    const forward: Body["forward"] = (parameters, feeds) =>
+      chain.forward(parameters, feeds, feeds.get("activations") as Float32Tensor);
+    return { chain, forwardFlops: chain.forwardFlops, forward, close: () => chain.close() };
   }
-  const { graph, activations } = frontForwardGraph(spec, 0);
-  const session = await engine.load(graph);
+  const embedding = frontForwardGraph(spec, 0);
+  const session = await engine.load(embedding.graph);
   return {
-    flops: graphFlops(graph),
-    close: () => session.close(),
-    run: async (feeds) =>
-      floatOutput(await session.run(feedsOf(session, new Map(), feeds)), activations as string),
+    chain,
+    forwardFlops: graphFlops(embedding.graph) + chain.forwardFlops,
+    forward: async (parameters, feeds) => {
+      const results = await session.run(feedsOf(session, parameters, feeds));
+      const entry = floatOutput(results, embedding.activations as string);
+      return await chain.forward(parameters, feeds, entry);
+    },
+    close: async () => {
+      await session.close();
+      await chain.close();
+    },
   };
 }
 
-async function runHead(
-  session: Session,
-  step: StepGraph,
-  parameters: Parameters,
-  feeds: TensorBundle,
-): Promise<StepResult> {
-  const wanted = [step.loss, step.cutGradient, ...step.gradients.values()];
-  const names = wanted.filter((name) => name !== undefined);
-  const results = await session.run(feedsOf(session, parameters, feeds), names);
+interface Head {
+  readonly flops: number;
+  run(
+    parameters: Parameters,
+    feeds: TensorBundle,
+    outputs: readonly string[],
+  ): Promise<TensorBundle>;
+  close(): Promise<void>;
+}
+
+async function loadHead(engine: Engine, { graph }: StepGraph): Promise<Head> {
+  const session = await engine.load(graph);
   return {
-    loss: Number(floatOutput(results, step.loss as string).data[0]),
-    gradients: namedGradients(step, results),
-    cutGradient: floatOutput(results, step.cutGradient as string),
+    flops: graphFlops(graph),
+    run: (parameters, feeds, outputs) => session.run(feedsOf(session, parameters, feeds), outputs),
+    close: () => session.close(),
   };
 }
 
@@ -111,8 +153,7 @@ function withActivations(feeds: TensorBundle, states: readonly Float32Tensor[]):
   return new Map([...feeds, ["activations", states.at(-1) as Float32Tensor]]);
 }
 
-async function closeAll(entry: Entry, chain: BlockChain, head: Session): Promise<void> {
-  await entry.close();
-  await chain.close();
+async function closeAll(body: Body, head: Head): Promise<void> {
+  await body.close();
   await head.close();
 }

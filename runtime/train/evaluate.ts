@@ -41,6 +41,8 @@ export interface ClassificationScore {
   readonly accuracy: number;
   /** Mean over the classes of the harmonic mean of precision and recall, 0..1; absent classes count 0. */
   readonly macroF1: number;
+  /** How many examples of a class (row) were taken for a class (column). */
+  readonly confusion: readonly (readonly number[])[];
 }
 
 /** Scores logits [examples, classes] against labels; the first of equal logits wins. */
@@ -49,24 +51,27 @@ export function scoreClassification(
   labels: readonly number[],
 ): ClassificationScore {
   const classes = labels.length === 0 ? 0 : logits.length / labels.length;
-  const hits = new Array<number>(classes).fill(0);
-  const predicted = new Array<number>(classes).fill(0);
-  const actual = new Array<number>(classes).fill(0);
-  labels.forEach((label, row) => {
-    const guess = largest(logits.subarray(row * classes, (row + 1) * classes));
-    predicted[guess] = (predicted[guess] ?? 0) + 1;
-    actual[label] = (actual[label] ?? 0) + 1;
-    if (guess === label) hits[label] = (hits[label] ?? 0) + 1;
+  const confusion = Array.from({ length: classes }, () => new Array<number>(classes).fill(0));
+  labels.forEach((label, example) => {
+    const guess = largest(logits.subarray(example * classes, (example + 1) * classes));
+    const row = confusion[label] as number[];
+    row[guess] = (row[guess] as number) + 1;
   });
+  const hits = confusion.map((row, i) => row[i] as number);
+  const predicted = hits.map((_, i) => sum(confusion.map((row) => row[i] as number)));
   const f1 = hits.map((hit, i) =>
-    hit === 0 ? 0 : (2 * hit) / ((predicted[i] ?? 0) + (actual[i] ?? 0)),
+    hit === 0 ? 0 : (2 * hit) / ((predicted[i] as number) + sum(confusion[i] as number[])),
   );
-  const sum = (values: readonly number[]) => values.reduce((total, value) => total + value, 0);
   return {
     examples: labels.length,
     accuracy: labels.length === 0 ? 0 : sum(hits) / labels.length,
     macroF1: classes === 0 ? 0 : sum(f1) / classes,
+    confusion,
   };
+}
+
+function sum(values: readonly number[]): number {
+  return values.reduce((total, value) => total + value, 0);
 }
 
 function largest(values: Float32Array): number {

@@ -10,15 +10,18 @@ import {
   logitsGraph,
   type ModelSpec,
   type Objective,
+  type Purpose,
   stepGraph,
 } from "../models/partition.ts";
 import { chainFlops } from "./block-chain.ts";
 
 /** What a device loads at once; each is a session or, block by block, the sessions of one. */
-export type Workload =
+export type Workload = HeadWorkload | { readonly kind: "front"; readonly cutLayer: number };
+
+/** A workload that reaches the head. */
+export type HeadWorkload =
   | { readonly kind: "step"; readonly objective?: Objective }
-  | { readonly kind: "logits" }
-  | { readonly kind: "front"; readonly cutLayer: number };
+  | { readonly kind: "logits" };
 
 /**
  * Peak resident bytes above the idle process while these workloads exist and run in turn: the weights they share and
@@ -36,12 +39,11 @@ export function trainingMemoryBytes(spec: ModelSpec, workloads: readonly Workloa
   );
 }
 
-/** FLOPs of one run of a workload (2*m*n*k for every matrix product); of a front, of its forward and backward pass. */
-export function workloadFlops(spec: ModelSpec, workload: Workload): number {
+/** FLOPs of one run of a workload, 2*m*n*k for every matrix product. */
+export function workloadFlops(spec: ModelSpec, workload: HeadWorkload): number {
   const { layers } = spec.model.config;
   const sum = (graphs: readonly Graph[]) => graphs.reduce((n, graph) => n + graphFlops(graph), 0);
-  if (spec.execution !== "blocks" || workload.kind === "front")
-    return sum(graphsOf(spec, workload));
+  if (spec.execution !== "blocks") return sum(graphsOf(spec, workload));
   const chain = chainFlops(spec, { from: 0, to: layers }, { wantsEntry: false });
   const ends = [frontForwardGraph(spec, 0).graph, headGraph(spec, workload)];
   return sum(ends) + chain.forward + (workload.kind === "step" ? chain.backward : 0);
@@ -65,17 +67,21 @@ function graphsOf(spec: ModelSpec, workload: Workload): readonly Graph[] {
   switch (workload.kind) {
     case "front": {
       const { cutLayer } = workload;
-      return [frontForwardGraph(spec, cutLayer).graph, frontBackwardGraph(spec, cutLayer).graph];
+      const training = [frontForwardGraph(spec, cutLayer), frontBackwardGraph(spec, cutLayer)];
+      // Without dropout the forward pass of training serves evaluation too.
+      const drops = (spec.lora.dropout ?? 0) > 0;
+      const all = drops ? [...training, frontForwardGraph(spec, cutLayer, "evaluation")] : training;
+      return all.map(({ graph }) => graph);
     }
     case "logits":
       if (spec.execution !== "blocks") return [headGraph(spec, workload, 0)];
-      return [...blockForward(spec), headGraph(spec, workload)];
+      return [...blockForward(spec, "evaluation"), headGraph(spec, workload)];
     case "step": {
       if (spec.execution !== "blocks") return [headGraph(spec, workload, 0)];
       const backward = [true, false].map(
         (wantsInput) => blockBackwardGraph(spec, layers - 1, { wantsInput }).graph,
       );
-      return [...blockForward(spec), ...backward, headGraph(spec, workload)];
+      return [...blockForward(spec, "training"), ...backward, headGraph(spec, workload)];
     }
   }
 }
@@ -83,17 +89,17 @@ function graphsOf(spec: ModelSpec, workload: Workload): readonly Graph[] {
 /** Blocks [from, last) and the head: behind the last block when left out. */
 function headGraph(
   spec: ModelSpec,
-  workload: Exclude<Workload, { readonly kind: "front" }>,
+  workload: HeadWorkload,
   from = spec.model.config.layers,
 ): Graph {
-  if (workload.kind === "logits") return logitsGraph(spec, from).graph;
+  if (workload.kind === "logits") return logitsGraph(spec, { from }).graph;
   const { objective } = workload;
   return stepGraph(spec, objective === undefined ? { from } : { from, objective }).graph;
 }
 
-function blockForward(spec: ModelSpec): readonly Graph[] {
+function blockForward(spec: ModelSpec, purpose: Purpose): readonly Graph[] {
   const last = spec.model.config.layers - 1;
-  return [frontForwardGraph(spec, 0).graph, blockForwardGraph(spec, last).graph];
+  return [frontForwardGraph(spec, 0).graph, blockForwardGraph(spec, last, purpose).graph];
 }
 
 /** Bytes of the weights that are mapped: each tensor once, of tables that rows are gathered from the rows at most. */

@@ -1,5 +1,5 @@
-// AdamW (Loshchilov, Hutter 2019) and clipping by global norm on plain typed arrays: for adapters this is
-// faster than a graph, and the same bits come out whether a model is whole or cut.
+// AdamW (Loshchilov, Hutter 2019), SGD with momentum and clipping by global norm on plain typed arrays: for adapters this
+// is faster than a graph, and the same bits come out whether a model is whole or cut.
 import { type Float32Tensor, float32, type Parameters } from "../tensor.ts";
 
 /** Settings of AdamW; the defaults are PyTorch's. */
@@ -13,16 +13,61 @@ export interface AdamWSettings {
   readonly decays?: (name: string) => boolean;
 }
 
+/** Settings of SGD. */
+export interface SgdSettings {
+  /** Share of the direction before that a step keeps; 0.9 when left out. */
+  readonly momentum?: number;
+  /** Added to the gradient: weightDecay * parameter. */
+  readonly weightDecay?: number;
+}
+
+/** An optimizer by name with its settings. */
+export type OptimizerSettings =
+  | ({ readonly kind: "adamw" } & AdamWSettings)
+  | ({ readonly kind: "sgd" } & SgdSettings);
+
+/** Names of the optimizers. */
+export type OptimizerKind = OptimizerSettings["kind"];
+
+/** What an optimizer remembers beside the parameters. */
+export interface OptimizerState {
+  /** Steps made so far. */
+  readonly steps: number;
+  /** By name of the moment (AdamW: `first`, `second`; SGD: `momentum`), each by parameter name. */
+  readonly moments: ReadonlyMap<string, Parameters>;
+}
+
 /** An optimizer that owns its parameters and moments. */
 export interface Optimizer {
   /** The current values; the same arrays are updated by `step`. */
   readonly parameters: Parameters;
   /** Applies one step in place. `scale` multiplies every gradient first (clipping). */
   step(gradients: Parameters, options: { readonly rate: number; readonly scale?: number }): void;
+  /** What another optimizer goes on from; its arrays are updated by `step` as well. */
+  state(): OptimizerState;
 }
 
-/** AdamW over a copy of `initial`, moments zero. */
-export function adamW(initial: Parameters, settings: AdamWSettings = {}): Optimizer {
+/** Names of each optimizer's moments. */
+export const momentNames: Readonly<Record<OptimizerKind, readonly string[]>> = {
+  adamw: ["first", "second"],
+  sgd: ["momentum"],
+};
+
+/** An optimizer over a copy of `initial`, its moments zero or copies of `state`'s. */
+export function createOptimizer(
+  settings: OptimizerSettings,
+  initial: Parameters,
+  state?: OptimizerState,
+): Optimizer {
+  return settings.kind === "sgd" ? sgd(initial, settings, state) : adamW(initial, settings, state);
+}
+
+/** AdamW over a copy of `initial`, moments zero or copies of `state`'s. */
+export function adamW(
+  initial: Parameters,
+  settings: AdamWSettings = {},
+  state?: OptimizerState,
+): Optimizer {
   const {
     beta1 = 0.9,
     beta2 = 0.999,
@@ -30,28 +75,21 @@ export function adamW(initial: Parameters, settings: AdamWSettings = {}): Optimi
     weightDecay = 0,
     decays = () => true,
   } = settings;
-  const state = new Map(
-    [...initial].map(([name, tensor]) => [
-      name,
-      {
-        tensor: float32(tensor.shape, tensor.data.slice()),
-        first: new Float32Array(tensor.data.length),
-        second: new Float32Array(tensor.data.length),
-      },
-    ]),
-  );
-  const parameters = new Map([...state].map(([name, { tensor }]) => [name, tensor]));
-  let steps = 0;
+  const parameters = copyOf(initial);
+  const moments = momentsOf("adamw", initial, state);
+  let steps = state?.steps ?? 0;
   return {
     parameters,
+    state: () => ({ steps, moments }),
     step: (gradients, { rate, scale = 1 }) => {
       steps += 1;
       const correction1 = 1 - beta1 ** steps;
       const correction2 = Math.sqrt(1 - beta2 ** steps);
-      for (const [name, { tensor, first, second }] of state) {
-        const gradient = (gradients.get(name) as Float32Tensor).data;
+      for (const [name, { data: values }] of parameters) {
+        const gradient = dataOf(gradients, name);
+        const first = momentOf(moments, "first", name);
+        const second = momentOf(moments, "second", name);
         const keep = decays(name) ? 1 - rate * weightDecay : 1;
-        const values = tensor.data;
         for (let i = 0; i < values.length; i++) {
           const g = (gradient[i] as number) * scale;
           const m = beta1 * (first[i] as number) + (1 - beta1) * g;
@@ -60,6 +98,35 @@ export function adamW(initial: Parameters, settings: AdamWSettings = {}): Optimi
           second[i] = v;
           const change = ((rate / correction1) * m) / (Math.sqrt(v) / correction2 + epsilon);
           values[i] = (values[i] as number) * keep - change;
+        }
+      }
+    },
+  };
+}
+
+/** SGD with momentum as PyTorch computes it (no dampening), over a copy of `initial`. */
+export function sgd(
+  initial: Parameters,
+  { momentum = 0.9, weightDecay = 0 }: SgdSettings = {},
+  state?: OptimizerState,
+): Optimizer {
+  const parameters = copyOf(initial);
+  const moments = momentsOf("sgd", initial, state);
+  let steps = state?.steps ?? 0;
+  return {
+    parameters,
+    state: () => ({ steps, moments }),
+    step: (gradients, { rate, scale = 1 }) => {
+      steps += 1;
+      for (const [name, { data: values }] of parameters) {
+        const gradient = dataOf(gradients, name);
+        const direction = momentOf(moments, "momentum", name);
+        for (let i = 0; i < values.length; i++) {
+          const value = values[i] as number;
+          const g = (gradient[i] as number) * scale + weightDecay * value;
+          const d = momentum * (direction[i] as number) + g;
+          direction[i] = d;
+          values[i] = value - rate * d;
         }
       }
     },
@@ -88,15 +155,34 @@ export function clipScale(squares: ReadonlyMap<string, number>, maximum: number)
   return norm > maximum ? maximum / norm : 1;
 }
 
-/** Learning rate at a global step: straight from `rate` down to `rate * finalFraction` over `totalSteps`. */
-export function linearRate(
-  step: number,
-  {
-    rate,
-    finalFraction,
-    totalSteps,
-  }: { readonly rate: number; readonly finalFraction: number; readonly totalSteps: number },
-): number {
-  const progress = Math.min(1, step / Math.max(1, totalSteps - 1));
-  return rate * (1 - (1 - finalFraction) * progress);
+function copyOf(tensors: Parameters): Parameters {
+  return new Map(
+    [...tensors].map(([name, { shape, data }]) => [name, float32(shape, data.slice())]),
+  );
+}
+
+function momentsOf(
+  kind: OptimizerKind,
+  initial: Parameters,
+  state: OptimizerState | undefined,
+): ReadonlyMap<string, Parameters> {
+  const zeros = () => new Map([...initial].map(([name, { shape }]) => [name, float32(shape)]));
+  return new Map(
+    momentNames[kind].map((moment) => {
+      const known = state?.moments.get(moment);
+      return [moment, known ? copyOf(known) : zeros()];
+    }),
+  );
+}
+
+function momentOf(
+  moments: ReadonlyMap<string, Parameters>,
+  moment: string,
+  name: string,
+): Float32Array {
+  return dataOf(moments.get(moment) as Parameters, name);
+}
+
+function dataOf(tensors: Parameters, name: string): Float32Array {
+  return (tensors.get(name) as Float32Tensor).data;
 }

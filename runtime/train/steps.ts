@@ -3,14 +3,17 @@ import { graphFlops } from "../graph/flops.ts";
 import {
   frontBackwardGraph,
   frontForwardGraph,
+  type LogitsOptions,
   logitsGraph,
   type ModelSpec,
   type Objective,
+  type StepGraph,
   stepGraph,
 } from "../models/partition.ts";
-import type { Engine } from "../session/engine.ts";
+import type { Engine, Session } from "../session/engine.ts";
 import type { Float32Tensor, Parameters, TensorBundle } from "../tensor.ts";
-import { loadBlockPredictor, loadBlockStep } from "./block-steps.ts";
+import { loadBlockLoss, loadBlockPredictor, loadBlockStep } from "./block-steps.ts";
+import { type MaskKey, withDropoutMasks } from "./dropout.ts";
 import { feedsOf, floatOutput, namedGradients } from "./outputs.ts";
 
 /** Results of a step that reaches the loss. */
@@ -20,6 +23,8 @@ export interface StepResult {
   readonly gradients: Parameters;
   /** Gradient at the input of a tail, [tokens, hidden]. */
   readonly cutGradient?: Float32Tensor;
+  /** FLOPs of the run. */
+  readonly flops: number;
 }
 
 /** A loaded graph. */
@@ -29,21 +34,38 @@ interface Loaded {
   close(): Promise<void>;
 }
 
-/** Loss and gradients of blocks [from, last). */
-export interface TrainingStep extends Loaded {
+/** A loaded graph that may drop inputs of adapters. */
+interface Dropping {
+  /** The feeds with the masks of the step that `key` names, which runs with dropout need; else the feeds themselves. */
+  withMasks(feeds: TensorBundle, key: MaskKey): TensorBundle;
+}
+
+/** What the training loop runs: loss and gradients of a batch. */
+export interface StepRunner extends Dropping {
   run(parameters: Parameters, feeds: TensorBundle): Promise<StepResult>;
 }
+
+/** Loss and gradients of blocks [from, last). */
+export interface TrainingStep extends Loaded, StepRunner {}
 
 /** Logits of blocks [from, last). */
 export interface Predictor extends Loaded {
   run(parameters: Parameters, feeds: TensorBundle): Promise<Float32Tensor>;
 }
 
+/** Loss of a whole model, without dropout. */
+export interface LossFunction extends Loaded {
+  run(parameters: Parameters, feeds: TensorBundle): Promise<number>;
+}
+
 /** A front: activations forward, gradients backward (the forward pass computed again). */
-export interface Front extends Loaded {
+export interface Front extends Loaded, Dropping {
   /** FLOPs of a forward pass alone. */
   readonly forwardFlops: number;
+  /** Activations of a training step, whose `backward` takes the same feeds. */
   forward(parameters: Parameters, feeds: TensorBundle): Promise<Float32Tensor>;
+  /** Activations without dropout. */
+  evaluate(parameters: Parameters, feeds: TensorBundle): Promise<Float32Tensor>;
   backward(
     parameters: Parameters,
     feeds: TensorBundle,
@@ -60,28 +82,34 @@ export async function loadStep(
   if (spec.execution === "blocks") return await loadBlockStep(engine, spec, options);
   const step = stepGraph(spec, options);
   const session = await engine.load(step.graph);
+  const flops = graphFlops(step.graph);
   const wanted = [step.loss, step.cutGradient, ...step.gradients.values()].filter(
     (name) => name !== undefined,
   );
   return {
-    flops: graphFlops(step.graph),
+    flops,
     close: () => session.close(),
+    withMasks: maskerOf(spec, session),
     run: async (parameters, feeds) => {
       const results = await session.run(feedsOf(session, parameters, feeds), wanted);
       const loss = Number(floatOutput(results, step.loss as string).data[0]);
       const gradients = namedGradients(step, results);
       const cut = step.cutGradient;
       return cut === undefined
-        ? { loss, gradients }
-        : { loss, gradients, cutGradient: floatOutput(results, cut) };
+        ? { loss, gradients, flops }
+        : { loss, gradients, flops, cutGradient: floatOutput(results, cut) };
     },
   };
 }
 
 /** Loads the forward pass to the logits, as the spec wants it executed. */
-export async function loadPredictor(engine: Engine, spec: ModelSpec, from = 0): Promise<Predictor> {
-  if (spec.execution === "blocks") return await loadBlockPredictor(engine, spec, from);
-  const { graph, logits } = logitsGraph(spec, from);
+export async function loadPredictor(
+  engine: Engine,
+  spec: ModelSpec,
+  options: LogitsOptions = {},
+): Promise<Predictor> {
+  if (spec.execution === "blocks") return await loadBlockPredictor(engine, spec, options);
+  const { graph, logits } = logitsGraph(spec, options);
   const session = await engine.load(graph);
   return {
     flops: graphFlops(graph),
@@ -91,24 +119,46 @@ export async function loadPredictor(engine: Engine, spec: ModelSpec, from = 0): 
   };
 }
 
-/** Loads both passes of a front of `cutLayer` blocks. */
+/** Loads the forward pass of a whole model to the labels' loss, as the spec wants it executed. */
+export async function loadLoss(engine: Engine, spec: ModelSpec): Promise<LossFunction> {
+  if (spec.execution === "blocks") return await loadBlockLoss(engine, spec);
+  const { graph, loss = "" } = stepGraph(spec, { wantsGradients: false });
+  const session = await engine.load(graph);
+  return {
+    flops: graphFlops(graph),
+    close: () => session.close(),
+    run: async (parameters, feeds) => {
+      const results = await session.run(feedsOf(session, parameters, feeds), [loss]);
+      return Number(floatOutput(results, loss).data[0]);
+    },
+  };
+}
+
+/** Loads both passes of a front of `cutLayer` blocks, with dropout the forward pass of evaluation as well. */
 export async function loadFront(engine: Engine, spec: ModelSpec, cutLayer: number): Promise<Front> {
   const forward = frontForwardGraph(spec, cutLayer);
   const backward = frontBackwardGraph(spec, cutLayer);
+  const evaluation = frontForwardGraph(spec, cutLayer, "evaluation");
   const forwardSession = await engine.load(forward.graph);
   const backwardSession = await engine.load(backward.graph);
+  const drops = (spec.lora.dropout ?? 0) > 0;
+  const evaluationSession = drops ? await engine.load(evaluation.graph) : forwardSession;
   const wanted = [...backward.gradients.values()];
+  const activationsOf =
+    (session: Session, { activations }: StepGraph) =>
+    async (parameters: Parameters, feeds: TensorBundle) =>
+      floatOutput(await session.run(feedsOf(session, parameters, feeds)), activations as string);
   return {
     flops: graphFlops(forward.graph) + graphFlops(backward.graph),
     forwardFlops: graphFlops(forward.graph),
     close: async () => {
       await forwardSession.close();
       await backwardSession.close();
+      await evaluationSession.close();
     },
-    forward: async (parameters, feeds) => {
-      const results = await forwardSession.run(feedsOf(forwardSession, parameters, feeds));
-      return floatOutput(results, forward.activations as string);
-    },
+    withMasks: maskerOf(spec, backwardSession),
+    forward: activationsOf(forwardSession, forward),
+    evaluate: activationsOf(evaluationSession, evaluation),
     backward: async (parameters, feeds, cutGradient) => {
       const all = feedsOf(
         backwardSession,
@@ -118,4 +168,8 @@ export async function loadFront(engine: Engine, spec: ModelSpec, cutLayer: numbe
       return namedGradients(backward, await backwardSession.run(all, wanted));
     },
   };
+}
+
+function maskerOf({ lora }: ModelSpec, { graph }: Session): Dropping["withMasks"] {
+  return (feeds, key) => withDropoutMasks(graph.inputs, lora.dropout ?? 0, { feeds, key });
 }

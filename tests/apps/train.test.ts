@@ -6,8 +6,10 @@ import t from "tap";
 import { embeddedModelFolder, packageRoot } from "../../apps/package-root.ts";
 import { createProgress, progressText } from "../../apps/progress.ts";
 import { evaluateAdapter } from "../../apps/train/evaluation.ts";
+import type { TrainingOptions } from "../../apps/train/options.ts";
 import { measurePerplexity } from "../../apps/train/perplexity.ts";
-import { majorityShare, type TrainingOptions, trainAdapter } from "../../apps/train/training.ts";
+import { majorityShare } from "../../apps/train/scoring.ts";
+import { trainAdapter } from "../../apps/train/training.ts";
 import {
   type Float32Tensor,
   initialParameters,
@@ -49,14 +51,24 @@ function options(out: string, more: Partial<TrainingOptions> = {}): TrainingOpti
     data: trainFile,
     textColumn: "what was said",
     labelColumn: "topic",
+    head: "classification",
     lora,
+    optimizer: "adamw",
+    weightDecay: 0,
     epochs: 1,
     batchSize: 8,
+    accumulate: 1,
     sequenceLength: 24,
     learningRate: 3e-3,
+    warmUp: 0,
+    schedule: "linear",
+    labelSmoothing: 0,
+    maxGradientNorm: 1,
     seed: 1,
     holdOutFraction: 0,
     out,
+    checkpointEvery: 100,
+    resume: false,
     threads: 1,
     cacheFolder,
     signal: new AbortController().signal,
@@ -86,8 +98,16 @@ t.test(
     );
     t.equal(evaluated.status, 0, evaluated.stderr);
     const score = JSON.parse(evaluated.stdout);
-    t.same(Object.keys(score), ["examples", "accuracy", "macroF1"]);
+    t.same(Object.keys(score), ["examples", "accuracy", "macroF1", "confusion", "labels"]);
+    t.same(score.labels, ["land", "sea"]);
+    const [[landLand, landSea], [seaLand, seaSea]] = score.confusion;
+    t.equal(landLand + landSea + seaLand + seaSea, 60);
+    t.equal((landLand + seaSea) / 60, score.accuracy);
     t.equal(score.examples, 60);
+    const told = await runTrifold(["evaluate", "--adapter", out, ...table], environment);
+    const right = (text: unknown, width: number) => String(text).padStart(width);
+    t.match(told.stdout, `land  ${right(landLand, 4)}  ${right(landSea, 3)}\n`, "for people");
+    t.match(told.stdout, `sea   ${right(seaLand, 4)}  ${right(seaSea, 3)}\n`);
     // The topics share no noun: anything that learned gets nearly all, a coin gets half (deviation 0.065).
     t.ok(score.accuracy >= 0.95, `accuracy ${score.accuracy}`);
     t.ok(report.accuracy >= 0.9, `hold-out ${report.accuracy}`);
@@ -234,11 +254,13 @@ t.test("what cannot be trained is refused with a code, status 2 and no output", 
 });
 
 t.test("progress tells rate and time left, and keeps logs short", async (t) => {
-  const state = { done: 50, total: 200, loss: 0.4321, seconds: 20, examples: 800 };
+  const state = { done: 50, before: 0, total: 200, loss: 0.4321, seconds: 20, tokens: 800 };
   t.equal(
     progressText(state),
-    "[######..................] 50/200 steps, loss 0.432, 40 examples/s, 1:00 left",
+    "[######..................] 50/200 steps, loss 0.432, 40 tokens/s, 1:00 left",
   );
+  // Thirty of the fifty steps were made before the clock started.
+  t.match(progressText({ ...state, before: 30 }), /2:30 left/);
   const stream = new PassThrough();
   let clock = 0;
   const progress = createProgress({
@@ -248,13 +270,13 @@ t.test("progress tells rate and time left, and keeps logs short", async (t) => {
   });
   for (let step = 1; step <= 100; step++) {
     clock += 10;
-    progress.update(step, { loss: 1, examples: step });
+    progress.update(step, { loss: 1, tokens: step });
   }
   progress.close();
   stream.end();
   const lines = (await stream.toArray()).join("").trim().split("\n");
   t.equal(lines.length, 10);
-  t.match(lines[9], /100\/100 steps, loss 1\.000, 100 examples\/s, 0:00 left/);
+  t.match(lines[9], /100\/100 steps, loss 1\.000, 100 tokens\/s, 0:00 left/);
 });
 
 t.test("the largest class is what guessing would reach", (t) => {

@@ -62,11 +62,13 @@ t.test(
     const toy = await openToy(t);
     const results: Parameters[] = [];
     // Gradients here have norms of 0.3 to 3: the first bound clips every step, the second none.
-    for (const [maxGradientNorm, cuts] of [
-      [0.05, [1, 2, 3]],
-      [1e6, [3, 1, 1]],
+    for (const [maxGradientNorm, cuts, dropout] of [
+      [0.05, [1, 2, 3], 0],
+      [1e6, [3, 1, 1], 0],
+      [0.05, [2, 3, 1], 0.3],
     ] as const) {
-      const settings = { training: { maxGradientNorm, weightDecay: 0.01 } };
+      const adapter = { rank: 2, alpha: 4, targets: ["c_attn", "mlp.c_fc"], dropout };
+      const settings = { adapter, training: { maxGradientNorm, weightDecay: 0.01 } };
       const all = [a, b, c];
       const whole = parametersAfter(await play(toy, settings, all));
       results.push(whole);
@@ -76,10 +78,12 @@ t.test(
         );
         const mixed = parametersAfter(await play(toy, settings, devices));
         const names = devices.map(({ protocol, cutLayer = "" }) => `${protocol} ${cutLayer}`);
-        t.ok(isDeepStrictEqual(mixed, whole), `${names} under norm ${maxGradientNorm}`);
+        const setting = `norm ${maxGradientNorm}, dropout ${dropout}`;
+        t.ok(isDeepStrictEqual(mixed, whole), `${names} under ${setting}`);
       }
     }
     t.notOk(isDeepStrictEqual(results[0], results[1]), "clipping made a difference");
+    t.notOk(isDeepStrictEqual(results[0], results[2]), "dropout made a difference");
   },
 );
 
@@ -96,12 +100,13 @@ t.test("a Llama is federated as a GPT-2 is, split or whole", async (t) => {
 t.test("devices at once give what they give one after another", async (t) => {
   const toy = await openToy(t);
   const devices = [cut(a, 2), asKd(b), c, cut({ ...b, id: "d" }, 2), asKd({ ...a, id: "e" })];
-  const atOnce = await play(toy, {}, devices);
+  const adapter = { rank: 2, alpha: 4, targets: ["all-linear"], dropout: 0.1, rsLora: true };
+  const atOnce = await play(toy, { adapter }, devices);
   for (const order of [
     ["a", "b", "c", "d", "e"],
     ["e", "d", "c", "b", "a"],
   ]) {
-    const inTurn = await play(toy, {}, devices, { order });
+    const inTurn = await play(toy, { adapter }, devices, { order });
     t.ok(isDeepStrictEqual(atOnce.map(contentOf), inTurn.map(contentOf)), `in the order ${order}`);
   }
 });

@@ -9,7 +9,13 @@ import {
   saveAdapter,
 } from "../../runtime/models/adapters.ts";
 import type { Gpt2Config } from "../../runtime/models/config.ts";
-import { type HeadSettings, initialParameters } from "../../runtime/models/lora.ts";
+import {
+  type HeadSettings,
+  initialParameters,
+  type LoraSettings,
+  loraScale,
+  targetedModules,
+} from "../../runtime/models/lora.ts";
 import { readSafetensors, writeSafetensors } from "../../runtime/models/safetensors.ts";
 import { openTokenizer } from "../../runtime/models/tokenizer.ts";
 import { type Float32Tensor, float32 } from "../../runtime/tensor.ts";
@@ -91,6 +97,97 @@ t.test("adapters come back, and saving them again gives the same bytes", async (
   }
 });
 
+t.test("every setting comes back, and saving it again gives the same three files", async (t) => {
+  const root = t.testdir();
+  const settings: readonly LoraSettings[] = [
+    { ...lora, targets: ["mlp.c_proj", "c_attn"] },
+    { ...lora, dropout: 0.1 },
+    { ...lora, rsLora: true },
+    { ...lora, layers: [1] },
+    { ...lora, targets: ["all-linear"], dropout: 0.25, rsLora: true, layers: [1, 0] },
+  ];
+  for (const [index, one] of settings.entries()) {
+    const head = { kind: "classification", classes: 3 } as const;
+    const parameters = initialParameters(config, one, head, 1);
+    const adapter = { ...classifier, lora: one, parameters };
+    const [first, second] = [join(root, `${index}`, "1"), join(root, `${index}`, "2")];
+    await saveAdapter(first, adapter);
+    const loaded = await loadAdapter(first);
+    t.same(loaded.lora, one);
+    checkAdapterFits(loaded, config);
+    await saveAdapter(second, loaded);
+    for (const name of readdirSync(first)) {
+      t.ok(readFileSync(join(first, name)).equals(readFileSync(join(second, name))), name);
+    }
+  }
+});
+
+t.test("PEFT's words for scale, layers and targets mean what they mean there", async (t) => {
+  const folder = join(t.testdir(), "adapter");
+  await saveAdapter(folder, newAdapter({ kind: "lm" }));
+  const peft = {
+    lora_dropout: 0.05,
+    use_rslora: true,
+    layers_to_transform: 1,
+    target_modules: "all-linear",
+  };
+  await editJson(folder, "adapter_config.json", peft);
+  const { lora: loaded } = await loadAdapter(folder);
+  t.same(loaded, {
+    rank: 2,
+    alpha: 4,
+    targets: ["all-linear"],
+    dropout: 0.05,
+    rsLora: true,
+    layers: [1],
+  });
+  t.same(
+    targetedModules(config, loaded).map(({ path }) => path),
+    ["h.1.attn.c_attn", "h.1.attn.c_proj", "h.1.mlp.c_fc", "h.1.mlp.c_proj"],
+  );
+  // PEFT's `update_layer`: lora_alpha / r, with rsLoRA lora_alpha / sqrt(r).
+  t.equal(loraScale({ rank: 16, alpha: 8, targets: [] }), 0.5);
+  t.equal(loraScale({ rank: 16, alpha: 8, targets: [], rsLora: true }), 2);
+  const beyond = { ...lora, layers: [0, 2] };
+  const message = /block 2, the model has blocks 0 to 1/;
+  t.throws(() => targetedModules(config, beyond), { code: "ADAPTER_INVALID", message });
+});
+
+t.test("weights that another library saved are saved again with the same bytes", async (t) => {
+  const folder = join(t.testdir(), "adapter");
+  await saveAdapter(folder, newAdapter({ kind: "lm" }));
+  const [first, second] = ["adapter", "again"].map((name) => join(folder, "..", name));
+  const file = join(first as string, "adapter_model.safetensors");
+  writeFileSync(file, peftSafetensors(newAdapter({ kind: "lm" })));
+  await saveAdapter(second as string, await loadAdapter(first as string));
+  const again = readFileSync(join(second as string, "adapter_model.safetensors"));
+  t.ok(again.equals(readFileSync(file)));
+});
+
+/**
+ * An adapter as the safetensors library lays it out (`serialize` in its Rust source): the metadata first, tensors by
+ * name, a compact header filled up with blanks to a multiple of 8.
+ */
+function peftSafetensors({ parameters }: Adapter): Buffer {
+  const names = [...parameters.keys()].sort();
+  let end = 0;
+  const entries = names.map((name) => {
+    const { shape, data } = parameters.get(name) as Float32Tensor;
+    const start = end;
+    end += data.byteLength;
+    return `"${name}":{"dtype":"F32","shape":[${shape}],"data_offsets":[${start},${end}]}`;
+  });
+  let header = `{"__metadata__":{"format":"pt"},${entries.join(",")}}`;
+  while (header.length % 8 > 0) header += " ";
+  const length = Buffer.alloc(8);
+  length.writeBigUInt64LE(BigInt(header.length));
+  const bodies = names.map((name) => {
+    const { data } = parameters.get(name) as Float32Tensor;
+    return Buffer.from(data.buffer, data.byteOffset, data.byteLength);
+  });
+  return Buffer.concat([length, Buffer.from(header), ...bodies]);
+}
+
 t.test("an adapter that PEFT saved is read", async (t) => {
   const folder = join(t.testdir(), "adapter");
   await saveAdapter(folder, classifier);
@@ -123,10 +220,10 @@ const refusals: readonly {
 }[] = [
   { title: "another method", message: /peft_type is "IA3"/, peft: { peft_type: "IA3" } },
   { title: "DoRA", message: /use_dora is true, expected false/, peft: { use_dora: true } },
-  { title: "rsLoRA", message: /use_rslora/, peft: { use_rslora: true } },
+  { title: "no layer", message: /layers_to_transform/, peft: { layers_to_transform: [] } },
+  { title: "dropping all", message: /lora_dropout/, peft: { lora_dropout: 1 } },
   { title: "trained biases", message: /bias is "all"/, peft: { bias: "all" } },
   { title: "ranks per layer", message: /rank_pattern/, peft: { rank_pattern: { c_attn: 4 } } },
-  { title: "chosen layers", message: /layers_to_transform/, peft: { layers_to_transform: [0] } },
   { title: "a changed base", message: /init_lora_weights/, peft: { init_lora_weights: "pissa" } },
   { title: "another task", message: /task_type/, peft: { task_type: "TOKEN_CLS" } },
   { title: "no rank", message: /r: /, peft: { r: 0 } },

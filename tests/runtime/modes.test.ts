@@ -77,6 +77,25 @@ for (const head of heads) {
   }
 }
 
+t.test(
+  "block by block, dropout masks fall on the layers that they fall on in the whole graph",
+  async (t) => {
+    const dropping: LoraSettings = { ...lora, dropout: 0.4 };
+    const spec: ModelSpec = {
+      model,
+      lora: dropping,
+      head: heads[0] as HeadSettings,
+      batch,
+      sequence,
+    };
+    const [whole, blocks] = await bothSteps(spec);
+    t.equal(blocks.loss, whole.loss);
+    t.same(differing(blocks.gradients, whole.gradients), []);
+    const [plain] = await bothSteps({ ...spec, lora });
+    t.not(plain.loss, whole.loss, "something is dropped");
+  },
+);
+
 t.test("adapters in some blocks only: the backward pass ends below the lowest", async (t) => {
   const upper: LoraSettings = { ...lora, targets: ["h.2.attn.c_attn", "h.3.mlp.c_proj"] };
   const spec: ModelSpec = { model, lora: upper, head: heads[0] as HeadSettings, batch, sequence };
@@ -245,7 +264,8 @@ async function bothSteps(spec: ModelSpec) {
   const results = [];
   for (const execution of ["whole", "blocks"] as const) {
     const step = await loadStep(engine, { ...spec, execution });
-    results.push(await step.run(parametersOf(spec), feedsFor(spec.head)));
+    const feeds = step.withMasks(feedsFor(spec.head), ["masks"]);
+    results.push(await step.run(parametersOf(spec), feeds));
     await step.close();
   }
   const [whole, blocks] = results;

@@ -6,6 +6,7 @@ import {
   baseModelFromTensors,
   clipScale,
   type Float32Tensor,
+  float32,
   type Gpt2Config,
   graphFlops,
   headParameter,
@@ -15,6 +16,7 @@ import {
   type LoraSettings,
   loadFront,
   loadStep,
+  logitsGraph,
   type ModelConfig,
   type ModelSpec,
   makeBatch,
@@ -24,6 +26,7 @@ import {
   randomTensors,
   squaredNorms,
   stepGraph,
+  type TensorBundle,
 } from "../../runtime/index.ts";
 
 const config: Gpt2Config = {
@@ -67,6 +70,7 @@ const subjects: readonly (readonly [ModelConfig, LoraSettings])[] = [
   [config, lora],
   [llamaConfig, { ...lora, targets: ["q_proj", "v_proj", "mlp.up_proj"] }],
 ];
+const maskKey = [7, "dropout", 1, "a", 0];
 
 // One token, sizes that fill no vector register, and sizes that do.
 const shapes = [
@@ -79,19 +83,21 @@ const shapes = [
 for (const [config, lora] of subjects) {
   const model = await baseModelFromTensors(config, randomTensors(config, 1), { cacheFolder });
   for (const [batch, sequence] of shapes) {
-    t.test(
-      `cut at any layer, a ${config.family} step of ${batch} x ${sequence} gives the bits of the whole`,
-      async (t) => {
-        const spec = { ...classifier(model, batch, sequence), lora };
-        const feeds = classifierFeeds(batch, sequence);
+    for (const dropout of [0, 0.4]) {
+      const title = `cut at any layer, a ${config.family} step of ${batch} x ${sequence} with dropout ${dropout} gives the bits of the whole`;
+      t.test(title, async (t) => {
+        const spec = classifier(model, batch, sequence, { ...lora, dropout });
+        const texts = classifierFeeds(batch, sequence);
         const parameters = trainedParameters(spec);
         const whole = await loadStep(engine, spec);
-        const expected = await whole.run(parameters, feeds);
+        const expected = await whole.run(parameters, whole.withMasks(texts, maskKey));
         for (let cutLayer = 1; cutLayer < config.layers; cutLayer++) {
           const front = await loadFront(engine, spec, cutLayer);
           const tail = await loadStep(engine, spec, { from: cutLayer });
+          const feeds = front.withMasks(texts, maskKey);
           const activations = await front.forward(parameters, feeds);
-          const tailFeeds = new Map([...feeds, ["activations", activations] as const]);
+          const entering = new Map([...texts, ["activations", activations] as const]);
+          const tailFeeds = tail.withMasks(entering, maskKey);
           const { loss, gradients, cutGradient } = await tail.run(parameters, tailFeeds);
           const frontGradients = await front.backward(
             parameters,
@@ -114,8 +120,8 @@ for (const [config, lora] of subjects) {
           await tail.close();
         }
         await whole.close();
-      },
-    );
+      });
+    }
   }
 
   t.test(`a cut ${config.family} language model gives the bits of the whole`, async (t) => {
@@ -142,6 +148,61 @@ for (const [config, lora] of subjects) {
     t.same(differing(new Map([...result.gradients, ...gradients]), expected.gradients), []);
   });
 }
+
+t.test("dropout takes from training alone, and other for every step", async (t) => {
+  const dropped = classifier(model, 3, 7, { ...lora, dropout: 0.5 });
+  const parameters = trainedParameters(dropped);
+  const texts = classifierFeeds(3, 7);
+  const step = await loadStep(engine, dropped);
+  const losses = new Set<number>();
+  for (const key of [0, 1, 2]) {
+    losses.add((await step.run(parameters, step.withMasks(texts, [key]))).loss);
+  }
+  t.equal(losses.size, 3);
+  t.equal((await step.run(parameters, step.withMasks(texts, [1]))).loss, [...losses][1]);
+  const missing = { code: "SESSION_FEED_INVALID", message: /lora_dropout .* is missing/ };
+  await t.rejects(step.run(parameters, texts), missing);
+  const plain = classifier(model, 3, 7);
+  const evaluations = [logitsGraph(dropped), stepGraph(dropped, { wantsGradients: false })];
+  const expected = [logitsGraph(plain), stepGraph(plain, { wantsGradients: false })];
+  t.same(evaluations, expected, "evaluation has the graphs of a model without dropout");
+  const front = await loadFront(engine, dropped, 2);
+  const without = await loadFront(engine, plain, 2);
+  t.same(await front.evaluate(parameters, texts), await without.evaluate(parameters, texts));
+  t.same(without.withMasks(texts, [1]), texts);
+});
+
+t.test("a mask that keeps everything gives the gradients of a step without dropout", async (t) => {
+  const dropped = await loadStep(engine, classifier(model, 3, 7, { ...lora, dropout: 0.5 }));
+  const plain = await loadStep(engine, classifier(model, 3, 7));
+  const parameters = trainedParameters(classifier(model, 3, 7));
+  const texts = classifierFeeds(3, 7);
+  const masked = dropped.withMasks(texts, [1]);
+  const masks = [...masked].flatMap(([name, { dtype, shape }]) =>
+    dtype === "float32" && name.endsWith("lora_dropout") ? [{ name, shape }] : [],
+  );
+  t.equal(masks.length, 8, "two layers in each of four blocks");
+  const ones: TensorBundle = new Map([
+    ...masked,
+    ...masks.map(({ name, shape }) => [name, allOnes(shape)] as const),
+  ]);
+  const expected = await plain.run(parameters, texts);
+  const actual = await dropped.run(parameters, ones);
+  t.equal(actual.loss, expected.loss);
+  t.same(differing(actual.gradients, expected.gradients), []);
+});
+
+t.test("the rank-stabilised scale is that of a larger alpha", async (t) => {
+  const spec = classifier(model, 3, 7, { ...lora, rsLora: true });
+  // Rank 4: alpha 8 / sqrt(4) is alpha 16 / 4.
+  const same = classifier(model, 3, 7, { ...lora, alpha: 16 });
+  const feeds = classifierFeeds(3, 7);
+  const results = [];
+  for (const one of [spec, same]) {
+    results.push(await (await loadStep(engine, one)).run(trainedParameters(one), feeds));
+  }
+  t.same(results[0], results[1]);
+});
 
 t.test("steps cut at changing layers train the same adapter as whole ones", async (t) => {
   const [batch, sequence] = [4, 16];
@@ -193,8 +254,8 @@ t.test("a step costs about twice the products of its loss", (t) => {
   t.end();
 });
 
-function classifier(model: BaseModel, batch: number, sequence: number): ModelSpec {
-  return { model, lora, head: { kind: "classification", classes: 5 }, batch, sequence };
+function classifier(model: BaseModel, batch: number, sequence: number, settings = lora): ModelSpec {
+  return { model, lora: settings, head: { kind: "classification", classes: 5 }, batch, sequence };
 }
 
 function classifierFeeds(batch: number, sequence: number, key = 0) {
@@ -233,4 +294,9 @@ function differing(actual: Parameters, expected: Parameters): string[] {
     const [a, b] = [bytes(actual.get(name)), bytes(expected.get(name))];
     return !a || !b || !a.equals(b);
   });
+}
+
+function allOnes(shape: readonly number[]): Float32Tensor {
+  const { data } = float32(shape);
+  return float32(shape, data.fill(1));
 }
