@@ -32,6 +32,11 @@ export async function importModel(
 ): Promise<BaseModel> {
   const target = resolve(out);
   await refuseFull(target);
+  if (isImported(folder)) {
+    throw runtimeErrors.error("MODEL_FOLDER_INVALID", `${folder} is an imported model already`, {
+      hint: "Copy the folder; every command takes it as it is.",
+    });
+  }
   const source = await openModelFolder(folder);
   await source.checkTiedHead();
   const building = join(

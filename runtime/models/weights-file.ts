@@ -132,7 +132,11 @@ export function modelSha256(
   tensors: Readonly<Record<string, { readonly sha256: string }>>,
 ): string {
   const hash = createHash("sha256");
-  hash.update(JSON.stringify(Object.entries(config).sort(byName)));
+  const inOrder = (_: string, part: unknown): unknown =>
+    typeof part === "object" && part !== null && !Array.isArray(part)
+      ? Object.fromEntries(Object.entries(part).sort(byName))
+      : part;
+  hash.update(JSON.stringify(Object.entries(config).sort(byName), inOrder));
   for (const [name, { sha256 }] of Object.entries(tensors).sort(byName)) {
     hash.update(`\n${name} ${sha256}`);
   }

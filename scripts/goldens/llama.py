@@ -218,11 +218,11 @@ llama = {
         "high_freq_factor": 1.5,
         "original_max_position_embeddings": 12,
     },
-    "attention_bias": False,
-    "mlp_bias": False,
+    "attention_bias": True,
+    "mlp_bias": True,
     "tie_word_embeddings": False,
 }
-reference = make("llama", llama)
+reference = make("llama", llama, biased=linears({"head_dim": 8, **llama}))
 reference("classification", "q_proj,v_proj", 3, 6, classification_batch(llama), classes=4)
 reference("lm", "all-linear", 2, 3, lm_batch(llama))
 

@@ -40,7 +40,7 @@ async function changed(
 /** Reference files by the folder of their model. */
 const references = {
   gpt2: ["classification", "lm", "lm-all-linear"],
-  // Grouped queries, a head of its own, stretched rotary frequencies.
+  // Grouped queries, a head of its own, stretched rotary frequencies, every bias that there can be.
   llama: ["classification", "lm"],
   // Biases of queries, keys and values, a tied head.
   qwen2: ["classification", "lm"],

@@ -283,6 +283,8 @@ t.test("an imported model opens as the folder that it came from, without the cac
   t.same(opened, made);
   t.equal(opened.weightsFile, join(out, "weights.f32"));
   t.notOk(existsSync(cacheFolder), "nothing is cached");
+  const twice = importModel(out, join(root, "again"));
+  await t.rejects(twice, { code: "MODEL_FOLDER_INVALID", message: /is an imported model already/ });
   const original = await openBaseModel(folder, { cacheFolder });
   t.equal(opened.sha256, original.sha256);
   t.same(await readBaseModelTensors(opened), await readBaseModelTensors(original));

@@ -19,6 +19,7 @@ import {
   toHuggingFaceConfig,
 } from "../../runtime/models/hugging-face-config.ts";
 import { rotaryFrequencies } from "../../runtime/models/rotary.ts";
+import { modelSha256 } from "../../runtime/models/weights-file.ts";
 import { float32 } from "../../runtime/tensor.ts";
 
 const stories = resolve("..", "shared", "models", "stories260k");
@@ -205,6 +206,17 @@ t.test("configurations of Llama, Qwen and Mistral are read as their classes read
   t.match(parse(qwen3), { ...noBias, queryKeyNorm: true, headSize: 128 });
   const mistral = { ...bare, model_type: "mistral", num_key_value_heads: 2, sliding_window: null };
   t.match(parse({ ...mistral, max_position_embeddings: 64 }), { ...noBias, positions: 64 });
+  t.end();
+});
+
+t.test("the hash of a model does not depend on the order of its configuration", (t) => {
+  const config = parseHuggingFaceConfig(llama3, "config.json") as LlamaConfig;
+  const backwards = <T extends object>(record: T): T =>
+    Object.fromEntries(Object.entries(record).reverse()) as T;
+  const { ropeScaling } = config;
+  const turned = backwards({ ...config, ropeScaling: ropeScaling && backwards(ropeScaling) });
+  t.equal(modelSha256(turned, {}), modelSha256(config, {}));
+  t.not(modelSha256({ ...config, ropeScaling: null }, {}), modelSha256(config, {}));
   t.end();
 });
 
