@@ -11,6 +11,7 @@ import { profileCommand } from "./commands/profile.ts";
 import { trainCommand } from "./commands/train.ts";
 import { verifyCommand } from "./commands/verify.ts";
 import { exitStatusOf, failureText } from "./failure.ts";
+import { endInterrupted } from "./interrupt.ts";
 import { packageVersion } from "./package-root.ts";
 
 const commands = [
@@ -48,6 +49,7 @@ try {
 } catch (error) {
   fail(error);
 }
+await endInterrupted();
 
 function fail(error: unknown): void {
   process.stderr.write(failureText(error, { debug: process.env["TRIFOLD_DEBUG"] === "1" }));

@@ -15,7 +15,7 @@ export interface GemmProbeOptions {
 /** FLOP/s of square float32 products: the median of several runs after one that warms up. */
 export async function measureGemm(options: GemmProbeOptions = {}): Promise<number> {
   const { threads, size = 512, repeats = 7, signal } = options;
-  const engine = ortEngine(threads === undefined ? {} : { threads });
+  const engine = ortEngine({ ...(threads && { threads }), ...(signal && { signal }) });
   try {
     return await timeProducts(engine, { size, repeats, signal });
   } finally {

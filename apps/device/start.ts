@@ -45,7 +45,7 @@ export async function startDevice(start: DeviceStart): Promise<void> {
   await checkInputs(start);
   const username = secrets.username ?? (secrets.password === undefined ? undefined : id);
   const { threads, budget, holdOutFraction } = config;
-  const engine = ortEngine(threads === undefined ? {} : { threads });
+  const engine = ortEngine(threads === undefined ? { signal } : { threads, signal });
   log(`joining "${federation}" at ${start.broker}`);
   try {
     await runAgent({

@@ -49,7 +49,7 @@ export interface TrainingOptions {
   readonly out: string;
   readonly threads?: number;
   readonly cacheFolder: string;
-  /** Ends training after the step at hand; what is trained is saved. */
+  /** Ends training at once; what is trained before the step at hand is saved. */
   readonly signal: AbortSignal;
   readonly log: (message: string) => void;
   /** Told the number of steps when it is known; what it gives is told of each step. */
@@ -94,7 +94,7 @@ export async function trainAdapter(options: TrainingOptions): Promise<TrainingRe
   const head: HeadSettings = { kind: "classification", classes: labels.length };
   const { model } = opened;
   const spec: ModelSpec = { model, lora: options.lora, head, batch: options.batchSize, sequence };
-  const engine = ortEngine(threads === undefined ? {} : { threads });
+  const engine = ortEngine(threads === undefined ? { signal } : { threads, signal });
   try {
     signal.throwIfAborted();
     const startMs = performance.now();
@@ -178,6 +178,7 @@ async function runSteps(
     batches: batches(),
     rateAt: (index) => linearRate(index, schedule),
     maxGradientNorm: 1,
+    stop: signal,
     onStep: (progress) => onStep({ ...progress, examples: progress.step * batch }),
   });
 }

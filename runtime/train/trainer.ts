@@ -16,6 +16,8 @@ export interface TrainOptions {
   readonly maxGradientNorm: number;
   readonly weightDecay?: number;
   readonly signal?: AbortSignal;
+  /** Ends the run early without failing it: a step that the engine gives up for it is left out of the result. */
+  readonly stop?: AbortSignal;
   /** Told after each step. */
   readonly onStep?: (progress: { readonly step: number; readonly loss: number }) => void;
 }
@@ -42,6 +44,7 @@ export async function train(options: TrainOptions): Promise<TrainResult> {
     maxGradientNorm,
     weightDecay = 0,
     signal,
+    stop,
     onStep,
   } = options;
   const optimizer = adamW(initial, { weightDecay });
@@ -49,7 +52,9 @@ export async function train(options: TrainOptions): Promise<TrainResult> {
   let total = 0;
   for (const feeds of batches) {
     signal?.throwIfAborted();
-    const { loss, gradients } = await step.run(optimizer.parameters, feeds);
+    const result = await unlessStopped(step.run(optimizer.parameters, feeds), stop);
+    if (result === undefined) break;
+    const { loss, gradients } = result;
     const squares = squaredNorms(gradients);
     checkFinite(steps, loss, squares);
     optimizer.step(gradients, { rate: rateAt(steps), scale: clipScale(squares, maxGradientNorm) });
@@ -64,6 +69,16 @@ export async function train(options: TrainOptions): Promise<TrainResult> {
     meanLoss: steps ? total / steps : 0,
     flops: steps * step.flops,
   };
+}
+
+/** What `work` gives; undefined when it failed because of `stop`. */
+async function unlessStopped<T>(work: Promise<T>, stop?: AbortSignal): Promise<T | undefined> {
+  try {
+    return await work;
+  } catch (error) {
+    if (stop?.aborted) return undefined;
+    throw error;
+  }
 }
 
 /** Throws `TRAINING_DIVERGED` when a loss or a squared norm is not finite. */
