@@ -1,10 +1,10 @@
 // The engine that boards run: stock ONNX Runtime in a worker thread, one worker for all sessions.
 import { availableParallelism } from "node:os";
-import { extname, resolve } from "node:path";
+import { extname } from "node:path";
+import { setImmediate as nextTurn } from "node:timers/promises";
 import { runtimeErrors } from "../errors.ts";
 import { checkGraph } from "../graph/check.ts";
 import type { Graph } from "../graph/ir.ts";
-import { exportOnnx } from "../onnx/export.ts";
 import type { TensorBundle } from "../tensor.ts";
 import type { Engine, Session } from "./engine.ts";
 import { checkFeeds, chooseOutputs } from "./feeds.ts";
@@ -73,11 +73,10 @@ async function loadGraph(
   settings: SessionSettings,
 ): Promise<void> {
   try {
+    // Whoever loads a graph has just built it: the event loop gets a turn in between.
+    await nextTurn();
     checkGraph(graph);
-    const { model, weightsFolder } = exportOnnx(graph);
-    const folder = weightsFolder === undefined ? undefined : resolve(weightsFolder);
-    const request = { session, model, weightsFolder: folder, settings };
-    await channel.ask("load", request, [model.buffer]);
+    await channel.ask("load", { session, graph, settings });
   } catch (cause) {
     signal?.throwIfAborted();
     throw failure(graph, cause);

@@ -1,4 +1,5 @@
 // What the engine asks of its worker thread, typed once for both ends.
+import type { Graph } from "../graph/ir.ts";
 import type { Float32Tensor, Int64Tensor } from "../tensor.ts";
 
 /** A tensor between threads; it owns its whole buffer. */
@@ -16,8 +17,7 @@ export interface WorkerCalls {
   readonly load: {
     readonly request: {
       readonly session: number;
-      readonly model: Uint8Array<ArrayBuffer>;
-      readonly weightsFolder: string | undefined;
+      readonly graph: Graph;
       readonly settings: SessionSettings;
     };
     readonly reply: undefined;
@@ -47,7 +47,7 @@ export type Request = {
 /** The answer to the request before it. */
 export type Reply =
   | { readonly kind: "done"; readonly body: WorkerCalls[CallKind]["reply"] }
-  | { readonly kind: "failed"; readonly message: string };
+  | { readonly kind: "failed"; readonly message: string; readonly code?: string };
 
 /** The buffers that a message hands over instead of copying; each once. */
 export function buffersOf(tensors: ReadonlyMap<string, WireTensor>): ArrayBuffer[] {

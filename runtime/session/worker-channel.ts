@@ -3,6 +3,7 @@
 // after throwing an instance of 'Napi::Error'"). So the thread is only ever stopped between two calls.
 import { once } from "node:events";
 import { Worker } from "node:worker_threads";
+import { TrifoldError } from "../errors.ts";
 import type { CallKind, Reply, Request, WorkerCalls } from "./worker-calls.ts";
 
 /** A worker thread that answers calls one after another. */
@@ -65,7 +66,7 @@ export function openWorkerChannel(file: URL): WorkerChannel {
   worker.on("message", (reply: Reply) => {
     const call = queue.shift();
     if (reply.kind === "done") call?.resolve(reply.body);
-    else call?.reject(new Error(reply.message));
+    else call?.reject(failureOf(reply));
     next();
   });
   const gone = (cause: Error) => {
@@ -99,6 +100,10 @@ export function openWorkerChannel(file: URL): WorkerChannel {
       worker.unref();
     },
   };
+}
+
+function failureOf({ message, code }: Extract<Reply, { kind: "failed" }>): Error {
+  return code === undefined ? new Error(message) : new TrifoldError(code, message);
 }
 
 /** Ends the thread once it is outside native code. */
