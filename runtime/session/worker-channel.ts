@@ -39,8 +39,7 @@ export function openWorkerChannel(file: URL): WorkerChannel {
   const worker = new Worker(file, {
     name: "trifold-session",
     workerData: start,
-    // `node --input-type=module -e ...` would forbid the thread its file.
-    execArgv: process.execArgv.filter((argument) => !argument.startsWith("--input-type")),
+    ...threadArguments(),
   });
   const queue: Call[] = [];
   const abandoned = new AbortController();
@@ -100,6 +99,13 @@ export function openWorkerChannel(file: URL): WorkerChannel {
       worker.unref();
     },
   };
+}
+
+/** The process's own, by being left out: a list may not hold options of V8, such as `--max-old-space-size`. */
+function threadArguments(): { readonly execArgv?: string[] } {
+  // `node --input-type=module -e ...` would forbid the thread its file.
+  const isText = process.execArgv.some((argument) => argument.startsWith("--input-type"));
+  return isText ? { execArgv: [] } : {};
 }
 
 function failureOf({ message, code }: Extract<Reply, { kind: "failed" }>): Error {

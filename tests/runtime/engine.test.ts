@@ -1,6 +1,7 @@
 import { spawnSync } from "node:child_process";
+import { writeFile } from "node:fs/promises";
 import { createRequire } from "node:module";
-import { extname } from "node:path";
+import { extname, join } from "node:path";
 import * as fc from "fast-check";
 import t from "tap";
 import { graphBuilder } from "../../runtime/graph/builder.ts";
@@ -175,6 +176,25 @@ t.test("process.exit in the middle of a run ends with the code asked for", async
   const { status, stderr } = spawnSync(process.execPath, ["--input-type=module", "-e", program]);
   t.equal(stderr.toString(), "");
   t.equal(status, 3);
+});
+
+t.test("a process started with options of V8 has a worker thread", async (t) => {
+  const file = join(t.testdir(), "program.mjs");
+  await writeFile(
+    file,
+    `
+    const [{ graphBuilder }, { ortEngine }] = await Promise.all(${JSON.stringify(programModules())}.map((m) => import(m)));
+    const builder = graphBuilder();
+    builder.output(builder.op("Neg", [builder.input("x", "float32", [1])], {}, "y"));
+    const engine = ortEngine({ threads: 1 });
+    const session = await engine.load(builder.build("negative"));
+    const results = await session.run(new Map([["x", { dtype: "float32", shape: [1], data: Float32Array.of(2) }]]));
+    process.stdout.write(String(results.get("y").data[0]));
+    await engine.close();`,
+  );
+  const options = ["--max-old-space-size=256", file];
+  const { stdout, stderr } = spawnSync(process.execPath, options);
+  t.equal(stdout.toString(), "-2", stderr.toString());
 });
 
 t.test("an aborted engine waits for no native call, and a signal ends the process", async (t) => {
