@@ -5,8 +5,8 @@ import {
   frontForwardGraph,
   logitsGraph,
   type ModelSpec,
-  type Objective,
   type StepGraph,
+  type StepOptions,
   stepGraph,
 } from "../models/partition.ts";
 import type { Engine, Session } from "../session/engine.ts";
@@ -54,7 +54,7 @@ export interface Front extends Loaded {
 export async function loadStep(
   engine: Engine,
   spec: ModelSpec,
-  options: { readonly from?: number; readonly objective?: Objective } = {},
+  options: Omit<StepOptions, "wantsGradients"> = {},
 ): Promise<TrainingStep> {
   const step = stepGraph(spec, options);
   const session = await engine.load(step.graph);
