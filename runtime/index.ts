@@ -30,5 +30,6 @@ export * from "./train/data.ts";
 export * from "./train/evaluate.ts";
 export * from "./train/memory.ts";
 export * from "./train/optimizer.ts";
+export * from "./train/prefix-cache.ts";
 export * from "./train/steps.ts";
 export * from "./train/trainer.ts";
