@@ -23,6 +23,7 @@ export { openTokenizer, type Tokenizer } from "./models/tokenizer.ts";
 export * from "./random.ts";
 export type { Engine, Session } from "./session/engine.ts";
 export { type OrtEngineOptions, ortEngine } from "./session/ort.ts";
+export * from "./session/providers.ts";
 export { awaitComputations } from "./session/worker-channel.ts";
 export * from "./tensor.ts";
 export * from "./train/batches.ts";

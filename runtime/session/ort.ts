@@ -8,6 +8,7 @@ import type { Graph } from "../graph/ir.ts";
 import type { TensorBundle } from "../tensor.ts";
 import type { Engine, Session } from "./engine.ts";
 import { checkFeeds, chooseOutputs } from "./feeds.ts";
+import type { ProviderName } from "./providers.ts";
 import { buffersOf, type SessionSettings, type WireTensor } from "./worker-calls.ts";
 import { openWorkerChannel, type WorkerChannel } from "./worker-channel.ts";
 
@@ -19,6 +20,8 @@ export interface OrtEngineOptions {
   readonly prepacking?: boolean;
   /** Let ONNX Runtime keep freed memory for the next run. Default true. */
   readonly enableCpuMemArena?: boolean;
+  /** Execution providers, best first, that `chooseProviders` found to work; one that does not fails every load. Default: the CPU. */
+  readonly providers?: readonly ProviderName[];
   /**
    * Gives up what runs and waits, with the signal's reason, and lets `close` return without waiting for native code.
    * For a process that is about to end: the native call goes on until then.
@@ -31,9 +34,10 @@ export function ortEngine({
   threads = availableParallelism(),
   prepacking = false,
   enableCpuMemArena = true,
+  providers = ["cpu"],
   signal,
 }: OrtEngineOptions = {}): Engine {
-  const settings = { threads, prepacking, enableCpuMemArena };
+  const settings = { threads, prepacking, enableCpuMemArena, providers };
   let channel: WorkerChannel | undefined;
   let closed = false;
   let lastSession = 0;

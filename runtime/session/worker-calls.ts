@@ -10,6 +10,8 @@ export interface SessionSettings {
   readonly threads: number;
   readonly prepacking: boolean;
   readonly enableCpuMemArena: boolean;
+  /** Best first. */
+  readonly providers: readonly string[];
 }
 
 /** Calls by kind: what goes to the worker and what comes back. `session` is a number the engine chose. */

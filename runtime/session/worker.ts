@@ -80,10 +80,11 @@ function handle(request: Request): Promise<WorkerCalls[CallKind]["reply"]> {
 
 /** Session options that keep weights mapped from their file and share the machine with others; measured on GPT-2. */
 function sessionOptions(
-  { threads, prepacking, enableCpuMemArena }: SessionSettings,
+  { threads, prepacking, enableCpuMemArena, providers }: SessionSettings,
   weightsFolder: string | undefined,
 ): InferenceSession.SessionOptions {
   return {
+    executionProviders: [...providers],
     executionMode: "sequential",
     graphOptimizationLevel: "all",
     intraOpNumThreads: threads,
