@@ -1,9 +1,10 @@
 // `trifold evaluate`: accuracy or perplexity of a model with an adapter.
 import type { Command } from "commander";
+import type { ProviderChoice } from "../../runtime/index.ts";
 import { defaultCacheFolder } from "../cache-folder.ts";
 import { log, printResult } from "../command-result.ts";
 import { embeddedModelFolder } from "../package-root.ts";
-import { examples, wholeNumber } from "./option-values.ts";
+import { examples, providerOption, wholeNumber } from "./option-values.ts";
 
 interface EvaluateFlags {
   readonly model?: string;
@@ -14,6 +15,7 @@ interface EvaluateFlags {
   readonly batchSize: number;
   readonly sequenceLength?: number;
   readonly threads?: number;
+  readonly provider?: ProviderChoice;
   readonly json?: boolean;
 }
 
@@ -33,6 +35,7 @@ export function evaluateCommand(program: Command): void {
     .option("--batch-size <n>", "examples of a run", wholeNumber(1), 16)
     .option("--sequence-length <n>", "tokens a text is cut to (default: 96)", wholeNumber(1))
     .option("--threads <n>", "threads of one operator (default: all processors)", wholeNumber(1))
+    .addOption(providerOption())
     .option("--json", "print {examples, accuracy, macroF1} or {tokens, loss, perplexity}")
     .addHelpText(
       "after",
@@ -41,13 +44,15 @@ export function evaluateCommand(program: Command): void {
         "evaluate --model ./gpt2 --adapter ./banking --data test.csv --text-column query --json",
       ),
     )
-    .action(async (flags: EvaluateFlags) => {
+    .action(async ({ provider, ...flags }: EvaluateFlags) => {
       const { evaluateAdapter } = await import("../train/evaluation.ts");
+      const { engineProviders } = await import("../providers.ts");
       const model = flags.model ?? embeddedModelFolder();
       const score = await evaluateAdapter({
         ...flags,
         model,
         cacheFolder: defaultCacheFolder(),
+        providers: await engineProviders(provider, log),
         log,
       });
       const text =

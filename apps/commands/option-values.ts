@@ -1,5 +1,5 @@
 // Values of command line options, checked where they enter.
-import { InvalidArgumentError } from "commander";
+import { InvalidArgumentError, Option } from "commander";
 
 /** A whole number of at least `minimum`. */
 export function wholeNumber(minimum: number): (text: string) => number {
@@ -29,6 +29,12 @@ export function nameList(text: string): readonly string[] {
   const names = text.split(",").map((name) => name.trim());
   if (names.every((name) => name !== "")) return names;
   throw new InvalidArgumentError("It must be names separated by commas.");
+}
+
+/** The option `--provider`. */
+export function providerOption(): Option {
+  const text = "what to compute on: auto takes a GPU that works (default: auto)";
+  return new Option("--provider <name>", text).choices(["auto", "cpu", "cuda"]);
 }
 
 /** The examples under a command's help. */

@@ -9,6 +9,7 @@ import {
   loadPredictor,
   type ModelSpec,
   ortEngine,
+  type ProviderName,
   predictAll,
   readTable,
   scoreClassification,
@@ -31,6 +32,8 @@ export interface EvaluationOptions {
   readonly batchSize: number;
   readonly sequenceLength?: number;
   readonly threads?: number;
+  /** Execution providers, best first; the CPU when left out. */
+  readonly providers?: readonly ProviderName[];
   readonly cacheFolder: string;
   readonly log: (message: string) => void;
 }
@@ -47,7 +50,7 @@ export interface AccuracyScore {
 export async function evaluateAdapter(
   options: EvaluationOptions,
 ): Promise<AccuracyScore | PerplexityScore> {
-  const { batchSize, cacheFolder, log, threads } = options;
+  const { batchSize, cacheFolder, log, threads, providers } = options;
   const { model, tokenizer } = await openModelAndTokenizer(options.model, cacheFolder);
   const adapter = await loadAdapter(options.adapter);
   checkAdapterFits(adapter, model.config);
@@ -57,7 +60,7 @@ export async function evaluateAdapter(
   const sequence = sequenceLengthOf(model, options.sequenceLength);
   const { lora, head } = adapter;
   const spec: ModelSpec = { model, lora, head, batch: batchSize, sequence };
-  const engine = ortEngine(threads === undefined ? {} : { threads });
+  const engine = ortEngine({ ...(threads && { threads }), ...(providers && { providers }) });
   try {
     return head.kind === "lm"
       ? await scoreTexts(options, { engine, spec, adapter, tokenizer })
