@@ -58,5 +58,6 @@ export const runtimeErrors = defineErrors({
   DATA_LABEL_UNKNOWN: "A row carries a label that is not in the ordered label list.",
   DATA_TEXT_EMPTY: "A row has no text.",
   DATA_EMPTY: "The data file has no rows.",
+  CACHE_FOLDER_UNUSABLE: "A folder for a cache of activations cannot be made or written.",
   TRAINING_DIVERGED: "Loss or gradients stopped being finite.",
 });

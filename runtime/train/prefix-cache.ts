@@ -45,7 +45,7 @@ export interface PrefixCachedStep extends TrainingStep {
 /**
  * Loads the step of the blocks from `from` on behind a cache of what enters them. Parameters are those of
  * `parameterShapes` for these blocks; a run throws `ADAPTER_INVALID` for one below `from`. A batch with a row that is
- * not kept is computed as a whole. Throws `ADAPTER_INVALID` unless 1 <= from < layers.
+ * not kept is computed as a whole. Throws `ADAPTER_INVALID` unless 1 <= from < layers, `CACHE_FOLDER_UNUSABLE`.
  */
 export async function loadPrefixCachedStep(
   engine: Engine,
@@ -58,6 +58,11 @@ export async function loadPrefixCachedStep(
   const frozen = { ...spec, lora: { ...spec.lora, targets: [] } };
   const front = frontForwardGraph(frozen, from);
   const frontSession = await engine.load(front.graph);
+  const tail = await loadStep(engine, spec, {
+    from,
+    wantsCutGradient: false,
+    ...(objective ? { objective } : {}),
+  });
   const prefix: Prefix = {
     session: frontSession,
     output: front.activations as string,
@@ -66,11 +71,6 @@ export async function loadPrefixCachedStep(
     stores: await openStores(options),
     counts: { hits: 0, misses: 0, cached: noTime(), computed: noTime() },
   };
-  const tail = await loadStep(engine, spec, {
-    from,
-    wantsCutGradient: false,
-    ...(objective ? { objective } : {}),
-  });
   const { config } = spec.model;
   const blocks = { from, to: config.layers };
   const names = new Set(parameterShapes(config, spec.lora, spec.head, blocks).keys());

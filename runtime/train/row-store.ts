@@ -1,8 +1,9 @@
 // Rows of float32 numbers by key, for the prefix cache: in memory or in a file, never above a limit. Who comes first
 // stays: epochs visit every row once, so that throwing out the row used longest ago would throw out the next one asked for.
 import { createHash, randomBytes } from "node:crypto";
-import { type FileHandle, open, rm } from "node:fs/promises";
+import { type FileHandle, mkdir, open, rm } from "node:fs/promises";
 import { join } from "node:path";
+import { runtimeErrors } from "../errors.ts";
 
 /** Keeps rows of one length. */
 export interface RowStore {
@@ -43,12 +44,24 @@ export function memoryRowStore(limitBytes: number): RowStore {
   };
 }
 
-/** Rows in a new file in `folder`, which has no name any more once it is open: however the process ends, the disk is free again. */
+/**
+ * Rows in a new file in `folder`, which has no name any more once it is open: however the process ends, the disk is free
+ * again. Throws `CACHE_FOLDER_UNUSABLE`.
+ */
 export async function openFileRowStore(folder: string, limitBytes: number): Promise<RowStore> {
   const path = join(folder, `prefix-${randomBytes(6).toString("hex")}.rows`);
-  const file = await open(path, "wx+", 0o600);
-  await rm(path);
-  return fileRowStore(file, limitBytes);
+  try {
+    await mkdir(folder, { recursive: true });
+    const file = await open(path, "wx+", 0o600);
+    await rm(path);
+    return fileRowStore(file, limitBytes);
+  } catch (cause) {
+    const text = cause instanceof Error ? cause.message : String(cause);
+    throw runtimeErrors.error("CACHE_FOLDER_UNUSABLE", `folder ${folder}: ${text}`, {
+      hint: "Name a folder that can be written to, or keep rows in memory only.",
+      cause,
+    });
+  }
 }
 
 /** Rows in an empty file, one behind the other, each after 16 bytes of its sha256; `limitBytes` of file at most. Owns the file. */

@@ -158,6 +158,14 @@ t.test("a store gives back what it was given, once it was given it", async (t) =
   }
 });
 
+t.test("a folder that cannot be made is refused by name", async (t) => {
+  const file = join(t.testdir({ taken: "a file" }), "taken");
+  const refused = { code: "CACHE_FOLDER_UNUSABLE", message: /taken/ };
+  await t.rejects(openFileRowStore(join(file, "below"), 100), refused);
+  const loading = cached(t, { memoryBytes: 0, folder: file });
+  await t.rejects(loading, refused);
+});
+
 t.test("a damaged or missing part of the file is a row that is not there", async (t) => {
   const path = join(t.testdir(), "rows");
   const store = fileRowStore(await open(path, "wx+"), 1000);
