@@ -13,6 +13,7 @@ import { profileCommand } from "./commands/profile.ts";
 import { trainCommand } from "./commands/train.ts";
 import { verifyCommand } from "./commands/verify.ts";
 import { exitStatusOf, failureText } from "./failure.ts";
+import { endInterrupted } from "./interrupt.ts";
 import { packageVersion } from "./package-root.ts";
 
 const commands = [
@@ -52,6 +53,7 @@ try {
 } catch (error) {
   fail(error);
 }
+await endInterrupted();
 
 function fail(error: unknown): void {
   process.stderr.write(failureText(error, { debug: process.env["TRIFOLD_DEBUG"] === "1" }));

@@ -78,7 +78,8 @@ export function interruption(): Interruption {
   return Object.assign(new Error("interrupted"), { interrupted: true as const });
 }
 
-function isInterruption(error: unknown): boolean {
+/** Whether an error is the reason of a command that was told to stop. */
+export function isInterruption(error: unknown): boolean {
   return typeof error === "object" && error !== null && "interrupted" in error;
 }
 

@@ -61,5 +61,6 @@ export const runtimeErrors = defineErrors({
   DATA_TEXT_EMPTY: "A row has no text.",
   DATA_EMPTY: "The data file has no rows.",
   MEMORY_BUDGET_TOO_SMALL: "No way to execute the model fits the memory budget.",
+  CACHE_FOLDER_UNUSABLE: "A folder for a cache of activations cannot be made or written.",
   TRAINING_DIVERGED: "Loss or gradients stopped being finite.",
 });

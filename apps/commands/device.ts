@@ -7,7 +7,7 @@ import { defaultCacheFolder } from "../cache-folder.ts";
 import { log, printResult } from "../command-result.ts";
 import type { DeviceFlags } from "../device/start.ts";
 import { interruptSignal } from "../interrupt.ts";
-import { examples } from "./option-values.ts";
+import { examples, providerOption } from "./option-values.ts";
 
 interface Flags extends DeviceFlags {
   readonly json?: boolean;
@@ -37,6 +37,7 @@ export function deviceCommand(program: Command): void {
       "where the device keeps what must survive a restart",
       defaultStateFolder(),
     )
+    .addOption(providerOption())
     .option(
       "--username <name>",
       "user name at the broker (default: the id, if there is a password)",

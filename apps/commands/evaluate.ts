@@ -1,14 +1,22 @@
 // `trifold evaluate`: accuracy or perplexity of a model with an adapter.
-import type { Command } from "commander";
+import type { Command, Option } from "commander";
+import type { ProviderChoice } from "../../runtime/index.ts";
 import { defaultCacheFolder } from "../cache-folder.ts";
 import { log, printResult } from "../command-result.ts";
 import { embeddedModelFolder } from "../package-root.ts";
 import { textTable } from "../text-table.ts";
 import type { AccuracyScore } from "../train/evaluation.ts";
 import type { PerplexityScore } from "../train/perplexity.ts";
-import { examples, wholeNumber } from "./option-values.ts";
+import {
+  type ExecutionFlags,
+  examples,
+  executionOf,
+  executionOptions,
+  providerOption,
+  wholeNumber,
+} from "./option-values.ts";
 
-interface EvaluateFlags {
+interface EvaluateFlags extends ExecutionFlags {
   readonly model?: string;
   readonly adapter?: string;
   readonly data: string;
@@ -17,11 +25,13 @@ interface EvaluateFlags {
   readonly batchSize: number;
   readonly sequenceLength?: number;
   readonly threads?: number;
+  readonly provider?: ProviderChoice;
   readonly json?: boolean;
 }
 
 /** Registers `evaluate`. */
 export function evaluateCommand(program: Command): void {
+  const [memory, mode] = executionOptions() as [Option, Option];
   program
     .command("evaluate")
     .summary("score an adapter or a language model on a CSV file")
@@ -36,6 +46,9 @@ export function evaluateCommand(program: Command): void {
     .option("--batch-size <n>", "examples of a run", wholeNumber(1), 16)
     .option("--sequence-length <n>", "tokens a text is cut to (default: 96)", wholeNumber(1))
     .option("--threads <n>", "threads of one operator (default: all processors)", wholeNumber(1))
+    .addOption(memory)
+    .addOption(mode)
+    .addOption(providerOption())
     .option(
       "--json",
       "print {examples, accuracy, macroF1, confusion, labels} or {tokens, loss, perplexity}",
@@ -48,13 +61,16 @@ export function evaluateCommand(program: Command): void {
         "evaluate --model ./gpt2 --data stories.csv",
       ),
     )
-    .action(async (flags: EvaluateFlags) => {
+    .action(async ({ provider, ...flags }: EvaluateFlags) => {
       const { evaluateAdapter } = await import("../train/evaluation.ts");
+      const { engineProviders } = await import("../providers.ts");
       const model = flags.model ?? embeddedModelFolder();
       const score = await evaluateAdapter({
         ...flags,
         model,
+        execution: executionOf(flags),
         cacheFolder: defaultCacheFolder(),
+        providers: await engineProviders(provider, log),
         log,
       });
       await printResult({ json: score, text: scoreText(score) }, flags);

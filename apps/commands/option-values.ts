@@ -1,5 +1,8 @@
 // Values of command line options, checked where they enter.
-import { InvalidArgumentError } from "commander";
+import { InvalidArgumentError, Option } from "commander";
+import { parseQuantity } from "../../devices/index.ts";
+import type { ExecutionMode } from "../../runtime/index.ts";
+import type { ExecutionChoice } from "../train/execution.ts";
 
 /** A whole number of at least `minimum`. */
 export function wholeNumber(minimum: number): (text: string) => number {
@@ -52,6 +55,52 @@ export function numberList(text: string): readonly number[] {
     return [...new Set(parts.map(Number))].sort((a, b) => a - b);
   }
   throw new InvalidArgumentError("It must be whole numbers separated by commas, such as 0,1,3.");
+}
+
+/** A number of bytes, such as `400MB`. */
+export function byteQuantity(text: string): number {
+  const value = parseQuantity(text, "bytes");
+  if (value !== undefined && value > 0) return Math.floor(value);
+  throw new InvalidArgumentError("It must be a size such as 400MB or 2GiB.");
+}
+
+/** The options `--memory` and `--mode`, whose values `executionOf` takes. */
+export function executionOptions(): Option[] {
+  const memory = "most memory of the process, such as 400MB: chooses the mode";
+  const mode = "how the model is executed (default: whole-float32)";
+  return [
+    new Option("--memory <size>", memory).argParser(byteQuantity),
+    new Option("--mode <name>", mode).choices(Object.keys(modes)),
+  ];
+}
+
+// Not the list of the runtime itself, which would load all of it to print a help text.
+const modes: { readonly [M in ExecutionMode]: true } = {
+  "whole-float32": true,
+  "whole-int8": true,
+  "blocks-float32": true,
+  "blocks-int8": true,
+  "whole-int4": true,
+};
+
+/** What the options of `executionOptions` were given. */
+export interface ExecutionFlags {
+  readonly memory?: number;
+  readonly mode?: ExecutionMode;
+}
+
+/** The choice that these flags make. */
+export function executionOf({ memory, mode }: ExecutionFlags): ExecutionChoice {
+  return {
+    ...(memory === undefined ? {} : { memoryBytes: memory }),
+    ...(mode === undefined ? {} : { mode }),
+  };
+}
+
+/** The option `--provider`. */
+export function providerOption(): Option {
+  const text = "what to compute on: auto takes a GPU that works (default: auto)";
+  return new Option("--provider <name>", text).choices(["auto", "cpu", "cuda"]);
 }
 
 /** The examples under a command's help. */

@@ -1,6 +1,13 @@
 // `trifold train`: an adapter from a person's own table, on one machine.
 import { type Command, Option } from "commander";
-import type { LoraSettings, OptimizerKind, ScheduleKind } from "../../runtime/index.ts";
+import { formatQuantity } from "../../devices/index.ts";
+import type {
+  LoraSettings,
+  OptimizerKind,
+  PrefixCacheReport,
+  ProviderChoice,
+  ScheduleKind,
+} from "../../runtime/index.ts";
 import { defaultCacheFolder } from "../cache-folder.ts";
 import { log, printResult } from "../command-result.ts";
 import { exitStatus } from "../failure.ts";
@@ -8,16 +15,21 @@ import { interruptSignal } from "../interrupt.ts";
 import { embeddedModelFolder } from "../package-root.ts";
 import type { TrainingReport } from "../train/options.ts";
 import {
+  byteQuantity,
+  type ExecutionFlags,
   examples,
+  executionOf,
+  executionOptions,
   fraction,
   nameList,
   nonNegativeNumber,
   numberList,
   positiveNumber,
+  providerOption,
   wholeNumber,
 } from "./option-values.ts";
 
-interface TrainFlags {
+interface TrainFlags extends ExecutionFlags {
   readonly model?: string;
   readonly data: string;
   readonly textColumn: string;
@@ -47,6 +59,9 @@ interface TrainFlags {
   readonly checkpointEvery: number;
   readonly resume?: boolean;
   readonly threads?: number;
+  readonly provider?: ProviderChoice;
+  readonly cachePrefix?: number;
+  readonly cachePrefixFolder?: string;
   readonly json?: boolean;
 }
 
@@ -62,7 +77,8 @@ export function trainCommand(program: Command): void {
     .option("--text-column <name>", "column of the texts", "text")
     .option("--label-column <name>", "column of the labels", "label")
     .option("--model <folder>", "Hugging Face model folder (default: the embedded model)");
-  for (const option of [...adapterOptions(), ...learningOptions()]) command.addOption(option);
+  const groups = [adapterOptions(), learningOptions(), executionOptions(), prefixCacheOptions()];
+  for (const option of groups.flat()) command.addOption(option);
   command
     .option("--seed <n>", "equal seeds give equal adapters", wholeNumber(0), 1)
     .option("--hold-out <fraction>", "share of the rows to score on", fraction, 0.2)
@@ -70,12 +86,15 @@ export function trainCommand(program: Command): void {
     .option("--checkpoint-every <n>", "steps from one checkpoint to the next", wholeNumber(1), 100)
     .option("--resume", "go on from the checkpoint in --out, with the same numbers")
     .option("--threads <n>", "threads of one operator (default: all processors)", wholeNumber(1))
+    .addOption(providerOption())
     .option("--json", "print one JSON document")
     .addHelpText(
       "after",
       examples(
         "train --data mails.csv --text-column body --label-column folder",
         "train --model ./gpt2 --data banking.csv --epochs 2 --learning-rate 5e-4 --out ./banking",
+        "train --model ./gpt2 --data banking.csv --memory 400MB",
+        "train --model ./gpt2 --data banking.csv --layers 10,11 --cache-prefix 300MB",
         "train --data stories.csv --head lm --targets all-linear --dropout 0.1 --out ./stories",
       ),
     )
@@ -117,6 +136,14 @@ function learningOptions(): Option[] {
   ];
 }
 
+function prefixCacheOptions(): Option[] {
+  const memory = "keep what leaves the blocks below --layers in so much memory, such as 200MB";
+  return [
+    parsed("--cache-prefix <size>", memory, byteQuantity),
+    new Option("--cache-prefix-folder <folder>", "keep there what memory has no room for"),
+  ];
+}
+
 /** The first of the choices is the default. */
 function choice(flags: string, description: string, choices: readonly string[]): Option {
   return new Option(flags, description).choices(choices).default(choices[0]);
@@ -132,9 +159,10 @@ function parsed<T>(
   return fallback === undefined ? option : option.default(fallback);
 }
 
-async function run({ holdOut, json, ...flags }: TrainFlags): Promise<void> {
+async function run({ holdOut, json, provider, ...flags }: TrainFlags): Promise<void> {
   const { trainAdapter } = await import("../train/training.ts");
   const { createProgress } = await import("../progress.ts");
+  const { engineProviders } = await import("../providers.ts");
   const { signal, close } = interruptSignal();
   const ends = [close];
   try {
@@ -144,6 +172,9 @@ async function run({ holdOut, json, ...flags }: TrainFlags): Promise<void> {
       lora: loraOf(flags),
       holdOutFraction: holdOut,
       resume: flags.resume ?? false,
+      execution: executionOf(flags),
+      ...prefixCacheOf(flags),
+      providers: await engineProviders(provider, log),
       cacheFolder: defaultCacheFolder(),
       signal,
       log,
@@ -160,6 +191,13 @@ async function run({ holdOut, json, ...flags }: TrainFlags): Promise<void> {
     for (const end of ends) end();
   }
 }
+
+function prefixCacheOf({ cachePrefix: memoryBytes, cachePrefixFolder: folder }: PrefixFlags) {
+  if (memoryBytes === undefined && folder === undefined) return {};
+  return { prefixCache: { memoryBytes: memoryBytes ?? 0, ...(folder && { folder }) } };
+}
+
+type PrefixFlags = Pick<TrainFlags, "cachePrefix" | "cachePrefixFolder">;
 
 function loraOf({
   rank,
@@ -192,6 +230,24 @@ function reportText(report: TrainingReport): string {
     );
   }
   if (perplexity !== undefined) lines.push(`perplexity ${perplexity.toFixed(1)} ${held}`);
+  if (report.prefixCache !== undefined) lines.push(prefixText(report.prefixCache));
   lines.push(`adapter saved in ${adapter}${interrupted ? "; --resume goes on" : ""}`);
   return lines.join("\n");
+}
+
+/** What the cache saved: the mean time of a computed prefix less that of one that was found, as often as it was found. */
+function prefixText(reports: readonly PrefixCacheReport[]): string {
+  const sum = (read: (report: PrefixCacheReport) => number) =>
+    reports.reduce((total, report) => total + read(report), 0);
+  const savedMs = sum(({ cachedMs, computedMs, cachedBatches }) =>
+    cachedMs === undefined || computedMs === undefined
+      ? 0
+      : cachedBatches * (computedMs - cachedMs),
+  );
+  const rows = sum(({ hits, misses }) => hits + misses);
+  const bytes = formatQuantity(
+    sum(({ memoryBytes, fileBytes }) => memoryBytes + fileBytes),
+    "bytes",
+  );
+  return `prefix cache: ${sum(({ hits }) => hits)} of ${rows} rows found, ${bytes} kept, about ${(savedMs / 1000).toFixed(1)} s saved`;
 }

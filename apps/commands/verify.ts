@@ -1,15 +1,17 @@
 // `trifold verify`: compares this machine's numbers with a reference file.
 import type { Command } from "commander";
+import type { ProviderChoice } from "../../runtime/index.ts";
 import { defaultCacheFolder } from "../cache-folder.ts";
 import { log, printResult } from "../command-result.ts";
 import { exitStatus } from "../failure.ts";
 import type { VerifyReport } from "../verify/verify.ts";
-import { examples, wholeNumber } from "./option-values.ts";
+import { examples, providerOption, wholeNumber } from "./option-values.ts";
 
 interface VerifyFlags {
   readonly reference: string;
   readonly out?: string;
   readonly threads?: number;
+  readonly provider?: ProviderChoice;
   readonly json?: boolean;
 }
 
@@ -26,6 +28,7 @@ export function verifyCommand(program: Command): void {
     .requiredOption("--reference <file>", "reference file (safetensors)")
     .option("--out <file>", "write actual.loss, actual.logits and actual.grad.<name> to this file")
     .option("--threads <n>", "threads of one operator (default: all processors)", wholeNumber(1))
+    .addOption(providerOption())
     .option("--json", "print one JSON document")
     .addHelpText(
       "after",
@@ -36,8 +39,11 @@ export function verifyCommand(program: Command): void {
     )
     .action(async (model: string, flags: VerifyFlags) => {
       const { verify } = await import("../verify/verify.ts");
+      const { engineProviders } = await import("../providers.ts");
+      const { provider, ...rest } = flags;
       const cacheFolder = defaultCacheFolder();
-      const report = await verify({ ...flags, model, cacheFolder });
+      const providers = await engineProviders(provider, log);
+      const report = await verify({ ...rest, model, cacheFolder, providers });
       for (const note of report.notes) log(`note: ${note}`);
       const text = await reportText(report, flags);
       await printResult({ json: report, text }, flags);

@@ -187,7 +187,11 @@ class Attempt {
       );
     }
     return device.inbox.accept(request, async (payload, sequence) => {
-      const answer = await lane.process(payload, sequence, signal);
+      const answer = await lane.process(payload, sequence, signal).catch(async (error: unknown) => {
+        // A coordinator that is told to stop owes no answer: the device asks the one that comes back.
+        if (this.#options.signal.aborted) await aborted(signal);
+        throw error;
+      });
       onEvent({ kind: "progress", deviceId, messages: sequence });
       return answer;
     });
@@ -304,4 +308,11 @@ class Attempt {
 function laneDevice({ profile, selection }: ReadyDevice): LaneDevice {
   const chosen = selection.table.find(({ feasible }) => feasible);
   return { board: profile.board.model, estimate: chosen?.candidate.cost };
+}
+
+function aborted(signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    if (signal.aborted) resolve();
+    signal.addEventListener("abort", () => resolve(), { once: true });
+  });
 }

@@ -54,14 +54,14 @@ export interface CoordinatorResult {
 
 /** Runs the task to its end. Wrong input is refused before anything listens. */
 export async function startCoordinator(start: CoordinatorStart): Promise<CoordinatorResult> {
-  const { threads, log } = start;
+  const { threads, signal, log } = start;
   checkId("federation", start.federation);
   const prepared = await prepareTask(await readTaskFile(start.task), start.cacheFolder);
   const listener = start.broker === undefined ? await listenerFor(start) : undefined;
   const secrets = await secretsFor(start, listener);
   // Owned before anything listens or connects: at another broker a second coordinator would take over the first one's id.
   const folder = await openRunFolder(resolve(start.run), prepared.task);
-  const engine = ortEngine(threads === undefined ? {} : { threads });
+  const engine = ortEngine(threads === undefined ? { signal } : { threads, signal });
   let broker: Broker | undefined;
   try {
     broker = listener ? await startBroker({ ...listener, log }) : undefined;

@@ -104,7 +104,7 @@ async function runJobs(
   const queue = [...jobs];
   const scores = new Map<string, number>();
   const work = async (): Promise<void> => {
-    const engine = ortEngine({ threads: 1 });
+    const engine = ortEngine({ threads: 1, signal: options.signal });
     try {
       for (let job = queue.shift(); job; job = queue.shift()) {
         scores.set(job.name, await runJob(engine, job, options));

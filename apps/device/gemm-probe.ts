@@ -1,11 +1,20 @@
 // The rate of float32 matrix products through the engine that training uses: what a board computes, not
 // what its data sheet says.
-import { type Engine, float32, graphBuilder, graphFlops, ortEngine } from "../../runtime/index.ts";
+import {
+  type Engine,
+  float32,
+  graphBuilder,
+  graphFlops,
+  ortEngine,
+  type ProviderName,
+} from "../../runtime/index.ts";
 
 /** How to measure. */
 export interface GemmProbeOptions {
   /** Threads of one operator; default: all processors. */
   readonly threads?: number;
+  /** Execution providers, best first; the CPU when left out. */
+  readonly providers?: readonly ProviderName[];
   /** Rows, columns and depth of the product. */
   readonly size?: number;
   readonly repeats?: number;
@@ -14,8 +23,12 @@ export interface GemmProbeOptions {
 
 /** FLOP/s of square float32 products: the median of several runs after one that warms up. */
 export async function measureGemm(options: GemmProbeOptions = {}): Promise<number> {
-  const { threads, size = 512, repeats = 7, signal } = options;
-  const engine = ortEngine(threads === undefined ? {} : { threads });
+  const { threads, providers, size = 512, repeats = 7, signal } = options;
+  const engine = ortEngine({
+    ...(threads && { threads }),
+    ...(providers && { providers }),
+    ...(signal && { signal }),
+  });
   try {
     return await timeProducts(engine, { size, repeats, signal });
   } finally {

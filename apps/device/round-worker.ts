@@ -19,6 +19,7 @@ import {
 import { type Engine, type Example, TrifoldError } from "../../runtime/index.ts";
 import type { DeviceRoundReport } from "../control-messages.ts";
 import { errorText } from "../error-text.ts";
+import { isInterruption } from "../failure.ts";
 import { markPeak, peakResidentBytes, settledResidentBytes } from "./process-memory.ts";
 import type { Workplace } from "./workplace.ts";
 
@@ -116,7 +117,8 @@ class StandingWorker implements RoundWorker {
       const report = await this.#train(round, place, signal);
       await link.request({ ...place, kind: "report", fields: { ...report } }, { signal });
     } catch (error) {
-      if (signal.aborted) return;
+      // The engine gives a round up when the device is stopped, before the lane is.
+      if (signal.aborted || isInterruption(error)) return;
       const { code, message } = errorText(error);
       log(`round ${place.round} failed: ${code}: ${message}`);
       // An error without a code of ours may quote anything, so its text stays here.

@@ -7,9 +7,16 @@ import {
   measureProfile,
 } from "../../devices/index.ts";
 import { builtInProtocols } from "../../protocols/index.ts";
-import { openBaseModel, ortEngine, readTable } from "../../runtime/index.ts";
+import {
+  openBaseModel,
+  ortEngine,
+  type ProviderChoice,
+  type ProviderName,
+  readTable,
+} from "../../runtime/index.ts";
 import { type ConnectionFlags, readSecrets } from "../connection.ts";
 import { errorText } from "../error-text.ts";
+import { engineProviders } from "../providers.ts";
 import { runAgent } from "./agent.ts";
 import { type DeviceConfig, readDeviceConfig } from "./config.ts";
 import { measureGemm } from "./gemm-probe.ts";
@@ -26,6 +33,7 @@ export interface DeviceFlags extends ConnectionFlags {
   readonly config?: string;
   readonly model?: string;
   readonly state: string;
+  readonly provider?: ProviderChoice;
 }
 
 /** The flags, and what the program around them provides. */
@@ -45,7 +53,8 @@ export async function startDevice(start: DeviceStart): Promise<void> {
   await checkInputs(start);
   const username = secrets.username ?? (secrets.password === undefined ? undefined : id);
   const { threads, budget, holdOutFraction } = config;
-  const engine = ortEngine(threads === undefined ? {} : { threads });
+  const providers = await engineProviders(start.provider, log);
+  const engine = ortEngine({ ...(threads && { threads }), providers, signal });
   log(`joining "${federation}" at ${start.broker}`);
   try {
     await runAgent({
@@ -56,7 +65,7 @@ export async function startDevice(start: DeviceStart): Promise<void> {
         const profile = await profileOf(
           config,
           { transport, federation, deviceId: id, signal },
-          log,
+          { providers, log },
         );
         log(`${profile.board.model}, ${linkText(profile)}`);
         return profile;
@@ -94,13 +103,15 @@ async function checkInputs({ data, textColumn, labelColumn, model, cacheFolder }
 async function profileOf(
   { profile, threads }: DeviceConfig,
   probe: LinkProbeOptions,
-  log: (message: string) => void,
+  { providers, log }: { readonly providers: readonly ProviderName[] } & Pick<DeviceStart, "log">,
 ): Promise<DeviceProfile> {
   if (profile) return profile;
   const { signal } = probe;
   const link = await measureLinkWithin(probe, log);
   return measureProfile({
-    measureGemm: () => measureGemm({ ...(threads === undefined ? {} : { threads }), signal }),
+    measureGemm: () => measureGemm({ ...(threads && { threads }), providers, signal }),
+    // Known to work, best first.
+    probeProviders: async () => providers,
     ...(link ? { measureLink: () => Promise.resolve(link) } : {}),
     signal,
   });

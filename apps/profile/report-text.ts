@@ -1,11 +1,18 @@
 // The profile and the selection as tables for people.
-import { type DeviceProfile, type Figure, formatQuantity, type Unit } from "../../devices/index.ts";
+import {
+  acceleratorOf,
+  type DeviceProfile,
+  type Figure,
+  formatQuantity,
+  type Unit,
+} from "../../devices/index.ts";
 import { type CandidateVerdict, type FigureName, labelOf } from "../../protocols/index.ts";
+import type { ProviderReport } from "../../runtime/index.ts";
 import { textTable } from "../text-table.ts";
 import type { ProfileReport } from "./report.ts";
 
 /** Every figure with its origin, then every candidate with its cost or the limits that it breaks. */
-export function profileText({ profile, task, selection }: ProfileReport): string {
+export function profileText({ profile, providers = [], task, selection }: ProfileReport): string {
   const { assignment, table } = selection;
   const head = ["framework", "", "memory", "up", "down", "seconds", "why not"];
   const decision = assignment
@@ -14,11 +21,26 @@ export function profileText({ profile, task, selection }: ProfileReport): string
   return [
     profile.board.model,
     textTable(["figure", "value", "origin"], figureRows(profile), { right: [1] }),
+    ...providerLines(profile, providers),
     "",
     `A round of task "${task.name}" (order: ${task.order.join(", ")}):`,
     textTable(head, table.map(candidateRow), { right: [2, 3, 4, 5] }),
     decision,
   ].join("\n");
+}
+
+/** What computes here, what does not and why, and what it takes to use the board's GPU while it does not. */
+function providerLines(
+  { board, providers: used }: DeviceProfile,
+  tried: readonly ProviderReport[],
+): readonly string[] {
+  const failed = tried.filter(({ works }) => !works);
+  const gpu = used.includes("cuda") ? undefined : acceleratorOf(board);
+  return [
+    `computes on: ${used.join(", ")}`,
+    ...failed.map(({ name, reason }) => `not on ${name}: ${reason}`),
+    ...(gpu ? [`${gpu.name}, compute capability ${gpu.computeCapability}: ${gpu.note}`] : []),
+  ];
 }
 
 function figureRows(profile: DeviceProfile): string[][] {

@@ -11,6 +11,7 @@ import {
   type Selection,
   type Task,
 } from "../../protocols/index.ts";
+import { type ProviderName, type ProviderReport, probeProviders } from "../../runtime/index.ts";
 import { prepareTask } from "../coordinator/prepared-task.ts";
 import { readTaskFile } from "../coordinator/task-file.ts";
 import { readDeviceConfig } from "../device/config.ts";
@@ -33,6 +34,8 @@ export interface ProfileOptions {
 /** A board's profile and what follows from it. */
 export interface ProfileReport {
   readonly profile: DeviceProfile;
+  /** What trying the execution providers of this machine showed; absent for a catalogue or declared profile. */
+  readonly providers?: readonly ProviderReport[];
   readonly budget: DeviceBudget;
   readonly task: { readonly name: string; readonly order: readonly string[] };
   readonly selection: Selection;
@@ -47,7 +50,9 @@ export async function profileReport(options: ProfileOptions): Promise<ProfileRep
     options.task === undefined
       ? await exampleTask(cacheFolder)
       : (await prepareTask(await readTaskFile(options.task), cacheFolder)).task;
-  const profile = catalogue ?? config.profile ?? (await measure(options, config.threads));
+  const declared = catalogue ?? config.profile;
+  const providers = declared ? undefined : await probeProviders();
+  const profile = declared ?? (await measure(options, config.threads, working(providers ?? [])));
   const { budget } = config;
   const selection = assignDevice(builtInProtocols, task, {
     deviceId: "this-device",
@@ -56,7 +61,8 @@ export async function profileReport(options: ProfileOptions): Promise<ProfileRep
     holdOut: nominalHoldOut,
     protocols: Object.fromEntries(builtInProtocols.map(({ name, version }) => [name, version])),
   });
-  return { profile, budget, task: taskName(task), selection };
+  const tried = providers === undefined ? {} : { providers };
+  return { profile, ...tried, budget, task: taskName(task), selection };
 }
 
 /** No data is read here: a fifth of 300 private examples. */
@@ -65,10 +71,21 @@ const nominalHoldOut = 60;
 async function measure(
   { threads, signal }: ProfileOptions,
   configured: number | undefined,
+  providers: readonly ProviderName[],
 ): Promise<DeviceProfile> {
   const chosen = threads ?? configured;
-  const settings = chosen === undefined ? { signal } : { signal, threads: chosen };
-  return await measureProfile({ measureGemm: () => measureGemm(settings), signal });
+  const settings = { signal, providers, ...(chosen && { threads: chosen }) };
+  return await measureProfile({
+    measureGemm: () => measureGemm(settings),
+    probeProviders: async () => providers,
+    signal,
+  });
+}
+
+/** What to compute on, best first. */
+function working(reports: readonly ProviderReport[]): readonly ProviderName[] {
+  const isCudaUsable = reports.some(({ name, works }) => name === "cuda" && works);
+  return isCudaUsable ? ["cuda", "cpu"] : ["cpu"];
 }
 
 function taskName({ name, selection }: Task): ProfileReport["task"] {

@@ -8,6 +8,7 @@ import {
   loadAdapter,
   type ModelSpec,
   ortEngine,
+  type ProviderName,
   readTable,
   scoreClassification,
   type Tokenizer,
@@ -15,6 +16,7 @@ import {
 import { appErrors } from "../errors.ts";
 import { examplesOf } from "../examples.ts";
 import { openModelAndTokenizer } from "../model-and-tokenizer.ts";
+import { chooseExecution, type ExecutionChoice } from "./execution.ts";
 import { measurePerplexity, type PerplexityScore } from "./perplexity.ts";
 import { logitsOf } from "./scoring.ts";
 import { sequenceLengthOf } from "./sequence-length.ts";
@@ -30,6 +32,9 @@ export interface EvaluationOptions {
   readonly batchSize: number;
   readonly sequenceLength?: number;
   readonly threads?: number;
+  /** Execution providers, best first; the CPU when left out. */
+  readonly providers?: readonly ProviderName[];
+  readonly execution?: ExecutionChoice;
   readonly cacheFolder: string;
   readonly log: (message: string) => void;
 }
@@ -49,13 +54,16 @@ export interface AccuracyScore {
 export async function evaluateAdapter(
   options: EvaluationOptions,
 ): Promise<AccuracyScore | PerplexityScore> {
-  const { batchSize: batch, cacheFolder, threads } = options;
+  const { batchSize: batch, cacheFolder, threads, providers } = options;
   const { model, tokenizer } = await openModelAndTokenizer(options.model, cacheFolder);
   const adapter = await openAdapter(options.adapter, model, options.log);
   const sequence = sequenceLengthOf(model, options.sequenceLength);
   const { lora, head } = adapter;
-  const spec: ModelSpec = { model, lora, head, batch, sequence };
-  const engine = ortEngine(threads === undefined ? {} : { threads });
+  const workloads = [{ kind: head.kind === "lm" ? "loss" : "logits" }] as const;
+  const plain = { model, lora, head, batch, sequence };
+  const { execution = {}, log } = options;
+  const { spec } = await chooseExecution(plain, workloads, execution, log);
+  const engine = ortEngine({ ...(threads && { threads }), ...(providers && { providers }) });
   try {
     return head.kind === "lm"
       ? await scoreTexts(options, { engine, spec, adapter, tokenizer })

@@ -1,5 +1,14 @@
 // What `trifold train` is asked for and what it answers.
-import type { LoraSettings, OptimizerKind, ScheduleKind } from "../../runtime/index.ts";
+import type {
+  ExecutionMode,
+  LoraSettings,
+  OptimizerKind,
+  PrefixCacheReport,
+  ProviderName,
+  ScheduleKind,
+} from "../../runtime/index.ts";
+import type { ExecutionChoice } from "./execution.ts";
+import type { PrefixCacheChoice } from "./graphs.ts";
 
 /** What to train, on what and how. */
 export interface TrainingOptions {
@@ -36,6 +45,12 @@ export interface TrainingOptions {
   /** Goes on from the checkpoint in `out`. */
   readonly resume: boolean;
   readonly threads?: number;
+  /** Execution providers, best first; the CPU when left out. */
+  readonly providers?: readonly ProviderName[];
+  /** How the model is executed; whole-float32 when left out. */
+  readonly execution?: ExecutionChoice;
+  /** Keeps what leaves the blocks below the first adapter; nothing is kept when left out. */
+  readonly prefixCache?: PrefixCacheChoice;
   readonly cacheFolder: string;
   /** Ends training at once; what the last complete step made is saved. */
   readonly signal: AbortSignal;
@@ -78,6 +93,10 @@ export interface TrainingReport {
   readonly perplexity?: number;
   /** Share of the computed tokens that is padding. */
   readonly padding: PaddingShares;
+  /** How the model was executed. */
+  readonly mode: ExecutionMode;
+  /** What the prefix cache did, for each length of batches; absent without one. */
+  readonly prefixCache?: readonly PrefixCacheReport[];
   /** Runs that were resumed included. */
   readonly seconds: number;
   readonly flops: number;

@@ -6,6 +6,7 @@ import {
   type ModelSpec,
   type OptimizerSettings,
   type Parameters,
+  type PrefixCacheReport,
   scheduledRate,
   train,
 } from "../../runtime/index.ts";
@@ -30,6 +31,7 @@ export interface LoopResult {
   /** Steps made, those before a resumed run included. */
   readonly steps: number;
   readonly totals: TrainingTotals;
+  readonly prefixReports: readonly PrefixCacheReport[];
 }
 
 /**
@@ -42,7 +44,9 @@ export async function runLoop(loop: LoopOptions): Promise<LoopResult> {
   const start = await startOf(loop);
   const { optimizer, firstStep } = start;
   const objective = { kind: "labels", smoothing: options.labelSmoothing } as const;
-  const step = await openStep(engine, spec, { lengths: plan.lengths, objective });
+  const { prefixCache } = options;
+  const needs = { lengths: plan.lengths, objective, ...(prefixCache && { prefixCache }) };
+  const step = await openStep(engine, spec, needs);
   const onStep = options.onStart({ steps: plan.steps, firstStep });
   const { totals, count } = countedTotals(start.totals);
   const { parameters } = optimizer;
@@ -80,7 +84,8 @@ export async function runLoop(loop: LoopOptions): Promise<LoopResult> {
     if (!signal.aborted || cause !== signal.reason || steps === firstStep) throw cause;
     await save();
   }
-  return { parameters, steps: optimizer.state().steps, totals: totals() };
+  const prefixReports = step.prefixReports();
+  return { parameters, steps: optimizer.state().steps, totals: totals(), prefixReports };
 }
 
 /** The seeded start, or the checkpoint's. */

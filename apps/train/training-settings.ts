@@ -1,6 +1,7 @@
 // The settings that decide a training's numbers, by the options that set them: what a checkpoint belongs to.
 import { createHash } from "node:crypto";
 import { availableParallelism } from "node:os";
+import type { ExecutionMode } from "../../runtime/index.ts";
 import type { ModelAndTokenizer } from "../model-and-tokenizer.ts";
 import type { TrainingOptions } from "./options.ts";
 import type { TrainingData } from "./training-data.ts";
@@ -10,7 +11,7 @@ export type TrainingSettings = Readonly<Record<string, unknown>>;
 
 /** Everything that a resumed training must have in common with the one it goes on from. */
 export function trainingSettings(
-  options: TrainingOptions,
+  options: TrainingOptions & { readonly mode: ExecutionMode },
   { model, tokenizer }: ModelAndTokenizer,
   { labels, sequence, train, holdOut }: TrainingData,
   steps: number,
@@ -39,6 +40,8 @@ export function trainingSettings(
     "--max-gradient-norm": options.maxGradientNorm,
     "--seed": options.seed,
     "--hold-out": options.holdOutFraction,
+    // Block by block gives the whole graph's bits, rounded weights give others.
+    "--mode": options.mode.replace(/^\w+-/, ""),
     // Other counts add up in another order.
     "--threads": options.threads ?? availableParallelism(),
   };

@@ -9,6 +9,7 @@ import {
 } from "../../runtime/index.ts";
 import { openModelAndTokenizer } from "../model-and-tokenizer.ts";
 import { hasCheckpoint, removeCheckpoint } from "./checkpoint.ts";
+import { chooseExecution } from "./execution.ts";
 import type { TrainingOptions, TrainingReport } from "./options.ts";
 import { scoreHoldOut } from "./scoring.ts";
 import { readTrainingData } from "./training-data.ts";
@@ -21,21 +22,33 @@ import { trainingSettings } from "./training-settings.ts";
  * `TRAINING_DIVERGED`, or the signal's reason before the first step.
  */
 export async function trainAdapter(options: TrainingOptions): Promise<TrainingReport> {
-  const { cacheFolder, threads, signal, out, log } = options;
+  const { cacheFolder, threads, providers, signal, out, log } = options;
   const opened = await openModelAndTokenizer(options.model, cacheFolder);
   const { model } = opened;
   const data = await readTrainingData(options, opened);
   const { head, labels, sequence, train: examples } = data;
   const { padTokenId } = model.config;
   const plan = planTraining({ ...options, head, examples, sequence, padTokenId });
-  const spec: ModelSpec = { model, lora: options.lora, head, batch: options.batchSize, sequence };
-  const settings = trainingSettings(options, opened, data, plan.steps);
+  const { lora, batchSize: batch } = options;
+  const workloads = plan.lengths.map((length) => ({ kind: "step", sequence: length }) as const);
+  const { spec, mode } = await chooseExecution(
+    { model, lora, head, batch, sequence },
+    workloads,
+    options.execution ?? {},
+    log,
+  );
+  const settings = trainingSettings({ ...options, mode }, opened, data, plan.steps);
   if (hasCheckpoint(out) && !options.resume) {
     log(`note: ${out} holds an unfinished training, which this one replaces; --resume goes on`);
   }
-  const engine = ortEngine(threads === undefined ? {} : { threads });
+  const engine = ortEngine({
+    signal,
+    ...(threads && { threads }),
+    ...(providers && { providers }),
+  });
   try {
-    const { parameters, steps, totals } = await runLoop({ options, engine, spec, plan, settings });
+    const trained = await runLoop({ options, engine, spec, plan, settings });
+    const { parameters, steps, totals, prefixReports } = trained;
     await saveAdapter(out, adapterOf(options, spec, labels, parameters));
     const interrupted = steps < plan.steps;
     if (!interrupted) await removeCheckpoint(out);
@@ -51,6 +64,8 @@ export async function trainAdapter(options: TrainingOptions): Promise<TrainingRe
       loss: totals.loss / Math.max(1, steps),
       ...score,
       padding: plan.padding,
+      mode,
+      ...(prefixReports.length > 0 ? { prefixCache: prefixReports } : {}),
       seconds: totals.seconds,
       flops: totals.flops,
       interrupted,

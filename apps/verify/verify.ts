@@ -8,6 +8,7 @@ import {
   int64,
   openBaseModel,
   ortEngine,
+  type ProviderName,
   stepGraph,
   type Tensor,
   type TensorBundle,
@@ -25,6 +26,8 @@ export interface VerifyOptions {
   readonly out?: string;
   readonly cacheFolder: string;
   readonly threads?: number;
+  /** Execution providers, best first; the CPU when left out. */
+  readonly providers?: readonly ProviderName[];
 }
 
 /** What came out. */
@@ -40,10 +43,10 @@ export interface VerifyReport {
 
 /** Computes loss, logits and gradients of a reference file's batch, writes them to `out`, compares them. */
 export async function verify(options: VerifyOptions): Promise<VerifyReport> {
-  const { cacheFolder, out, threads } = options;
+  const { cacheFolder, out, threads, providers } = options;
   const model = await openBaseModel(options.model, { cacheFolder });
   const reference = await readReference(options.reference, model.config);
-  const engine = ortEngine(threads === undefined ? {} : { threads });
+  const engine = ortEngine({ ...(threads && { threads }), ...(providers && { providers }) });
   try {
     const results = await compute(engine, model, reference);
     if (out !== undefined) await writeResults(out, results);

@@ -48,6 +48,16 @@ export type Objective =
 
 /** What a graph is for: only training drops inputs of adapters, by masks that are fed. */
 export type Purpose = "training" | "evaluation";
+/** Which step of a model. */
+export interface StepOptions {
+  /** First block; what lies before it is another's. Default 0. */
+  readonly from?: number;
+  /** Default: the labels. */
+  readonly objective?: Objective;
+  readonly wantsGradients?: boolean;
+  /** Whether the gradient at the input of the first block comes out; default behind a cut. */
+  readonly wantsCutGradient?: boolean;
+}
 
 /** A graph and the names under which its results come out. */
 export interface StepGraph {
@@ -117,11 +127,16 @@ export function frontBackwardGraph(spec: ModelSpec, cutLayer: number): StepGraph
 
 /**
  * One step of blocks [from, last): loss, logits, parameter gradients and, behind a cut, the gradient to send
- * back. With `wantsGradients` false only loss and logits, without dropout.
+ * back, unless `wantsCutGradient` is false. With `wantsGradients` false only loss and logits, without dropout.
  */
 export function stepGraph(
   spec: ModelSpec,
-  { from = 0, objective = { kind: "labels" } as Objective, wantsGradients = true } = {},
+  {
+    from = 0,
+    objective = { kind: "labels" },
+    wantsGradients = true,
+    wantsCutGradient = from > 0,
+  }: StepOptions = {},
 ): StepGraph {
   const purpose = wantsGradients ? "training" : "evaluation";
   const parts = assemble(spec, { from, to: spec.model.config.layers }, { purpose });
@@ -133,7 +148,7 @@ export function stepGraph(
   b.output(prediction.logits);
   const names = { loss: loss.name, logits: prediction.logits.name };
   if (!wantsGradients) return { graph: b.build("loss"), blocks, ...names, gradients: new Map() };
-  if (from === 0) {
+  if (!wantsCutGradient) {
     const named = parameterGradients(parts, lossSeed(b, loss));
     return { graph: b.build("step"), blocks, ...names, gradients: named };
   }

@@ -1,12 +1,13 @@
 // The engine that boards run: stock ONNX Runtime in a worker thread, one worker for all sessions.
 import { availableParallelism } from "node:os";
-import { extname, resolve } from "node:path";
+import { extname } from "node:path";
+import { setImmediate as nextTurn } from "node:timers/promises";
 import { runtimeErrors } from "../errors.ts";
 import { checkGraph } from "../graph/check.ts";
 import type { Graph } from "../graph/ir.ts";
-import { exportOnnx } from "../onnx/export.ts";
 import type { Engine, Feeds, Session } from "./engine.ts";
 import { checkFeeds, chooseOutputs } from "./feeds.ts";
+import type { ProviderName } from "./providers.ts";
 import { buffersOf, type SessionSettings, type WireFeed, type WireTensor } from "./worker-calls.ts";
 import { openWorkerChannel, type WorkerChannel } from "./worker-channel.ts";
 
@@ -18,6 +19,13 @@ export interface OrtEngineOptions {
   readonly prepacking?: boolean;
   /** Let ONNX Runtime keep freed memory for the next run. Default true. */
   readonly enableCpuMemArena?: boolean;
+  /** Execution providers, best first, that `chooseProviders` found to work; one that does not fails every load. Default: the CPU. */
+  readonly providers?: readonly ProviderName[];
+  /**
+   * Gives up what runs and waits, with the signal's reason, and lets `close` return without waiting for native code.
+   * For a process that is about to end: the native call goes on until then.
+   */
+  readonly signal?: AbortSignal;
 }
 
 /** An engine on stock ONNX Runtime. The thread starts at the first load; a thread that dies fails every later call with `SESSION_FAILED`. */
@@ -25,52 +33,65 @@ export function ortEngine({
   threads = availableParallelism(),
   prepacking = false,
   enableCpuMemArena = true,
+  providers = ["cpu"],
+  signal,
 }: OrtEngineOptions = {}): Engine {
-  const settings = { threads, prepacking, enableCpuMemArena };
+  const settings = { threads, prepacking, enableCpuMemArena, providers };
   let channel: WorkerChannel | undefined;
   let closed = false;
   let lastSession = 0;
+  const abandon = () => channel?.abandon(signal?.reason);
+  signal?.addEventListener("abort", abandon, { once: true });
 
   return {
     name: "onnxruntime",
     load: async (graph) => {
+      signal?.throwIfAborted();
       if (closed) throw failure(graph, new Error("The engine is closed"));
       channel ??= openWorkerChannel(workerFile());
       lastSession += 1;
       // Its own, for another load may begin while this one waits.
-      const session = lastSession;
-      await loadGraph(channel, session, graph, settings);
-      return ortSession(channel, session, graph);
+      const loaded = { channel, session: lastSession, graph, signal };
+      await loadGraph(loaded, settings);
+      return ortSession(loaded);
     },
     close: async () => {
       closed = true;
       await channel?.close();
+      signal?.removeEventListener("abort", abandon);
     },
   };
 }
 
+/** A graph that the worker holds. */
+interface LoadedGraph {
+  readonly channel: WorkerChannel;
+  readonly session: number;
+  readonly graph: Graph;
+  readonly signal: AbortSignal | undefined;
+}
+
 async function loadGraph(
-  channel: WorkerChannel,
-  session: number,
-  graph: Graph,
+  { channel, session, graph, signal }: LoadedGraph,
   settings: SessionSettings,
 ): Promise<void> {
   try {
+    // Whoever loads a graph has just built it: the event loop gets a turn in between.
+    await nextTurn();
     checkGraph(graph);
-    const { model, weightsFolder } = exportOnnx(graph);
-    const folder = weightsFolder === undefined ? undefined : resolve(weightsFolder);
-    const request = { session, model, weightsFolder: folder, settings };
-    await channel.ask("load", request, [model.buffer]);
+    await channel.ask("load", { session, graph, settings });
   } catch (cause) {
+    signal?.throwIfAborted();
     throw failure(graph, cause);
   }
 }
 
-function ortSession(channel: WorkerChannel, session: number, graph: Graph): Session {
+function ortSession({ channel, session, graph, signal }: LoadedGraph): Session {
   let closing: Promise<void> | undefined;
   return {
     graph,
     run: async (feeds, outputs) => {
+      signal?.throwIfAborted();
       if (closing !== undefined) throw failure(graph, new Error("The session is closed"));
       checkFeeds(graph, feeds);
       const names = chooseOutputs(graph, outputs).map((value) => value.name);
@@ -80,6 +101,7 @@ function ortSession(channel: WorkerChannel, session: number, graph: Graph): Sess
       try {
         return new Map(await channel.ask("run", request, buffersOf(copies)));
       } catch (cause) {
+        signal?.throwIfAborted();
         throw failure(graph, cause);
       }
     },

@@ -1,4 +1,5 @@
 // What the engine asks of its worker thread, typed once for both ends.
+import type { Graph } from "../graph/ir.ts";
 import type { FileTensor, Float32Tensor, Int8Tensor, Int64Tensor } from "../tensor.ts";
 
 /** A tensor between threads; it owns its whole buffer. */
@@ -12,6 +13,8 @@ export interface SessionSettings {
   readonly threads: number;
   readonly prepacking: boolean;
   readonly enableCpuMemArena: boolean;
+  /** Best first. */
+  readonly providers: readonly string[];
 }
 
 /** Calls by kind: what goes to the worker and what comes back. `session` is a number the engine chose. */
@@ -19,8 +22,7 @@ export interface WorkerCalls {
   readonly load: {
     readonly request: {
       readonly session: number;
-      readonly model: Uint8Array<ArrayBuffer>;
-      readonly weightsFolder: string | undefined;
+      readonly graph: Graph;
       readonly settings: SessionSettings;
     };
     readonly reply: undefined;
@@ -50,7 +52,7 @@ export type Request = {
 /** The answer to the request before it. */
 export type Reply =
   | { readonly kind: "done"; readonly body: WorkerCalls[CallKind]["reply"] }
-  | { readonly kind: "failed"; readonly message: string };
+  | { readonly kind: "failed"; readonly message: string; readonly code?: string };
 
 /** The buffers that a message hands over instead of copying; each once. */
 export function buffersOf(tensors: ReadonlyMap<string, WireFeed>): ArrayBuffer[] {

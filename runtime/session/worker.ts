@@ -1,7 +1,10 @@
 // The worker thread's program: ONNX Runtime sessions by number. `run()` of onnxruntime-node blocks its
 // thread, hence this one. The channel sends the next call only after the answer to the last.
+import { resolve } from "node:path";
 import { isMainThread, parentPort, workerData } from "node:worker_threads";
 import { InferenceSession, Tensor } from "onnxruntime-node";
+import { TrifoldError } from "../errors.ts";
+import { exportOnnx } from "../onnx/export.ts";
 import { fileReader } from "./file-reader.ts";
 import {
   buffersOf,
@@ -29,8 +32,11 @@ type Handlers = {
 };
 
 const handlers: Handlers = {
-  load: async ({ session, model, weightsFolder, settings }) => {
-    const options = sessionOptions(settings, weightsFolder);
+  load: async ({ session, graph, settings }) => {
+    // Here, for it takes some 20 ms for GPT-2 that the event loop of the program would stand still.
+    const { model, weightsFolder } = exportOnnx(graph);
+    const folder = weightsFolder === undefined ? undefined : resolve(weightsFolder);
+    const options = sessionOptions(settings, folder);
     sessions.set(session, await InferenceSession.create(model, options));
     return undefined;
   },
@@ -59,7 +65,9 @@ async function answer(request: Request): Promise<Reply> {
   try {
     return { kind: "done", body: await handle(request) };
   } catch (cause) {
-    return { kind: "failed", message: cause instanceof Error ? cause.message : String(cause) };
+    const message = cause instanceof Error ? cause.message : String(cause);
+    const code = cause instanceof TrifoldError ? { code: cause.code } : {};
+    return { kind: "failed", message, ...code };
   }
 }
 
@@ -76,10 +84,11 @@ function handle(request: Request): Promise<WorkerCalls[CallKind]["reply"]> {
 
 /** Session options that keep weights mapped from their file and share the machine with others; measured on GPT-2. */
 function sessionOptions(
-  { threads, prepacking, enableCpuMemArena }: SessionSettings,
+  { threads, prepacking, enableCpuMemArena, providers }: SessionSettings,
   weightsFolder: string | undefined,
 ): InferenceSession.SessionOptions {
   return {
+    executionProviders: [...providers],
     executionMode: "sequential",
     graphOptimizationLevel: "all",
     intraOpNumThreads: threads,

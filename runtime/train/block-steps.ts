@@ -6,9 +6,9 @@ import {
   type LogitsOptions,
   logitsGraph,
   type ModelSpec,
-  type Objective,
   type Purpose,
   type StepGraph,
+  type StepOptions,
   stepGraph,
 } from "../models/partition.ts";
 import type { Engine } from "../session/engine.ts";
@@ -22,11 +22,11 @@ import type { LossFunction, Predictor, TrainingStep } from "./steps.ts";
 export async function loadBlockStep(
   engine: Engine,
   spec: ModelSpec,
-  { from = 0, objective }: { readonly from?: number; readonly objective?: Objective } = {},
+  { from = 0, objective, wantsCutGradient = from > 0 }: Omit<StepOptions, "wantsGradients"> = {},
 ): Promise<TrainingStep> {
   const { layers } = spec.model.config;
   const step = stepGraph(spec, { from: layers, ...(objective ? { objective } : {}) });
-  const body = await loadBody(engine, spec, { from, purpose: "training" });
+  const body = await loadBody(engine, spec, { from, purpose: "training", wantsCutGradient });
   const head = await loadHead(engine, step);
   const { chain } = body;
   const flops = body.forwardFlops + chain.backwardFlops + head.flops;
@@ -80,7 +80,8 @@ async function loadForward(
   step: StepGraph,
 ): Promise<Predictor> {
   const result = (step.loss ?? step.logits) as string;
-  const body = await loadBody(engine, spec, { from, purpose: "evaluation" });
+  const purpose = "evaluation";
+  const body = await loadBody(engine, spec, { from, purpose, wantsCutGradient: false });
   const head = await loadHead(engine, step);
   return {
     flops: body.forwardFlops + head.flops,
@@ -104,10 +105,14 @@ interface Body {
 async function loadBody(
   engine: Engine,
   spec: ModelSpec,
-  { from, purpose }: { readonly from: number; readonly purpose: Purpose },
+  {
+    from,
+    purpose,
+    wantsCutGradient: wantsEntry,
+  }: { readonly from: number; readonly purpose: Purpose; readonly wantsCutGradient: boolean },
 ): Promise<Body> {
   const range = { from, to: spec.model.config.layers };
-  const chain = await loadBlockChain(engine, spec, range, { wantsEntry: from > 0, purpose });
+  const chain = await loadBlockChain(engine, spec, range, { wantsEntry, purpose });
   if (from > 0) {
     const forward: Body["forward"] = (parameters, feeds) =>
       chain.forward(parameters, feeds, feeds.get("activations") as Float32Tensor);

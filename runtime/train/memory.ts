@@ -20,7 +20,13 @@ export type Workload = HeadWorkload | { readonly kind: "front"; readonly cutLaye
 
 /** A workload that reaches the head. */
 export type HeadWorkload =
-  | { readonly kind: "step"; readonly objective?: Objective }
+  | {
+      readonly kind: "step";
+      readonly objective?: Objective;
+      /** Tokens of its batches; the spec's when left out. */
+      readonly sequence?: number;
+    }
+  | { readonly kind: "loss" }
   | { readonly kind: "logits" };
 
 /**
@@ -62,7 +68,9 @@ const dequantisedFactor = 3.5;
 /** The kernel maps a file around each place that is read. */
 const readAroundBytes = 65_536;
 
-function graphsOf(spec: ModelSpec, workload: Workload): readonly Graph[] {
+function graphsOf(given: ModelSpec, workload: Workload): readonly Graph[] {
+  const { sequence = given.sequence } = workload.kind === "step" ? workload : {};
+  const spec = { ...given, sequence };
   const { layers } = spec.model.config;
   switch (workload.kind) {
     case "front": {
@@ -73,6 +81,7 @@ function graphsOf(spec: ModelSpec, workload: Workload): readonly Graph[] {
       const all = drops ? [...training, frontForwardGraph(spec, cutLayer, "evaluation")] : training;
       return all.map(({ graph }) => graph);
     }
+    case "loss":
     case "logits":
       if (spec.execution !== "blocks") return [headGraph(spec, workload, 0)];
       return [...blockForward(spec, "evaluation"), headGraph(spec, workload)];
@@ -93,6 +102,7 @@ function headGraph(
   from = spec.model.config.layers,
 ): Graph {
   if (workload.kind === "logits") return logitsGraph(spec, { from }).graph;
+  if (workload.kind === "loss") return stepGraph(spec, { from, wantsGradients: false }).graph;
   const { objective } = workload;
   return stepGraph(spec, objective === undefined ? { from } : { from, objective }).graph;
 }

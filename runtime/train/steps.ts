@@ -6,8 +6,8 @@ import {
   type LogitsOptions,
   logitsGraph,
   type ModelSpec,
-  type Objective,
   type StepGraph,
+  type StepOptions,
   stepGraph,
 } from "../models/partition.ts";
 import type { Engine, Session } from "../session/engine.ts";
@@ -77,7 +77,7 @@ export interface Front extends Loaded, Dropping {
 export async function loadStep(
   engine: Engine,
   spec: ModelSpec,
-  options: { readonly from?: number; readonly objective?: Objective } = {},
+  options: Omit<StepOptions, "wantsGradients"> = {},
 ): Promise<TrainingStep> {
   if (spec.execution === "blocks") return await loadBlockStep(engine, spec, options);
   const step = stepGraph(spec, options);

@@ -19,7 +19,13 @@ t.test(
   async (t) => {
     const { status, stdout, stderr } = await runTrifold(["profile", "--json"], environment);
     t.equal(status, 0, stderr);
-    const { profile, selection, task } = JSON.parse(stdout) as ProfileReport;
+    const { profile, providers, selection, task } = JSON.parse(stdout) as ProfileReport;
+    // What was tried and works is what the profile names.
+    t.same(providers?.map(({ name }) => name).sort(), ["cpu", "cuda"]);
+    t.same(
+      profile.providers.toSorted(),
+      providers?.flatMap(({ name, works }) => (works ? [name] : [])).sort(),
+    );
     t.equal(profile.gemmFlopsPerSecond.origin, "measured");
     // The slowest board of the catalogue reaches 6e9; no processor reaches 1e14 in float32.
     const rate = profile.gemmFlopsPerSecond.value;
@@ -38,6 +44,11 @@ t.test("every board of the catalogue has a table with all candidates", async (t)
     t.equal(report.profile.board.key, board);
     const text = profileText(report);
     t.match(text, /full +fits/, board);
+    t.match(text, /^computes on: cpu$/m, board);
+    t.equal(
+      /compute capability \d\.\d: The GPU needs .* rebuilt/.test(text),
+      /jetson|orin/.test(board),
+    );
     t.match(text, /\n-> full: first in the task's order/, board);
   }
   await t.rejects(profileReport({ board: "pi", cacheFolder, signal }), {

@@ -16,6 +16,7 @@ import {
   loadAdapter,
   openBaseModel,
   ortEngine,
+  probeProviders,
   randomStream,
   readSafetensors,
   saveAdapter,
@@ -115,6 +116,23 @@ t.test(
     t.match(config, { peft_type: "LORA", task_type: "SEQ_CLS", r: 8, lora_alpha: 16 });
   },
 );
+
+t.test("a provider that does not work is said once, and the CPU computes", async (t) => {
+  const adapter = join(root, "provided");
+  await trainAdapter(options(adapter, { steps: 2 }));
+  const args = ["evaluate", "--adapter", adapter, "--data", testFile, ...columns, "--json"];
+  const [cuda] = await probeProviders({ names: ["cuda"] });
+  const asked = await runTrifold([...args, "--provider", "cuda"], environment);
+  const plain = await runTrifold(args, environment);
+  t.same([asked.status, plain.status], [0, 0], asked.stderr);
+  const lines = asked.stderr.split("\n").filter((line) => line.includes("cuda"));
+  t.equal(lines.length, cuda?.works ? 0 : 1, asked.stderr);
+  t.notMatch(plain.stderr, /provider/);
+  if (!cuda?.works) t.equal(asked.stdout, plain.stdout);
+  const unknown = await runTrifold([...args, "--provider", "abacus"], environment);
+  t.equal(unknown.status, 2);
+  t.match(unknown.stderr, /^error USAGE_INVALID: .*abacus.*auto, cpu, cuda/);
+});
 
 t.test("equal seeds give equal bytes, other seeds others", async (t) => {
   const folders = ["a", "b", "c"].map((name) => join(root, name));

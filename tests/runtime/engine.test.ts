@@ -1,6 +1,7 @@
 import { spawnSync } from "node:child_process";
+import { writeFile } from "node:fs/promises";
 import { createRequire } from "node:module";
-import { extname } from "node:path";
+import { extname, join } from "node:path";
 import * as fc from "fast-check";
 import t from "tap";
 import { graphBuilder } from "../../runtime/graph/builder.ts";
@@ -173,12 +174,9 @@ t.test("closing an engine rejects what runs and waits, and lets the process live
 });
 
 t.test("process.exit in the middle of a run ends with the code asked for", async (t) => {
-  const modules = ["graph/builder", "session/ort"].map(
-    (name) => new URL(`../../runtime/${name}${extname(import.meta.url)}`, import.meta.url).href,
-  );
   // The sum of eight products of 512 x 512 matrices runs for some 50 ms; exit comes with the next turn of the loop.
   const program = `
-    const [{ graphBuilder }, { ortEngine }] = await Promise.all(${JSON.stringify(modules)}.map((m) => import(m)));
+    const [{ graphBuilder }, { ortEngine }] = await Promise.all(${JSON.stringify(programModules())}.map((m) => import(m)));
     const builder = graphBuilder();
     const x = builder.input("x", "float32", [512, 512]);
     let y = x;
@@ -190,6 +188,60 @@ t.test("process.exit in the middle of a run ends with the code asked for", async
   const { status, stderr } = spawnSync(process.execPath, ["--input-type=module", "-e", program]);
   t.equal(stderr.toString(), "");
   t.equal(status, 3);
+});
+
+t.test("a process started with options of V8 has a worker thread", async (t) => {
+  const file = join(t.testdir(), "program.mjs");
+  await writeFile(
+    file,
+    `
+    const [{ graphBuilder }, { ortEngine }] = await Promise.all(${JSON.stringify(programModules())}.map((m) => import(m)));
+    const builder = graphBuilder();
+    builder.output(builder.op("Neg", [builder.input("x", "float32", [1])], {}, "y"));
+    const engine = ortEngine({ threads: 1 });
+    const session = await engine.load(builder.build("negative"));
+    const results = await session.run(new Map([["x", { dtype: "float32", shape: [1], data: Float32Array.of(2) }]]));
+    process.stdout.write(String(results.get("y").data[0]));
+    await engine.close();`,
+  );
+  const options = ["--max-old-space-size=256", file];
+  const { stdout, stderr } = spawnSync(process.execPath, options);
+  t.equal(stdout.toString(), "-2", stderr.toString());
+});
+
+t.test("an aborted engine waits for no native call, and a signal ends the process", async (t) => {
+  // 4,000 products of 1,024 x 1,024 matrices: minutes on one thread.
+  const program = `
+    const [{ graphBuilder }, { ortEngine }, { awaitComputations }] = await Promise.all(
+      ${JSON.stringify([...programModules(), moduleAddress("session/worker-channel")])}.map((m) => import(m)));
+    const builder = graphBuilder();
+    const x = builder.input("x", "float32", [1024, 1024]);
+    let y = x;
+    for (let i = 0; i < 4000; i++) y = builder.op("MatMul", [y, x], {});
+    builder.output(y);
+    const stop = new AbortController();
+    const engine = ortEngine({ threads: 1, signal: stop.signal });
+    const session = await engine.load(builder.build("endless"));
+    const feeds = new Map([["x", { dtype: "float32", shape: [1024, 1024], data: new Float32Array(2 ** 20) }]]);
+    const runs = [session.run(feeds), session.run(feeds), session.close().then(() => session.run(feeds))];
+    setTimeout(() => stop.abort(new Error("enough")), 10);
+    const settled = await Promise.allSettled(runs);
+    const late = await engine.load(builder.build("late")).catch((error) => error.message);
+    await Promise.all([engine.close(), engine.close()]);
+    const texts = [...settled.map(({ reason }) => reason.message), late];
+    process.stdout.write(JSON.stringify({ texts, isIdle: awaitComputations(0) }));
+    process.removeAllListeners("SIGTERM");
+    process.kill(process.pid, "SIGTERM");`;
+  const { signal, stdout, stderr } = spawnSync(process.execPath, [
+    "--input-type=module",
+    "-e",
+    program,
+  ]);
+  t.same(JSON.parse(stdout.toString()), {
+    texts: ["enough", "enough", "enough", "enough"],
+    isIdle: false,
+  });
+  t.equal(signal, "SIGTERM", stderr.toString());
 });
 
 t.test("a worker thread that dies fails what it owed and what comes after", async (t) => {
@@ -204,6 +256,15 @@ t.test("a worker thread that dies fails what it owed and what comes after", asyn
     await Promise.all([channel.close(), channel.close()]);
   }
 });
+
+/** What a program of its own imports to build a graph and run it. */
+function programModules(): readonly string[] {
+  return ["graph/builder", "session/ort"].map(moduleAddress);
+}
+
+function moduleAddress(name: string): string {
+  return new URL(`../../runtime/${name}${extname(import.meta.url)}`, import.meta.url).href;
+}
 
 /** x^13 of a [512, 512] matrix: some 100 ms on one thread. */
 function longGraph(): Graph {

@@ -1,0 +1,47 @@
+// `--memory` and `--mode`: how a command executes its model.
+import { formatQuantity } from "../../devices/index.ts";
+import {
+  type ExecutionMode,
+  type ModelSpec,
+  planMemory,
+  specInMode,
+  type Workload,
+} from "../../runtime/index.ts";
+
+/** What a person said of it; whole-float32 when nothing. */
+export interface ExecutionChoice {
+  /** Most resident memory of this process. */
+  readonly memoryBytes?: number;
+  /** Wins over the budget. */
+  readonly mode?: ExecutionMode;
+}
+
+/** A spec in the mode that was chosen. */
+export interface ChosenExecution {
+  readonly spec: ModelSpec;
+  readonly mode: ExecutionMode;
+}
+
+/**
+ * The spec in the mode that was named, or in the first whose estimate for these workloads fits the budget beside what
+ * this process already takes; the estimates are logged. Throws `MEMORY_BUDGET_TOO_SMALL`.
+ */
+export async function chooseExecution(
+  spec: ModelSpec,
+  workloads: readonly Workload[],
+  { memoryBytes, mode: named }: ExecutionChoice,
+  log: (message: string) => void,
+): Promise<ChosenExecution> {
+  if (memoryBytes === undefined) {
+    const mode = named ?? "whole-float32";
+    return { mode, spec: await specInMode(spec, mode) };
+  }
+  const idleBytes = process.memoryUsage.rss();
+  const plan = planMemory(spec, workloads, memoryBytes - idleBytes);
+  const mode = named ?? plan.mode;
+  const list = plan.estimates.map((estimate) => {
+    return `${estimate.mode} ${formatQuantity(idleBytes + estimate.bytes, "bytes")}`;
+  });
+  log(`memory: ${mode} of ${list.join(", ")} (estimates of the whole process)`);
+  return { mode, spec: await specInMode(spec, mode) };
+}
