@@ -9,5 +9,6 @@ export const appErrors = defineErrors({
   DATA_LABELS_UNUSABLE: "The data file has one label, or so many that its column holds no classes.",
   DATA_TEXTS_TOO_SHORT: "No text is long enough to predict anything in it.",
   OPTION_INVALID: "An option has a value that does not fit the model or the data.",
+  BENCH_PROCESS_FAILED: "A measuring process ended without an answer.",
   SECRET_FILE_UNREADABLE: "A file with a password, certificate or key cannot be read.",
 });
