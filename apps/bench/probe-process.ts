@@ -16,30 +16,36 @@ export type ProbeTable<P extends Probes> = {
   readonly [K in keyof P]: (question: P[K]["question"]) => Promise<P[K]["answer"]>;
 };
 
+/** How a process is asked. */
+export interface AskOptions {
+  readonly signal?: AbortSignal;
+  /** Puts the process under limits before it has taken any memory. */
+  readonly admit?: (pid: number) => Promise<void>;
+}
+
 /** Asks a program in a new process; throws `BENCH_PROCESS_FAILED` with what it said when it ends without an answer. */
 export async function askProgram<P extends Probes, K extends keyof P & string>(
   program: string,
   kind: K,
   question: P[K]["question"],
-  { signal }: { readonly signal?: AbortSignal } = {},
+  { signal, admit }: AskOptions = {},
 ): Promise<P[K]["answer"]> {
-  const args = [fileURLToPath(program), kind, JSON.stringify(question)];
+  const command = [process.execPath, fileURLToPath(program), kind, JSON.stringify(question)];
+  // The shell waits until it is admitted and then becomes the program: memory counts where it was first taken.
+  const [file = "", ...args] = admit
+    ? ["sh", "-c", 'read go && exec "$@"', "sh", ...command]
+    : command;
   try {
-    const { stdout } = await promisify(execFile)(
-      process.execPath,
-      args,
-      signal === undefined ? {} : { signal },
-    );
+    const answer = promisify(execFile)(file, args, signal === undefined ? {} : { signal });
+    if (admit) {
+      await admit(answer.child.pid ?? 0);
+      answer.child.stdin?.end("go\n");
+    }
+    const { stdout } = await answer;
     return JSON.parse(stdout) as P[K]["answer"];
   } catch (cause) {
     signal?.throwIfAborted();
-    const { stderr = "", code, signal: killer } = cause as ProcessFailure;
-    const end = killer ?? `status ${code}`;
-    throw appErrors.error(
-      "BENCH_PROCESS_FAILED",
-      `the process that measures ${kind} ended with ${end}: ${stderr.trim() || "it said nothing"}`,
-      { hint: "SIGKILL without a word means that memory ran out: lower --batch or --seq.", cause },
-    );
+    throw processFailure(kind, cause);
   }
 }
 
@@ -57,6 +63,16 @@ export async function answerAsProgram<P extends Probes>(
     process.stderr.write(failureText(error));
     process.exitCode = 1;
   }
+}
+
+function processFailure(kind: string, cause: unknown): Error {
+  const { stderr = "", code, signal } = cause as ProcessFailure;
+  const said = stderr.trim() || "it said nothing";
+  return appErrors.error(
+    "BENCH_PROCESS_FAILED",
+    `the process that measures ${kind} ended with ${signal ?? `status ${code}`}: ${said}`,
+    { hint: "SIGKILL without a word means that memory ran out: lower --batch or --seq.", cause },
+  );
 }
 
 interface ProcessFailure {

@@ -1,6 +1,6 @@
 // The measuring processes of `trifold bench`.
 import { measureGemm } from "../device/gemm-probe.ts";
-import { answerAsProgram, askProgram } from "./probe-process.ts";
+import { type AskOptions, answerAsProgram, askProgram } from "./probe-process.ts";
 import { writeRandomGpt2 } from "./random-weights.ts";
 import { measureTimes, type StepTimes } from "./times.ts";
 import { measureTraining, type TrainingRun } from "./training-run.ts";
@@ -28,7 +28,7 @@ export type BenchProbes = {
 export async function askBench<K extends keyof BenchProbes>(
   kind: K,
   question: BenchProbes[K]["question"],
-  options: { readonly signal?: AbortSignal } = {},
+  options: AskOptions = {},
 ): Promise<BenchProbes[K]["answer"]> {
   return await askProgram<BenchProbes, K>(import.meta.url, kind, question, options);
 }

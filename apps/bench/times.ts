@@ -12,7 +12,7 @@ import {
 import { chooseMode } from "./mode.ts";
 import { type PreparedWorkload, prepareWorkload, type Workload } from "./workload.ts";
 
-/** Does something once and tells how many milliseconds it took. */
+/** Does something once and gives its figure, mostly the milliseconds it took. */
 export type Turn = () => Promise<number>;
 
 /** Milliseconds of single runs in order, by what ran. */
@@ -67,7 +67,7 @@ export async function loadTurns(engine: Engine, workload: Workload): Promise<Loa
   return { lossOnly, step: client, fullStep: step, stepFlops: front.flops };
 }
 
-/** Runs every turn once a round; the milliseconds of each, in order. */
+/** Runs every turn once a round; the figures of each, in order. */
 export async function takeTurns<Name extends string>(
   turns: Readonly<Record<Name, Turn>>,
   { runs, warmUps }: { readonly runs: number; readonly warmUps: number },
@@ -84,7 +84,7 @@ export async function takeTurns<Name extends string>(
 }
 
 /** A turn that times `run` from outside. */
-export function timed(run: () => Promise<unknown>): Turn {
+function timed(run: () => Promise<unknown>): Turn {
   return async () => {
     const startMs = performance.now();
     await run();

@@ -66,7 +66,7 @@ export async function measureTraining(
 }
 
 /** A function that trains one step: gradients of the whole model or of the front, then AdamW. */
-export async function loadTraining(
+async function loadTraining(
   engine: Engine,
   { spec, parameters, feeds }: PreparedWorkload,
   cut: number | undefined,
