@@ -11,7 +11,7 @@ import { measureGemm } from "../apps/device/gemm-probe.ts";
 import { loadStep, ortEngine, train } from "../runtime/index.ts";
 import { watchEventLoop } from "./event-loop.ts";
 import { memoryLimitBytes } from "./memory-limit.ts";
-import { type PyTorch, type PyTorchProcess, startPyTorch, waysToWait } from "./pytorch.ts";
+import { fastTunings, type PyTorch, type PyTorchProcess, startPyTorch } from "./pytorch.ts";
 
 /** What can be measured. */
 export type EngineProbes = {
@@ -45,7 +45,7 @@ export interface TurnTimes {
   readonly stepFlops: number;
   /** FLOP/s of large products through the same engine. */
   readonly products: readonly number[];
-  /** PyTorch, waiting in the way that has the lower median; empty without PyTorch. */
+  /** PyTorch with the tuning that has the lowest median; empty without PyTorch. */
   readonly pytorchMs: readonly number[];
   readonly pytorchPeakBytes: number;
 }
@@ -76,22 +76,20 @@ async function measureTurns({
   pytorch,
 }: EngineProbes["turns"]["question"]): Promise<TurnTimes> {
   const { threads } = workload;
-  const engine = ortEngine({ threads });
+  const pytorchPeakBytes = await pytorchPeak(workload, pytorch);
   const others = await startAll(workload, pytorch);
+  const engine = ortEngine({ threads });
   try {
     const { lossOnly, step, stepFlops } = await loadTurns(engine, workload);
     const products: Turn = () => measureGemm({ threads, size: 1024, repeats: 3 });
-    const times = await takeTurns<string>(
-      { lossOnly, step, products, ...turnsOf(others) },
-      { runs, warmUps: 2 },
-    );
+    const theirs = Object.fromEntries(others.map((other) => [other.tuning, other.step]));
+    const options = { runs, warmUps: 2 };
+    const times = await takeTurns<string>({ lossOnly, step, products, ...theirs }, options);
     const of = (name: string) => times[name] ?? [];
+    const pytorchMs = fastest(others.map(({ tuning }) => of(tuning)));
     return {
-      lossOnlyMs: of("lossOnly"),
-      stepMs: of("step"),
-      products: of("products"),
-      stepFlops,
-      ...fastestOf(others, of),
+      ...{ lossOnlyMs: of("lossOnly"), stepMs: of("step"), products: of("products") },
+      ...{ stepFlops, pytorchMs, pytorchPeakBytes },
     };
   } finally {
     for (const other of others) await other.close();
@@ -99,29 +97,31 @@ async function measureTurns({
   }
 }
 
-/** PyTorch in every way to wait: which is fastest depends on what else the machine does. */
+/** PyTorch in every way that may be the fastest: which one is depends on what else the machine does. */
 async function startAll(workload: Workload, pytorch: PyTorch): Promise<readonly PyTorchProcess[]> {
   if (pytorch.kind === "missing") return [];
-  const { head, batch, sequence, threads } = workload;
-  const options = { head: head.kind, batch, sequence, threads };
   const started: PyTorchProcess[] = [];
-  for (const waiting of waysToWait) {
-    started.push(await startPyTorch(pytorch, { ...options, waiting }));
+  for (const tuning of fastTunings) {
+    started.push(await startPyTorch(pytorch, { ...pytorchOptions(workload), tuning }));
   }
   return started;
 }
 
-function turnsOf(others: readonly PyTorchProcess[]): Readonly<Record<string, Turn>> {
-  return Object.fromEntries(others.map(({ waiting, step }) => [waiting, step]));
+function pytorchOptions({ head, batch, sequence, threads }: Workload) {
+  return { head: head.kind, batch, sequence, threads };
 }
 
-function fastestOf(
-  others: readonly PyTorchProcess[],
-  timesOf: (name: string) => readonly number[],
-): Pick<TurnTimes, "pytorchMs" | "pytorchPeakBytes"> {
-  const runs = others.map((other) => ({ other, ms: timesOf(other.waiting) }));
-  const [fastest] = runs.toSorted((a, b) => summarise(a.ms).median - summarise(b.ms).median);
-  return { pytorchMs: fastest?.ms ?? [], pytorchPeakBytes: fastest?.other.peakBytes() ?? 0 };
+function fastest(lists: readonly (readonly number[])[]): readonly number[] {
+  return lists.toSorted((a, b) => summarise(a).median - summarise(b).median)[0] ?? [];
+}
+
+/** Of a process that was not made fast at the cost of memory. */
+async function pytorchPeak(workload: Workload, pytorch: PyTorch): Promise<number> {
+  if (pytorch.kind === "missing") return 0;
+  const other = await startPyTorch(pytorch, { ...pytorchOptions(workload), tuning: "plain" });
+  for (let i = 0; i < 3; i++) await other.step();
+  await other.close();
+  return other.peakBytes();
 }
 
 async function measureStall(

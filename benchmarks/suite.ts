@@ -33,7 +33,7 @@ export function missingRow(figure: string, unit: string, reason: string): Row {
 export async function openSuite(place: ModelPlace, log: Suite["log"]): Promise<Suite> {
   const threads = availableParallelism();
   log("looking for PyTorch and its fastest kernels ...");
-  const pytorch = await findPyTorch(threads);
+  const pytorch = await findPyTorch();
   log(pytorch.kind === "missing" ? pytorch.reason : foundText(pytorch));
   const heads: Readonly<Record<HeadSettings["kind"], HeadSettings>> = {
     lm: { kind: "lm" },
@@ -51,5 +51,5 @@ const command = "npm run bench -- engine";
 function foundText(pytorch: Extract<PyTorch, { kind: "found" }>): string {
   const { version, coreType, flopsPerSecond } = pytorch;
   const kernels = coreType === "" ? "OpenBLAS's own choice of kernels" : `kernels ${coreType}`;
-  return `PyTorch ${version}, ${kernels}: ${(flopsPerSecond / 1e9).toFixed(0)} GFLOP/s`;
+  return `PyTorch ${version}, ${kernels}: ${(flopsPerSecond / 1e9).toFixed(0)} GFLOP/s a thread`;
 }
