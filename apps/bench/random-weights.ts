@@ -44,14 +44,19 @@ const gpt2Small: Gpt2Config = {
   padTokenId: 50_256,
 };
 
-/** Normal numbers of GPT-2's deviation from one block read again and again: drawing 124 million would take a minute. */
+/**
+ * Normal numbers of GPT-2's deviation from one block read again and again: drawing 124 million would take a minute.
+ * Each tensor starts elsewhere in it, because ONNX Runtime keeps only one of equal rearranged weights.
+ */
 function randomWeights(): TensorBundle<Float32Tensor> {
   const random = randomStream("bench weights");
   const block = Float32Array.from({ length: 2 ** 18 }, () => 0.02 * random.normal());
   const tensors = new Map<string, Float32Tensor>();
   for (const [name, shape] of gpt2TensorShapes(gpt2Small)) {
     const { data } = float32(shape);
-    for (let start = 0; start < data.length; start += block.length) {
+    const first = block.subarray(random.below(block.length)).subarray(0, data.length);
+    data.set(first);
+    for (let start = first.length; start < data.length; start += block.length) {
       data.set(block.subarray(0, data.length - start), start);
     }
     tensors.set(name, { dtype: "float32", shape, data });
