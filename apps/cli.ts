@@ -2,6 +2,7 @@
 // The program `trifold`. Commands register themselves here and load what is heavy when they run, so that
 // `--help` answers at once.
 import { Command } from "commander";
+import { benchCommand } from "./commands/bench.ts";
 import { brokerCommand } from "./commands/broker.ts";
 import { coordinatorCommand } from "./commands/coordinator.ts";
 import { demoCommand } from "./commands/demo.ts";
@@ -26,6 +27,7 @@ const commands = [
   generateCommand,
   profileCommand,
   verifyCommand,
+  benchCommand,
   brokerCommand,
 ];
 

@@ -12,5 +12,6 @@ export const appErrors = defineErrors({
   CHECKPOINT_INVALID: "The checkpoint of a training cannot be read or does not fit it.",
   CHECKPOINT_MISMATCH: "A training is to be resumed with other settings, data or model.",
   OPTION_INVALID: "An option has a value that does not fit the model or the data.",
+  BENCH_PROCESS_FAILED: "A measuring process ended without an answer.",
   SECRET_FILE_UNREADABLE: "A file with a password, certificate or key cannot be read.",
 });

@@ -2,6 +2,7 @@
 // carries results only; machine, date and progress go to standard error. Status 1 when a promise is missed.
 import { availableParallelism, cpus, loadavg, totalmem } from "node:os";
 import { parseArgs } from "node:util";
+import { exitStatusOf, failureText } from "../apps/failure.ts";
 import { textTable } from "../apps/text-table.ts";
 import { engineRows } from "./engine.ts";
 import { isReached, type Row, rowAsCells, rowsAsJson } from "./row.ts";
@@ -13,7 +14,12 @@ const suites: Readonly<
 
 const log = (message: string) => void process.stderr.write(`${message}\n`);
 
-process.exitCode = await main();
+try {
+  process.exitCode = await main();
+} catch (error) {
+  process.stderr.write(failureText(error));
+  process.exitCode = exitStatusOf(error);
+}
 
 async function main(): Promise<number> {
   const parsed = parse();

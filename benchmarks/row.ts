@@ -58,18 +58,6 @@ export function rowAsCells(row: Row): readonly string[] {
   ];
 }
 
-/** Middle of the sorted values, and half the distance between their quartiles. */
-export function summarise(values: readonly number[]): { median: number; spread: number } {
-  const sorted = values.toSorted((a, b) => a - b);
-  const at = (share: number) => {
-    const place = share * (sorted.length - 1);
-    const low = sorted[Math.floor(place)] as number;
-    const high = sorted[Math.ceil(place)] as number;
-    return low + (high - low) * (place - Math.floor(place));
-  };
-  return { median: at(0.5), spread: (at(0.75) - at(0.25)) / 2 };
-}
-
 function boundText({ mustReach }: Row): string {
   return mustReach === undefined ? "" : `${mustReach.relation} ${mustReach.limit}`;
 }

@@ -2,7 +2,7 @@
 import { InvalidArgumentError, Option } from "commander";
 import { parseQuantity } from "../../devices/index.ts";
 import type { ExecutionMode } from "../../runtime/index.ts";
-import type { ExecutionChoice } from "../train/execution.ts";
+import type { ExecutionChoice } from "../execution.ts";
 
 /** A whole number of at least `minimum`. */
 export function wholeNumber(minimum: number): (text: string) => number {

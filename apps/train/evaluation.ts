@@ -15,8 +15,8 @@ import {
 } from "../../runtime/index.ts";
 import { appErrors } from "../errors.ts";
 import { examplesOf } from "../examples.ts";
+import { chooseExecution, type ExecutionChoice } from "../execution.ts";
 import { openModelAndTokenizer } from "../model-and-tokenizer.ts";
-import { chooseExecution, type ExecutionChoice } from "./execution.ts";
 import { measurePerplexity, type PerplexityScore } from "./perplexity.ts";
 import { logitsOf } from "./scoring.ts";
 import { sequenceLengthOf } from "./sequence-length.ts";

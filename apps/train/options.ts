@@ -7,7 +7,7 @@ import type {
   ProviderName,
   ScheduleKind,
 } from "../../runtime/index.ts";
-import type { ExecutionChoice } from "./execution.ts";
+import type { ExecutionChoice } from "../execution.ts";
 import type { PrefixCacheChoice } from "./graphs.ts";
 
 /** What to train, on what and how. */

@@ -7,9 +7,9 @@ import {
   type Parameters,
   saveAdapter,
 } from "../../runtime/index.ts";
+import { chooseExecution } from "../execution.ts";
 import { openModelAndTokenizer } from "../model-and-tokenizer.ts";
 import { hasCheckpoint, removeCheckpoint } from "./checkpoint.ts";
-import { chooseExecution } from "./execution.ts";
 import type { TrainingOptions, TrainingReport } from "./options.ts";
 import { scoreHoldOut } from "./scoring.ts";
 import { readTrainingData } from "./training-data.ts";

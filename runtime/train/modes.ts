@@ -23,13 +23,14 @@ export type ExecutionMode = (typeof executionModes)[number];
 /** What a budget led to. */
 export interface MemoryPlan {
   readonly mode: ExecutionMode;
-  /** Peak resident bytes above the idle process of every mode, in order. */
+  /** Of every mode, in order. */
   readonly estimates: readonly MemoryEstimate[];
 }
 
 /** What a mode is estimated to take. */
 export interface MemoryEstimate {
   readonly mode: ExecutionMode;
+  /** Peak resident bytes, those of the idle process included where they were given. */
   readonly bytes: number;
 }
 
@@ -47,17 +48,25 @@ export function sketchInMode(spec: ModelSpec, mode: ExecutionMode): ModelSpec {
   return { ...spec, model, execution };
 }
 
+/** What a plan is held to. */
+export interface MemoryBudget {
+  /** Default: no limit. */
+  readonly budgetBytes?: number;
+  /** What the process takes already and the budget has to hold as well; default 0. */
+  readonly idleBytes?: number;
+}
+
 /**
- * The first mode whose estimate for these workloads is within the budget, whole-float32 when there is none. Throws
+ * The first mode whose estimate for these workloads is within the budget, whole-float32 without one. Throws
  * `MEMORY_BUDGET_TOO_SMALL` with every estimate when nothing fits.
  */
 export function planMemory(
   spec: ModelSpec,
   workloads: readonly Workload[],
-  budgetBytes = Number.POSITIVE_INFINITY,
+  { budgetBytes = Number.POSITIVE_INFINITY, idleBytes = 0 }: MemoryBudget = {},
 ): MemoryPlan {
   const estimates = executionModes.map((mode) => {
-    return { mode, bytes: trainingMemoryBytes(sketchInMode(spec, mode), workloads) };
+    return { mode, bytes: idleBytes + trainingMemoryBytes(sketchInMode(spec, mode), workloads) };
   });
   const chosen = estimates.find(({ mode, bytes }) => modes[mode].isOffered && bytes <= budgetBytes);
   if (chosen) return { mode: chosen.mode, estimates };

@@ -137,9 +137,9 @@ t.test("a budget takes the first mode that fits, and one too small names them al
     const before = estimates.slice(0, estimates.indexOf(estimate));
     const isFirst = before.every(({ bytes }) => bytes > estimate.bytes);
     if (!isFirst || estimate.mode === "whole-int4") continue;
-    t.equal(planMemory(spec, workloads, estimate.bytes).mode, estimate.mode);
+    t.equal(planMemory(spec, workloads, { budgetBytes: estimate.bytes }).mode, estimate.mode);
   }
-  t.throws(() => planMemory(spec, workloads, 1e6), {
+  t.throws(() => planMemory(spec, workloads, { budgetBytes: 1e6 }), {
     code: "MEMORY_BUDGET_TOO_SMALL",
     message: /fits 1 MB: whole-float32 \d+ MB, .*whole-int4 \d+ MB/,
   });

@@ -1,12 +1,12 @@
 // `--memory` and `--mode`: how a command executes its model.
-import { formatQuantity } from "../../devices/index.ts";
+import { formatQuantity } from "../devices/index.ts";
 import {
   type ExecutionMode,
   type ModelSpec,
   planMemory,
   specInMode,
   type Workload,
-} from "../../runtime/index.ts";
+} from "../runtime/index.ts";
 
 /** What a person said of it; whole-float32 when nothing. */
 export interface ExecutionChoice {
@@ -37,10 +37,10 @@ export async function chooseExecution(
     return { mode, spec: await specInMode(spec, mode) };
   }
   const idleBytes = process.memoryUsage.rss();
-  const plan = planMemory(spec, workloads, memoryBytes - idleBytes);
+  const plan = planMemory(spec, workloads, { budgetBytes: memoryBytes, idleBytes });
   const mode = named ?? plan.mode;
   const list = plan.estimates.map((estimate) => {
-    return `${estimate.mode} ${formatQuantity(idleBytes + estimate.bytes, "bytes")}`;
+    return `${estimate.mode} ${formatQuantity(estimate.bytes, "bytes")}`;
   });
   log(`memory: ${mode} of ${list.join(", ")} (estimates of the whole process)`);
   return { mode, spec: await specInMode(spec, mode) };
