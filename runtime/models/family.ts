@@ -63,8 +63,17 @@ export interface ModelFamily<Config extends ModelConfig = ModelConfig, Shared = 
   embed(context: BlockContext<Config>, inputIds: Value): Value;
   /** Values that every block reads, of an int64 `attentionMask` [batch, seq]. */
   shared(context: BlockContext<Config>, attentionMask: Value): Shared;
-  /** Block `index`: [tokens, hidden] both ways. */
-  block(context: BlockContext<Config>, index: number, hidden: Value, shared: Shared): Value;
+  /**
+   * Block `index`: [tokens, hidden] both ways. With `pooling` [batch, 1, seq], one 1 a row, it computes what that token's
+   * output needs and no more, [batch, hidden].
+   */
+  block(
+    context: BlockContext<Config>,
+    index: number,
+    hidden: Value,
+    shared: Shared,
+    pooling?: Value,
+  ): Value;
   /** Normalisation behind the last block, [rows, hidden] both ways. */
   finalNorm(context: BlockContext<Config>, hidden: Value): Value;
 }

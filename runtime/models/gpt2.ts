@@ -5,6 +5,7 @@ import { attentionBias } from "./attention-mask.ts";
 import type { Gpt2Config } from "./config.ts";
 import type { BlockContext, ModelFamily } from "./family.ts";
 import { gpt2InitialValues, gpt2Linears, gpt2TensorShapes } from "./gpt2-tensors.ts";
+import { pooledBias, pooledRows } from "./pooling.ts";
 
 /** GPT-2: learned positions, layer normalisation, one matrix for queries, keys and values, a tied head. */
 export const gpt2Family: ModelFamily<Gpt2Config, Value> = {
@@ -42,17 +43,22 @@ function embed({ b, config, batch, sequence, weight }: Context, inputIds: Value)
 }
 
 /** x + attention(norm(x)), then y + feed-forward(norm(y)). */
-function block(context: Context, index: number, x: Value, bias: Value): Value {
+function block(context: Context, index: number, x: Value, bias: Value, pooling?: Value): Value {
   const { b } = context;
   return b.scoped(`h.${index}`, () => {
-    const attended = b.op(
-      "Add",
-      [x, attention(context, index, norm(context, `h.${index}.ln_1`, x), bias)],
-      {},
-    );
+    const normal = norm(context, `h.${index}.ln_1`, x);
+    const seen = { bias: pooledBias(context, bias, pooling), pooling };
+    const mixed = attention(context, index, normal, seen);
+    const attended = b.op("Add", [pooledRows(context, x, pooling), mixed], {});
     const fed = feedForward(context, index, norm(context, `h.${index}.ln_2`, attended));
     return b.op("Add", [attended, fed], {}, "output");
   });
+}
+
+/** What attention looks at, and for which token: for every one without `pooling` [batch, 1, seq]. */
+interface Attention {
+  readonly bias: Value;
+  readonly pooling: Value | undefined;
 }
 
 /** Layer normalisation with the checkpoint's scale and bias. */
@@ -61,7 +67,7 @@ function norm({ b, config, weight }: Context, path: string, x: Value): Value {
   return b.op("LayerNormalization", inputs, { epsilon: config.layerNormEpsilon });
 }
 
-function attention(context: Context, index: number, x: Value, bias: Value): Value {
+function attention(context: Context, index: number, x: Value, { bias, pooling }: Attention): Value {
   const { b, config, batch, sequence } = context;
   const { heads, hiddenSize } = config;
   const headSize = hiddenSize / heads;
@@ -70,18 +76,19 @@ function attention(context: Context, index: number, x: Value, bias: Value): Valu
     axis: 1,
     sizes: [hiddenSize, hiddenSize, hiddenSize],
   }) as [Value, Value, Value];
-  const perHead = (value: Value, perm: readonly number[]) =>
-    b.op("Transpose", [b.op("Reshape", [value], { shape: [batch, sequence, heads, headSize] })], {
+  const perHead = (value: Value, perm: readonly number[], rows = sequence) =>
+    b.op("Transpose", [b.op("Reshape", [value], { shape: [batch, rows, heads, headSize] })], {
       perm,
     });
-  const scaled = b.op("Mul", [q, b.scalar(1 / Math.sqrt(headSize))], {});
-  const queries = perHead(scaled, [0, 2, 1, 3]); // [batch, heads, seq, headSize]
+  const asked = pooling ? 1 : sequence;
+  const scaled = b.op("Mul", [pooledRows(context, q, pooling), b.scalar(headSize ** -0.5)], {});
+  const queries = perHead(scaled, [0, 2, 1, 3], asked); // [batch, heads, asked, headSize]
   const keys = perHead(k, [0, 2, 3, 1]); // [batch, heads, headSize, seq]
   const values = perHead(v, [0, 2, 1, 3]); // [batch, heads, seq, headSize]
-  const scores = b.op("Add", [b.op("MatMul", [queries, keys], {}), bias], {}); // [batch, heads, seq, seq]
-  const mixed = b.op("MatMul", [b.op("Softmax", [scores], {}), values], {}); // [batch, heads, seq, headSize]
-  const joined = b.op("Transpose", [mixed], { perm: [0, 2, 1, 3] }); // [batch, seq, heads, headSize]
-  const flat = b.op("Reshape", [joined], { shape: [batch * sequence, hiddenSize] });
+  const scores = b.op("Add", [b.op("MatMul", [queries, keys], {}), bias], {}); // [batch, heads, asked, seq]
+  const mixed = b.op("MatMul", [b.op("Softmax", [scores], {}), values], {}); // [batch, heads, asked, headSize]
+  const joined = b.op("Transpose", [mixed], { perm: [0, 2, 1, 3] }); // [batch, asked, heads, headSize]
+  const flat = b.op("Reshape", [joined], { shape: [batch * asked, hiddenSize] });
   return linear(context, `h.${index}.attn.c_proj`, flat);
 }
 

@@ -4,28 +4,13 @@ import type { Value } from "../graph/ir.ts";
 import { familyOf } from "./families.ts";
 import type { BlockContext } from "./family.ts";
 
-/** Logits [batch, classes] of the pooled token; `pooling` [batch, seq] holds one 1 per row (the last real token). */
+/** Logits [batch, classes] of the pooled token's final states [batch, hidden]. */
 export function classificationLogits(
-  context: BlockContext,
-  hidden: Value,
-  pooling: Value,
+  { b }: Pick<BlockContext, "b">,
+  states: Value,
   score: Value,
 ): Value {
-  const states = pooledStates(context, hidden, pooling);
-  const product = { alpha: 1, transA: false, transB: true };
-  return context.b.op("Gemm", [states, score], product, "logits");
-}
-
-/** States [batch, hidden] of the pooled token of each row, after the final norm. */
-export function pooledStates(context: BlockContext, hidden: Value, pooling: Value): Value {
-  const { b, batch, sequence, config } = context;
-  const rows = b.op("Reshape", [pooling], { shape: [batch, 1, sequence] });
-  const states = b.op("Reshape", [hidden], { shape: [batch, sequence, config.hiddenSize] });
-  const pooled = b.op("Reshape", [b.op("MatMul", [rows, states], {})], {
-    shape: [batch, config.hiddenSize],
-  });
-  // Normalising after pooling computes one token a text; it is per token, so the order does not matter.
-  return familyOf(config).finalNorm(context, pooled);
+  return b.op("Gemm", [states, score], { alpha: 1, transA: false, transB: true }, "logits");
 }
 
 /** What a loss compares. */
@@ -79,7 +64,7 @@ export function teacherLoss(
   return b.op("Mul", [loss, b.scalar(temperature * temperature)], {}, "loss");
 }
 
-/** Hidden states after the final norm, [tokens, hidden]: what the language-model head multiplies with its matrix. */
+/** Hidden states [rows, hidden] after the final norm: what a head multiplies with its matrix. */
 export function finalStates(context: BlockContext, hidden: Value): Value {
   return familyOf(context.config).finalNorm(context, hidden);
 }

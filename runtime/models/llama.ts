@@ -5,6 +5,7 @@ import { attentionBias } from "./attention-mask.ts";
 import type { LlamaConfig } from "./config.ts";
 import type { BlockContext, ModelFamily } from "./family.ts";
 import { hasBias, llamaInitialValues, llamaLinears, llamaTensorShapes } from "./llama-tensors.ts";
+import { pooledBias, pooledRows } from "./pooling.ts";
 import { type RotaryTables, rotaryTables } from "./rotary.ts";
 
 /** What the blocks of one graph share. */
@@ -50,12 +51,20 @@ function embed({ b, config, batch, sequence, weight }: Context, inputIds: Value)
 }
 
 /** x + attention(norm(x)), then y + feed-forward(norm(y)). */
-function block(context: Context, index: number, x: Value, shared: LlamaShared): Value {
+function block(
+  context: Context,
+  index: number,
+  x: Value,
+  shared: LlamaShared,
+  pooling?: Value,
+): Value {
   const { b } = context;
   const path = `layers.${index}`;
   return b.scoped(path, () => {
     const normal = norm(context, `${path}.input_layernorm`, x);
-    const attended = b.op("Add", [x, attention(context, `${path}.self_attn`, normal, shared)], {});
+    const seen = { ...shared, bias: pooledBias(context, shared.bias, pooling), pooling };
+    const mixed = attention(context, `${path}.self_attn`, normal, seen);
+    const attended = b.op("Add", [pooledRows(context, x, pooling), mixed], {});
     const second = norm(context, `${path}.post_attention_layernorm`, attended);
     return b.op("Add", [attended, feedForward(context, `${path}.mlp`, second)], {}, "output");
   });
@@ -67,12 +76,25 @@ function norm({ b, config, weight }: Context, path: string, x: Value): Value {
   return b.op("RMSNormalization", inputs, { epsilon: config.rmsNormEpsilon });
 }
 
-function attention(context: Context, path: string, x: Value, shared: LlamaShared): Value {
+/** What attention looks at, and for which token: for every one without `pooling` [batch, 1, seq]. */
+interface Attention extends LlamaShared {
+  readonly pooling: Value | undefined;
+}
+
+function attention(context: Context, path: string, x: Value, shared: Attention): Value {
   const { b, config, batch, sequence } = context;
   const { heads, keyValueHeads, headSize } = config;
+  const { pooling } = shared;
+  const asked = pooling ? 1 : sequence;
   // The query heads of a group lie beside each other, so a group's rows are a view: no key or value is repeated.
-  const rows = (heads / keyValueHeads) * sequence;
-  const q = rotated(context, `${path}.q`, linear(context, `${path}.q_proj`, x), shared.queryTables);
+  const rows = (heads / keyValueHeads) * asked;
+  const turned = rotated(
+    context,
+    `${path}.q`,
+    linear(context, `${path}.q_proj`, x),
+    shared.queryTables,
+  );
+  const q = pooledRows(context, turned, pooling); // [batch * asked, heads * headSize]
   const k = rotated(context, `${path}.k`, linear(context, `${path}.k_proj`, x), shared.keyTables);
   const v = linear(context, `${path}.v_proj`, x); // [tokens, keyValueHeads * headSize]
   const queries = b.op("Reshape", [perHead(context, q, heads, [0, 2, 1, 3])], {
@@ -81,15 +103,15 @@ function attention(context: Context, path: string, x: Value, shared: LlamaShared
   const keys = perHead(context, k, keyValueHeads, [0, 2, 3, 1]); // [batch, keyValueHeads, headSize, seq]
   const values = perHead(context, v, keyValueHeads, [0, 2, 1, 3]); // [batch, keyValueHeads, seq, headSize]
   const scores = b.op("Reshape", [b.op("MatMul", [queries, keys], {})], {
-    shape: [batch, heads, sequence, sequence],
+    shape: [batch, heads, asked, sequence],
   });
-  const shares = b.op("Softmax", [b.op("Add", [scores, shared.bias], {})], {}); // [batch, heads, seq, seq]
+  const shares = b.op("Softmax", [b.op("Add", [scores, shared.bias], {})], {}); // [batch, heads, asked, seq]
   const grouped = b.op("Reshape", [shares], { shape: [batch, keyValueHeads, rows, sequence] });
   const mixed = b.op("Reshape", [b.op("MatMul", [grouped, values], {})], {
-    shape: [batch, heads, sequence, headSize],
+    shape: [batch, heads, asked, headSize],
   });
-  const joined = b.op("Transpose", [mixed], { perm: [0, 2, 1, 3] }); // [batch, seq, heads, headSize]
-  const flat = b.op("Reshape", [joined], { shape: [batch * sequence, heads * headSize] });
+  const joined = b.op("Transpose", [mixed], { perm: [0, 2, 1, 3] }); // [batch, asked, heads, headSize]
+  const flat = b.op("Reshape", [joined], { shape: [batch * asked, heads * headSize] });
   return linear(context, `${path}.o_proj`, flat);
 }
 
@@ -104,13 +126,14 @@ function rotated(context: Context, path: string, x: Value, tables: RotaryTables)
     ? norm(context, `${path}_norm`, b.op("Reshape", [x], split))
     : x;
   const whole = b.op("Reshape", [normal], { shape: [batch, sequence, width] });
-  return b.op("RotaryEmbedding", [whole, ...tables], { heads });
+  const turned = b.op("RotaryEmbedding", [whole, ...tables], { heads });
+  return b.op("Reshape", [turned], { shape: [batch * sequence, width] });
 }
 
-/** The heads of `x` [tokens, heads * headSize] as [batch, seq, heads, headSize], permuted. */
+/** The heads of `x` [rows, heads * headSize] as [batch, rows / batch, heads, headSize], permuted. */
 function perHead(context: Context, x: Value, heads: number, perm: readonly number[]): Value {
-  const { b, config, batch, sequence } = context;
-  const shape = [batch, sequence, heads, config.headSize];
+  const { b, config, batch } = context;
+  const shape = [batch, (x.shape[0] as number) / batch, heads, config.headSize];
   return b.op("Transpose", [b.op("Reshape", [x], { shape })], { perm });
 }
 

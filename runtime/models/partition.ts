@@ -88,8 +88,10 @@ export function logitsGraph(
   spec: ModelSpec,
   { from = 0, pooled = false }: LogitsOptions = {},
 ): StepGraph {
-  const parts = assemble(spec, { from, to: spec.model.config.layers }, { purpose: "evaluation" });
-  const { logits } = predict(parts, pooled);
+  const pools = pooled || spec.head.kind === "classification";
+  const blocks = { from, to: spec.model.config.layers };
+  const parts = assemble(spec, blocks, { purpose: "evaluation", pools });
+  const { logits } = predict(parts);
   parts.b.output(logits);
   return {
     graph: parts.b.build("logits"),
@@ -139,7 +141,8 @@ export function stepGraph(
   }: StepOptions = {},
 ): StepGraph {
   const purpose = wantsGradients ? "training" : "evaluation";
-  const parts = assemble(spec, { from, to: spec.model.config.layers }, { purpose });
+  const pools = spec.head.kind === "classification";
+  const parts = assemble(spec, { from, to: spec.model.config.layers }, { purpose, pools });
   const { b, blocks } = parts;
   const prediction = predict(parts);
   const loss = lossOf(parts, prediction, objective);
@@ -178,7 +181,7 @@ export interface Parts {
   readonly parameters: ReadonlyMap<string, Value>;
   /** What enters the first of the blocks, [tokens, hidden]. */
   readonly entry: Value;
-  /** What leaves the last of the blocks, [tokens, hidden]. */
+  /** What leaves the last of the blocks: [tokens, hidden], or [batch, hidden] where it pools. */
   readonly hidden: Value;
   readonly boundaries: readonly Value[];
 }
@@ -188,6 +191,8 @@ export interface PartOptions {
   readonly purpose: Purpose;
   readonly entry?: "tokens" | "activations";
   readonly weights?: "mapped" | "fed";
+  /** Whether the last block computes only what `pooling` chooses in each row. */
+  readonly pools?: boolean;
 }
 
 /** Blocks [from, to) with the parameters that belong to them; nothing is declared an output yet. */
@@ -198,6 +203,7 @@ export function assemble(
     purpose,
     entry: kind = blocks.from === 0 ? "tokens" : "activations",
     weights = "mapped",
+    pools = false,
   }: PartOptions,
 ): Parts {
   const { model, lora, head, batch, sequence } = spec;
@@ -221,10 +227,12 @@ export function assemble(
       ? family.embed(context, b.input("input_ids", "int64", [batch, sequence]))
       : b.input("activations", "float32", [tokens, model.config.hiddenSize]);
   const shared = family.shared(context, b.input("attention_mask", "int64", [batch, sequence]));
+  const pooling = pools ? poolingRows(context) : undefined;
   const boundaries: Value[] = [];
   let hidden = entry;
   for (let index = blocks.from; index < blocks.to; index++) {
-    hidden = family.block(context, index, hidden, shared);
+    const isLast = index === model.config.layers - 1;
+    hidden = family.block(context, index, hidden, shared, isLast ? pooling : undefined);
     boundaries.push(hidden);
   }
   return { b, spec, context, blocks, parameters, entry, hidden, boundaries };
@@ -263,20 +271,21 @@ interface Prediction {
   readonly language?: { readonly states: Value; readonly matrix: Value };
 }
 
-function predict({ b, spec, context, hidden, parameters }: Parts, pooled = false): Prediction {
-  const isLanguage = spec.head.kind === "lm";
-  if (isLanguage && !pooled) {
-    const states = heads.finalStates(context, hidden);
-    const matrix = heads.headMatrix(context);
-    return { language: { states, matrix }, logits: heads.languageLogits(context, states, matrix) };
+/** The head over what leaves the last block: of every token, or of the pooled ones. */
+function predict({ spec, context, hidden, parameters }: Parts): Prediction {
+  const states = heads.finalStates(context, hidden);
+  if (spec.head.kind === "classification") {
+    const score = parameters.get(headParameter) as Value;
+    return { logits: heads.classificationLogits(context, states, score) };
   }
-  const pooling = b.input("pooling", "float32", [spec.batch, spec.sequence]);
-  if (isLanguage) {
-    const states = heads.pooledStates(context, hidden, pooling);
-    return { logits: heads.languageLogits(context, states, heads.headMatrix(context)) };
-  }
-  const score = parameters.get(headParameter) as Value;
-  return { logits: heads.classificationLogits(context, hidden, pooling, score) };
+  const matrix = heads.headMatrix(context);
+  return { language: { states, matrix }, logits: heads.languageLogits(context, states, matrix) };
+}
+
+/** The input that chooses one token a row, [batch, 1, seq]. */
+function poolingRows({ b, batch, sequence }: BlockContext): Value {
+  const pooling = b.input("pooling", "float32", [batch, sequence]);
+  return b.op("Reshape", [pooling], { shape: [batch, 1, sequence] });
 }
 
 function lossOf(

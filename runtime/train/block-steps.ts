@@ -24,8 +24,7 @@ export async function loadBlockStep(
   spec: ModelSpec,
   { from = 0, objective, wantsCutGradient = from > 0 }: Omit<StepOptions, "wantsGradients"> = {},
 ): Promise<TrainingStep> {
-  const { layers } = spec.model.config;
-  const step = stepGraph(spec, { from: layers, ...(objective ? { objective } : {}) });
+  const step = stepGraph(spec, { from: lastBlock(spec), ...(objective ? { objective } : {}) });
   const body = await loadBody(engine, spec, { from, purpose: "training", wantsCutGradient });
   const head = await loadHead(engine, step);
   const { chain } = body;
@@ -36,17 +35,23 @@ export async function loadBlockStep(
     flops,
     close: () => closeAll(body, head),
     withMasks: (feeds, key) =>
-      withDropoutMasks(chain.masks, spec.lora.dropout ?? 0, { feeds, key }),
+      withDropoutMasks([...chain.masks, ...step.graph.inputs], spec.lora.dropout ?? 0, {
+        feeds,
+        key,
+      }),
     run: async (parameters, feeds) => {
       const states = await body.forward(parameters, feeds);
       const results = await head.run(parameters, withActivations(feeds, states), names);
-      const behind = floatOutput(results, step.cutGradient as string);
-      const below = await chain.backward(parameters, feeds, states, behind);
+      // Absent in a model of one block, which is all in the head.
+      const behind = step.cutGradient && floatOutput(results, step.cutGradient);
+      const below = behind
+        ? await chain.backward(parameters, feeds, states, behind)
+        : { gradients: new Map() };
       return {
         loss: Number(floatOutput(results, step.loss as string).data[0]),
         gradients: new Map([...below.gradients, ...namedGradients(step, results)]),
         flops,
-        ...(below.entryGradient === undefined ? {} : { cutGradient: below.entryGradient }),
+        ...("entryGradient" in below ? { cutGradient: below.entryGradient } : {}),
       };
     },
   };
@@ -58,13 +63,13 @@ export async function loadBlockPredictor(
   spec: ModelSpec,
   { from = 0, pooled = false }: LogitsOptions = {},
 ): Promise<Predictor> {
-  const { layers } = spec.model.config;
-  return await loadForward(engine, spec, from, logitsGraph(spec, { from: layers, pooled }));
+  const head = logitsGraph(spec, { from: lastBlock(spec), pooled });
+  return await loadForward(engine, spec, from, head);
 }
 
 /** Like `loadLoss` of a whole graph. */
 export async function loadBlockLoss(engine: Engine, spec: ModelSpec): Promise<LossFunction> {
-  const graph = stepGraph(spec, { from: spec.model.config.layers, wantsGradients: false });
+  const graph = stepGraph(spec, { from: lastBlock(spec), wantsGradients: false });
   const forward = await loadForward(engine, spec, 0, graph);
   return {
     ...forward,
@@ -72,7 +77,7 @@ export async function loadBlockLoss(engine: Engine, spec: ModelSpec): Promise<Lo
   };
 }
 
-/** The first result of a head behind the blocks, without dropout. */
+/** The first result of a head, without dropout. */
 async function loadForward(
   engine: Engine,
   spec: ModelSpec,
@@ -94,7 +99,12 @@ async function loadForward(
   };
 }
 
-/** Everything before the head. */
+/** The head has the last block with it, which computes less for a pooled token than the others do. */
+function lastBlock({ model }: ModelSpec): number {
+  return model.config.layers - 1;
+}
+
+/** Everything before the last block. */
 interface Body {
   readonly chain: BlockChain;
   readonly forwardFlops: number;
@@ -111,7 +121,7 @@ async function loadBody(
     wantsCutGradient: wantsEntry,
   }: { readonly from: number; readonly purpose: Purpose; readonly wantsCutGradient: boolean },
 ): Promise<Body> {
-  const range = { from, to: spec.model.config.layers };
+  const range = { from, to: lastBlock(spec) };
   const chain = await loadBlockChain(engine, spec, range, { wantsEntry, purpose });
   if (from > 0) {
     const forward: Body["forward"] = (parameters, feeds) =>

@@ -50,7 +50,7 @@ export function workloadFlops(spec: ModelSpec, workload: HeadWorkload): number {
   const { layers } = spec.model.config;
   const sum = (graphs: readonly Graph[]) => graphs.reduce((n, graph) => n + graphFlops(graph), 0);
   if (spec.execution !== "blocks") return sum(graphsOf(spec, workload));
-  const chain = chainFlops(spec, { from: 0, to: layers }, { wantsEntry: false });
+  const chain = chainFlops(spec, { from: 0, to: layers - 1 }, { wantsEntry: false });
   const ends = [frontForwardGraph(spec, 0).graph, headGraph(spec, workload)];
   return sum(ends) + chain.forward + (workload.kind === "step" ? chain.backward : 0);
 }
@@ -95,11 +95,11 @@ function graphsOf(given: ModelSpec, workload: Workload): readonly Graph[] {
   }
 }
 
-/** Blocks [from, last) and the head: behind the last block when left out. */
+/** Blocks [from, last) and the head: the last block alone when left out. */
 function headGraph(
   spec: ModelSpec,
   workload: HeadWorkload,
-  from = spec.model.config.layers,
+  from = spec.model.config.layers - 1,
 ): Graph {
   if (workload.kind === "logits") return logitsGraph(spec, { from }).graph;
   if (workload.kind === "loss") return stepGraph(spec, { from, wantsGradients: false }).graph;
