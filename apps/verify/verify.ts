@@ -67,7 +67,7 @@ async function compute(
 ): Promise<ReadonlyMap<string, Float32Tensor>> {
   const [batch, sequence] = reference.inputIds.shape as readonly [number, number];
   const { lora, head, fileNames } = reference;
-  const step = stepGraph({ model, lora, head, batch, sequence });
+  const step = stepGraph({ model, lora, head, batch, sequence }, { wantsLogits: true });
   const { loss = "", logits = "" } = step;
   const session = await engine.load(step.graph);
   const available: TensorBundle = new Map([...reference.parameters, ...batchFeeds(reference)]);

@@ -7,7 +7,7 @@ import type { VjpContext, VjpRules } from "./rules.ts";
 type Reductions =
   | "ReduceSum"
   | "ReduceMean"
-  | "ReduceLogSumExp"
+  | "LogSumExp"
   | "Softmax"
   | "LayerNormalization"
   | "RMSNormalization"
@@ -24,12 +24,11 @@ export const reductionRules: VjpRules<Reductions> = {
     const share = b.op("Mul", [dy, b.scalar(1 / count)], {});
     return [b.op("Expand", [keepDims(b, share, x, node.attributes.axes)], { shape: x.shape })];
   },
-  // softmax(x) = exp(x - y) because y = log(sum(exp(x)))
-  ReduceLogSumExp: ({ b, node, dy }) => {
-    const x = node.inputs[0] as Value;
-    const y = keepDims(b, node.outputs[0] as Value, x, node.attributes.axes);
-    const softmax = b.op("Exp", [b.op("Sub", [x, y], {})], {});
-    return [b.op("Mul", [softmax, keepDims(b, dy, x, node.attributes.axes)], {})];
+  // The gradient is softmax(x), which is there: x itself need not be kept.
+  LogSumExp: ({ b, node, dy }) => {
+    const softmax = node.outputs[1] as Value;
+    const column = b.op("Reshape", [dy], { shape: [...dy.shape, 1] });
+    return [b.op("Mul", [softmax, column], {})];
   },
   // With y = softmax(x): dx = y * (dy - sum(y * dy)). Uses the output, so x need not be kept.
   Softmax: ({ b, node, dy }) => {

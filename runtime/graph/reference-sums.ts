@@ -71,24 +71,6 @@ export function reduceMean(
   return [sums.map((sum) => sum / count)];
 }
 
-/** log(sum(exp(x))) over axes, with the maximum taken out so that nothing overflows. */
-export function reduceLogSumExp(
-  inputs: readonly Dense[],
-  { axes }: OpAttributes["ReduceLogSumExp"],
-): readonly Float64Array[] {
-  const x = operand(inputs, 0);
-  const { sums: largest, targets } = fold(x, axes, Math.max, Number.NEGATIVE_INFINITY);
-  const shifts = largest.map((value) => (Number.isFinite(value) ? value : 0));
-  const exponentials = x.data.map((value, i) => Math.exp(value - at(shifts, at(targets, i))));
-  const { sums } = fold(
-    { shape: x.shape, data: exponentials },
-    axes,
-    (sum, value) => sum + value,
-    0,
-  );
-  return [sums.map((sum, i) => Math.log(sum) + at(shifts, i))];
-}
-
 /** exp(x) / sum(exp(x)) along the last axis. */
 export function softmax(inputs: readonly Dense[]): readonly Float64Array[] {
   return [
@@ -99,6 +81,18 @@ export function softmax(inputs: readonly Dense[]): readonly Float64Array[] {
       return exponentials.map((x) => x / sum);
     }),
   ];
+}
+
+/** log(sum(exp(x))) of each row, with the maximum taken out so that nothing overflows, and softmax(x). */
+export function logSumExp(inputs: readonly Dense[]): readonly Float64Array[] {
+  const x = operand(inputs, 0);
+  const width = x.shape.at(-1) ?? 1;
+  const rows = Float64Array.from({ length: x.data.length / width }, (_, i) => {
+    const row = x.data.subarray(i * width, (i + 1) * width);
+    const largest = row.reduce((a, b) => Math.max(a, b), Number.NEGATIVE_INFINITY);
+    return largest + Math.log(row.reduce((sum, value) => sum + Math.exp(value - largest), 0));
+  });
+  return [rows, ...softmax(inputs)];
 }
 
 /** (x - mean) / sqrt(variance + epsilon) * scale + bias over the last axis; also the mean and 1 / sqrt(variance + epsilon). */

@@ -16,6 +16,8 @@ export interface BlockContext<Config extends ModelConfig = ModelConfig> {
    * name their input as `after`: weights that are stored quantised are dequantised then.
    */
   readonly weight: WeightOf;
+  /** Rows [from, to) of a float32 checkpoint tensor; absent where tensors are inputs. */
+  readonly weightRows?: (name: string, from: number, to: number) => Value;
   /** Adds the adapter of a linear layer to its output, or gives the output back. */
   readonly adapt: (path: string, x: Value, y: Value) => Value;
 }

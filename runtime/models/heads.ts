@@ -13,9 +13,8 @@ export function classificationLogits(
   return b.op("Gemm", [states, score], { alpha: 1, transA: false, transB: true }, "logits");
 }
 
-/** What a loss compares. */
+/** What a loss compares with. */
 export interface LabelTargets {
-  readonly logits: Value;
   /** int64 [n]. */
   readonly labels: Value;
   /** How often each row counts, [n]. */
@@ -27,13 +26,13 @@ export interface LabelTargets {
 /** Cross-entropy of logits [n, classes] against labels, each row counted by its weight. */
 export function labelLoss(
   { b }: Pick<BlockContext, "b">,
-  { logits, labels, weights, smoothing = 0 }: LabelTargets,
+  { logits, labels, weights, smoothing = 0 }: LabelTargets & { readonly logits: Value },
 ): Value {
   const rows = logits.shape[0] as number;
   const column = b.op("Reshape", [labels], { shape: [rows, 1] });
   const chosen = b.op("GatherElements", [logits, column], { axis: 1 });
   const own = b.op("Reshape", [chosen], { shape: [rows] });
-  return weightedSum({ b }, crossEntropy({ b }, { logits, own, smoothing }), weights);
+  return weightedSum({ b }, crossEntropy({ b }, { pieces: [logits], own, smoothing }), weights);
 }
 
 /**
@@ -55,7 +54,7 @@ export function teacherLoss(
   },
 ): Value {
   const soft = b.op("Mul", [logits, b.scalar(1 / temperature)], {});
-  const total = b.op("ReduceLogSumExp", [soft], { axes: [1], keepDims: false });
+  const total = b.op("LogSumExp", [soft], {});
   const expected = b.op("ReduceSum", [b.op("Mul", [teacher, soft], {})], {
     axes: [1],
     keepDims: false,
@@ -84,23 +83,45 @@ export function headMatrix({ config, weight }: BlockContext): Value {
 }
 
 /**
+ * The same logits for a loss, [n, rows] of a part of the vocabulary each: what is computed of one piece stays in the
+ * processor's cache, and no second array of [n, vocab] comes to be.
+ */
+export function languageLogitPieces(context: BlockContext, states: Value): readonly Value[] {
+  const { b, config, weightRows } = context;
+  const [tokens = 0] = states.shape;
+  const { vocabSize } = config;
+  const count = Math.ceil((tokens * vocabSize * Float32Array.BYTES_PER_ELEMENT) / pieceBytes);
+  if (!weightRows || count === 1) return [languageLogits({ b }, states, headMatrix(context))];
+  const rows = Math.ceil(vocabSize / count);
+  return Array.from({ length: Math.ceil(vocabSize / rows) }, (_, i) => {
+    const end = Math.min(vocabSize, (i + 1) * rows);
+    const part = weightRows(familyOf(config).headTensor(config), i * rows, end);
+    return languageLogits({ b }, states, part);
+  });
+}
+
+/** About a processor's second or third cache; smaller pieces make more products than they save. */
+const pieceBytes = 2 ** 23;
+
+/**
  * Causal-language-model loss. The label's logit is the product of the state with the label's own row
  * of the head's matrix W, so differentiating yields softmax * W - W[label] and no one-hot of the vocabulary exists.
  */
 export function languageLoss(
   { b }: Pick<BlockContext, "b">,
-  {
-    states,
-    matrix,
-    logits,
-    labels,
-    weights,
-    smoothing = 0,
-  }: LabelTargets & { readonly states: Value; readonly matrix: Value },
+  { states, matrix, pieces, labels, weights, smoothing = 0 }: LabelTargets & LanguagePrediction,
 ): Value {
   const rows = b.op("Gather", [matrix, labels], {}); // [tokens, hidden]
   const own = b.op("ReduceSum", [b.op("Mul", [states, rows], {})], { axes: [1], keepDims: false });
-  return weightedSum({ b }, crossEntropy({ b }, { logits, own, smoothing }), weights);
+  return weightedSum({ b }, crossEntropy({ b }, { pieces, own, smoothing }), weights);
+}
+
+/** What a language model foresees: final states, the head's matrix, and its logits in pieces of the vocabulary. */
+export interface LanguagePrediction {
+  readonly states: Value;
+  readonly matrix: Value;
+  /** Each [n, part of the vocabulary], in order. */
+  readonly pieces: readonly Value[];
 }
 
 /**
@@ -110,17 +131,29 @@ export function languageLoss(
 function crossEntropy(
   { b }: Pick<BlockContext, "b">,
   {
-    logits,
+    pieces,
     own,
     smoothing,
-  }: { readonly logits: Value; readonly own: Value; readonly smoothing: number },
+  }: { readonly pieces: readonly Value[]; readonly own: Value; readonly smoothing: number },
 ): Value {
-  const total = b.op("ReduceLogSumExp", [logits], { axes: [1], keepDims: false });
+  const parts = pieces.map((logits) => b.op("LogSumExp", [logits], {}));
+  const total =
+    parts.length === 1 ? (parts[0] as Value) : b.op("LogSumExp", [columns({ b }, parts)], {});
   if (smoothing === 0) return b.op("Sub", [total, own], {});
-  const mean = b.op("ReduceMean", [logits], { axes: [1], keepDims: false });
+  const sums = pieces.map((logits) => b.op("ReduceSum", [logits], { axes: [1], keepDims: false }));
+  const classes = pieces.reduce((sum, { shape }) => sum + (shape[1] as number), 0);
+  const all = b.op("ReduceSum", [columns({ b }, sums)], { axes: [1], keepDims: false });
   const label = b.op("Mul", [own, b.scalar(1 - smoothing)], {});
-  const spread = b.op("Mul", [mean, b.scalar(smoothing)], {});
+  const spread = b.op("Mul", [all, b.scalar(smoothing / classes)], {});
   return b.op("Sub", [total, b.op("Add", [label, spread], {})], {});
+}
+
+/** Vectors [n] beside each other, [n, count]. */
+function columns({ b }: Pick<BlockContext, "b">, vectors: readonly Value[]): Value {
+  const shaped = vectors.map((vector) =>
+    b.op("Reshape", [vector], { shape: [vector.shape[0] as number, 1] }),
+  );
+  return shaped.length === 1 ? (shaped[0] as Value) : b.op("Concat", shaped, { axis: 1 });
 }
 
 function weightedSum({ b }: Pick<BlockContext, "b">, values: Value, weights: Value): Value {

@@ -18,7 +18,7 @@ import {
   parameterShapes,
   targetedModules,
 } from "./lora.ts";
-import { fedWeights, mappedWeights } from "./weights.ts";
+import { fedWeights, mappedRows, mappedWeights } from "./weights.ts";
 
 /** What every graph of one training run shares. */
 export interface ModelSpec {
@@ -55,6 +55,8 @@ export interface StepOptions {
   /** Default: the labels. */
   readonly objective?: Objective;
   readonly wantsGradients?: boolean;
+  /** Whether the logits come out beside the loss; a language model then computes them in one piece. Default false. */
+  readonly wantsLogits?: boolean;
   /** Whether the gradient at the input of the first block comes out; default behind a cut. */
   readonly wantsCutGradient?: boolean;
 }
@@ -128,8 +130,8 @@ export function frontBackwardGraph(spec: ModelSpec, cutLayer: number): StepGraph
 }
 
 /**
- * One step of blocks [from, last): loss, logits, parameter gradients and, behind a cut, the gradient to send
- * back, unless `wantsCutGradient` is false. With `wantsGradients` false only loss and logits, without dropout.
+ * One step of blocks [from, last): loss, parameter gradients and, behind a cut, the gradient to send
+ * back, unless `wantsCutGradient` is false. With `wantsGradients` false only the loss, without dropout.
  */
 export function stepGraph(
   spec: ModelSpec,
@@ -137,6 +139,7 @@ export function stepGraph(
     from = 0,
     objective = { kind: "labels" },
     wantsGradients = true,
+    wantsLogits = false,
     wantsCutGradient = from > 0,
   }: StepOptions = {},
 ): StepGraph {
@@ -145,11 +148,11 @@ export function stepGraph(
   const parts = assemble(spec, { from, to: spec.model.config.layers }, { purpose, pools });
   const { b, blocks } = parts;
   const prediction = predict(parts);
-  const loss = lossOf(parts, prediction, objective);
+  const loss = lossOf(parts, prediction, { objective, wantsLogits });
   declareBoundaries(parts);
   b.output(loss);
-  b.output(prediction.logits);
-  const names = { loss: loss.name, logits: prediction.logits.name };
+  if (wantsLogits) b.output(prediction.logits);
+  const names = { loss: loss.name, ...(wantsLogits ? { logits: prediction.logits.name } : {}) };
   if (!wantsGradients) return { graph: b.build("loss"), blocks, ...names, gradients: new Map() };
   if (!wantsCutGradient) {
     const named = parameterGradients(parts, lossSeed(b, loss));
@@ -218,6 +221,7 @@ export function assemble(
     batch,
     sequence,
     weight: weights === "fed" ? fedWeights(b, model) : mappedWeights(b, model),
+    ...(weights === "mapped" ? { weightRows: mappedRows(b, model) } : {}),
     adapt: adapterOf(b, spec, parameters, purpose),
   };
   const family = familyOf(model.config);
@@ -291,7 +295,7 @@ function poolingRows({ b, batch, sequence }: BlockContext): Value {
 function lossOf(
   { b, context }: Parts,
   { logits, language }: Prediction,
-  objective: Objective,
+  { objective, wantsLogits }: { readonly objective: Objective; readonly wantsLogits: boolean },
 ): Value {
   const rows = logits.shape[0] as number;
   const weights = b.input("weights", "float32", [rows]);
@@ -305,10 +309,10 @@ function lossOf(
     });
   }
   const labels = b.input("labels", "int64", [rows]);
-  const targets = { logits, labels, weights, smoothing: objective.smoothing ?? 0 };
-  return language
-    ? heads.languageLoss(context, { ...targets, ...language })
-    : heads.labelLoss(context, targets);
+  const targets = { labels, weights, smoothing: objective.smoothing ?? 0 };
+  if (!language) return heads.labelLoss(context, { ...targets, logits });
+  const pieces = wantsLogits ? [logits] : heads.languageLogitPieces(context, language.states);
+  return heads.languageLoss(context, { ...targets, ...language, pieces });
 }
 
 function declareBoundaries({ b, boundaries }: Parts): void {

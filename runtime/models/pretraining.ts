@@ -41,7 +41,7 @@ export function pretrainingGraph(
   const logits = languageLogits(context, states, matrix);
   const labels = b.input("labels", "int64", [tokens]);
   const weights = b.input("weights", "float32", [tokens]);
-  const loss = languageLoss(context, { states, matrix, logits, labels, weights });
+  const loss = languageLoss(context, { states, matrix, pieces: [logits], labels, weights });
   const found = gradients(b, [lossSeed(b, loss)], [...tensors.values()]);
   for (const value of [loss, ...found]) b.output(value);
   const named = new Map([...tensors.keys()].map((name, i) => [name, (found[i] as Value).name]));

@@ -21,6 +21,22 @@ export function mappedWeights(b: GraphBuilder, model: BaseModel): WeightOf {
   });
 }
 
+/** Rows [from, to) of a float32 tensor as a constant that sessions map. */
+export function mappedRows(b: GraphBuilder, model: BaseModel) {
+  return (name: string, from: number, to: number): Value => {
+    const [{ place }] = placesOf(model, name) as [NamedPlace];
+    const [rows = 1, ...rest] = place.shape;
+    const rowBytes = place.lengthBytes / rows;
+    return b.initializer({
+      kind: "external",
+      value: { name: `${name}[${from}:${to}]`, dtype: place.dtype, shape: [to - from, ...rest] },
+      file: place.file,
+      offsetBytes: place.offsetBytes + from * rowBytes,
+      lengthBytes: (to - from) * rowBytes,
+    });
+  };
+}
+
 /** Weights as inputs, to be fed with `weightFeeds`. */
 export function fedWeights(b: GraphBuilder, model: BaseModel): WeightOf {
   const inputs = new Map<string, Value>();

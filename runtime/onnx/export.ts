@@ -86,9 +86,9 @@ const forms: { readonly [K in OpName]: (attributes: OpAttributes[K]) => Form } =
   Split: ({ axis, sizes }) => ({ attributes: { axis: int(axis) }, lists: [sizes] }),
   ReduceSum: reduction,
   ReduceMean: reduction,
-  ReduceLogSumExp: reduction,
   // The last axis is the default of Softmax and of both normalisations.
   Softmax: plain,
+  LogSumExp: plain,
   LayerNormalization: ({ epsilon }) => ({
     attributes: { epsilon: { kind: "float", value: epsilon } },
   }),
@@ -131,6 +131,7 @@ function flag(value: boolean): AttributeValue {
 
 function exportNode(node: Node, lists: Map<string, readonly number[]>): readonly Message[] {
   if (node.op === "DequantizeLinear") return waitingDequantisation(node, lists);
+  if (node.op === "LogSumExp") return logSumExp(node, lists);
   return [plainNode(node, node.inputs, lists)];
 }
 
@@ -158,6 +159,25 @@ function waitingDequantisation(
     named("Exp", [name("zero")], "one"),
     named("Mul", [scale.name, name("one")], "scale"),
     plainNode(node, [x, ready], lists),
+  ];
+}
+
+/** max(x) - log(max(softmax(x))): the largest share is at least 1 / width, so the logarithm is of a number far from zero. */
+function logSumExp(
+  { inputs, outputs }: NodeOf<"LogSumExp">,
+  lists: Map<string, readonly number[]>,
+): readonly Message[] {
+  const [x, sum, shares] = [...inputs, ...outputs] as [Value, Value, Value];
+  const lastAxis = listName([x.shape.length - 1], lists);
+  const largest = (of: string, name: string) =>
+    nodeProto("ReduceMax", [of, lastAxis], [name], { keepdims: flag(false) });
+  const name = (part: string) => `${sum.name}/${part}`;
+  return [
+    largest(x.name, name("max")),
+    nodeProto("Softmax", [x.name], [shares.name], {}),
+    largest(shares.name, name("share")),
+    nodeProto("Log", [name("share")], [name("log")], {}),
+    nodeProto("Sub", [name("max"), name("log")], [sum.name], {}),
   ];
 }
 

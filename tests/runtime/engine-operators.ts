@@ -108,11 +108,22 @@ export const operatorCases: {
     reduce([block], [], true, [1, 2, 3, 4, 5, 6]),
   ],
   ReduceMean: [reduce([block], [1], true, [2, 5]), reduce([block], [], false, [1, 2, 3, 4, 5, 6])],
-  ReduceLogSumExp: [
-    // log(1 + 2 + 3) and log(1 + 1 + 1).
-    reduce([float32([2, 3], [0, LN2, ln3, 0, 0, 0])], [1], false, [Math.log(6), ln3]),
+  LogSumExp: [
+    // log(1 + 2 + 3) and log(1 + 1 + 1), and the shares of each.
+    {
+      inputs: [float32([2, 3], [0, LN2, ln3, 0, 0, 0])],
+      attributes: none,
+      expected: [
+        [Math.log(6), ln3],
+        [1 / 6, 1 / 3, 1 / 2, 1 / 3, 1 / 3, 1 / 3],
+      ],
+    },
     // exp(1000) has no float32: the maximum must be taken out first.
-    reduce([float32([2], [1000, 1000])], [0], true, [1000 + LN2]),
+    {
+      inputs: [float32([2], [1000, 1000])],
+      attributes: none,
+      expected: [[1000 + LN2], [1 / 2, 1 / 2]],
+    },
   ],
   Softmax: [
     unary([float32([2, 2], [0, ln3, 1000, 1000])], [1 / 4, 3 / 4, 1 / 2, 1 / 2]),

@@ -28,6 +28,7 @@ import {
   referenceEngine,
   sketchInMode,
   specInMode,
+  stepGraph,
   type Tensor,
   type TensorBundle,
   workloadFlops,
@@ -122,6 +123,53 @@ t.test("a tail that is computed block by block gives the whole tail's cut gradie
   const [whole, blocks] = [await run(spec), await run({ ...spec, execution: "blocks" })];
   t.same(blocks.cutGradient?.data, whole.cutGradient?.data);
   t.same(differing(blocks.gradients, whole.gradients), []);
+});
+
+t.test("a loss over pieces of the vocabulary is that of the vocabulary in one piece", async (t) => {
+  // 64 tokens over 40,000 words are 10 MB of logits: two pieces.
+  const wide: Gpt2Config = {
+    ...config,
+    vocabSize: 40_000,
+    hiddenSize: 8,
+    innerSize: 16,
+    layers: 1,
+  };
+  const base = await baseModelFromTensors(wide, randomTensors(wide, 1), { cacheFolder });
+  const spec: ModelSpec = { model: base, lora, head: { kind: "lm" }, batch: 1, sequence: 64 };
+  for (const smoothing of [0, 0.1]) {
+    const objective = { kind: "labels", smoothing } as const;
+    const results = [];
+    for (const wantsLogits of [true, false]) {
+      const { graph, loss = "", gradients } = stepGraph(spec, { objective, wantsLogits });
+      const products = graph.nodes.filter(({ inputs }) =>
+        /wte\.weight/.test(inputs[1]?.name ?? ""),
+      );
+      t.equal(products.length > 2, !wantsLogits, "more products when in pieces");
+      const session = await engine.load(graph);
+      const random = randomStream("words");
+      const ids = Array.from({ length: 64 }, () => random.below(wide.vocabSize));
+      const available = new Map<string, Tensor>([
+        ...parametersOf(spec),
+        ["input_ids", int64([1, 64], ids)],
+        ["attention_mask", int64([1, 64], new BigInt64Array(64).fill(1n))],
+        ["labels", int64([64], ids.toReversed())],
+        ["weights", { dtype: "float32", shape: [64], data: new Float32Array(64).fill(1 / 64) }],
+      ]);
+      const feeds = graph.inputs.map(({ name }) => [name, available.get(name) as Tensor] as const);
+      const outputs = await session.run(new Map(feeds));
+      const named = [...gradients].map(([name, output]) => [name, outputs.get(output)] as const);
+      results.push({ loss: Number(outputs.get(loss)?.data[0]), gradients: new Map(named) });
+      await session.close();
+    }
+    const [one, pieces] = results as [(typeof results)[number], (typeof results)[number]];
+    // Sums of 40,000 terms in another order.
+    t.ok(Math.abs(one.loss - pieces.loss) < 1e-5 * one.loss, `${one.loss}, ${pieces.loss}`);
+    for (const [name, expected] of one.gradients) {
+      const actual = pieces.gradients.get(name) as Float32Tensor;
+      const { error, largest } = distance(actual, expected as Float32Tensor);
+      t.ok(error <= 1e-5 * largest && largest > 0, `${name}: error ${error} of ${largest}`);
+    }
+  }
 });
 
 t.test("a budget takes the first mode that fits, and one too small names them all", async (t) => {

@@ -131,7 +131,7 @@ t.test("smoothed losses of both heads and their gradients are PyTorch's", async 
             ...targets,
             states: input,
             matrix: table,
-            logits: b.op("Gemm", [input, table], product),
+            pieces: [b.op("Gemm", [input, table], product)],
           },
         )
       : labelLoss({ b }, { ...targets, logits: input });

@@ -115,7 +115,10 @@ const steps: { readonly [K in OpName]: Step } = {
   },
   ReduceSum: (site) => reduce("ReduceSum", site),
   ReduceMean: (site) => reduce("ReduceMean", site),
-  ReduceLogSumExp: (site) => reduce("ReduceLogSumExp", site),
+  LogSumExp: ({ builder, x }) => {
+    const [sum] = builder.apply("LogSumExp", [x], {}) as [Value, Value];
+    return builder.op("Add", [x, builder.op("Reshape", [sum], { shape: [...sum.shape, 1] })], {});
+  },
   Softmax: (site) => unary("Softmax", site),
   LayerNormalization: ({ builder, x, random }) => {
     const width = x.shape.slice(-1);
@@ -192,7 +195,7 @@ function binary(op: "Add" | "Sub" | "Mul", { builder, x, earlier, random }: Site
   return builder.op(op, [x, builder.constant(numbers(shape, random))], {});
 }
 
-function reduce(op: "ReduceSum" | "ReduceMean" | "ReduceLogSumExp", site: Site): Value {
+function reduce(op: "ReduceSum" | "ReduceMean", site: Site): Value {
   const { builder, x, random } = site;
   const axes = x.shape.flatMap((_, axis) => (random.below(2) === 1 ? [axis] : []));
   // A scalar would leave later steps no axis to work on.
