@@ -31,8 +31,8 @@ export function watchedEngine(
   });
   const engine: Engine = {
     name: inner.name,
-    load: async (graph) => {
-      const session = await inner.load(graph);
+    load: async (graph, options) => {
+      const session = await inner.load(graph, options);
       open.add(session);
       return watch(session);
     },

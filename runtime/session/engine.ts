@@ -6,11 +6,20 @@ import type { FileTensor, Tensor } from "../tensor.ts";
 /** What is fed: tensors, or places in files that a session reads into memory it uses again for the next run. */
 export type Feeds = ReadonlyMap<string, Tensor | FileTensor>;
 
+/** How a graph is loaded. */
+export interface LoadOptions {
+  /**
+   * Whether a session keeps what its fullest run took for the next one. Default true; false for sessions that run in
+   * turns, each of which would keep as much.
+   */
+  readonly keepsMemory?: boolean;
+}
+
 /** Loads graphs and owns what they need: a worker thread, temporary files. */
 export interface Engine {
   readonly name: string;
   /** Prepares a graph; throws `SESSION_FAILED` when it cannot. External weights files must not change while loaded. */
-  load(graph: Graph): Promise<Session>;
+  load(graph: Graph, options?: LoadOptions): Promise<Session>;
   /** Frees every session and stops the worker; safe to call twice. */
   close(): Promise<void>;
 }

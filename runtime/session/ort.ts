@@ -5,10 +5,11 @@ import { setImmediate as nextTurn } from "node:timers/promises";
 import { runtimeErrors } from "../errors.ts";
 import { checkGraph } from "../graph/check.ts";
 import type { Graph } from "../graph/ir.ts";
+import { type BufferPool, bufferPool } from "./buffer-pool.ts";
 import type { Engine, Feeds, Session } from "./engine.ts";
 import { checkFeeds, chooseOutputs } from "./feeds.ts";
 import type { ProviderName } from "./providers.ts";
-import { buffersOf, type SessionSettings, type WireFeed, type WireTensor } from "./worker-calls.ts";
+import { buffersOf, type SessionSettings, type WireFeed } from "./worker-calls.ts";
 import { openWorkerChannel, type WorkerChannel } from "./worker-channel.ts";
 
 /** Settings of the ONNX Runtime engine. */
@@ -40,19 +41,21 @@ export function ortEngine({
   let channel: WorkerChannel | undefined;
   let closed = false;
   let lastSession = 0;
+  const buffers = bufferPool();
   const abandon = () => channel?.abandon(signal?.reason);
   signal?.addEventListener("abort", abandon, { once: true });
 
   return {
     name: "onnxruntime",
-    load: async (graph) => {
+    load: async (graph, { keepsMemory = true } = {}) => {
       signal?.throwIfAborted();
       if (closed) throw failure(graph, new Error("The engine is closed"));
       channel ??= openWorkerChannel(workerFile());
       lastSession += 1;
       // Its own, for another load may begin while this one waits.
-      const loaded = { channel, session: lastSession, graph, signal };
-      await loadGraph(loaded, settings);
+      const loaded = { channel, session: lastSession, graph, signal, buffers };
+      const enabled = enableCpuMemArena && keepsMemory;
+      await loadGraph(loaded, { ...settings, enableCpuMemArena: enabled });
       return ortSession(loaded);
     },
     close: async () => {
@@ -69,6 +72,7 @@ interface LoadedGraph {
   readonly session: number;
   readonly graph: Graph;
   readonly signal: AbortSignal | undefined;
+  readonly buffers: BufferPool;
 }
 
 async function loadGraph(
@@ -86,7 +90,7 @@ async function loadGraph(
   }
 }
 
-function ortSession({ channel, session, graph, signal }: LoadedGraph): Session {
+function ortSession({ channel, session, graph, signal, buffers }: LoadedGraph): Session {
   let closing: Promise<void> | undefined;
   return {
     graph,
@@ -96,10 +100,12 @@ function ortSession({ channel, session, graph, signal }: LoadedGraph): Session {
       checkFeeds(graph, feeds);
       const names = chooseOutputs(graph, outputs).map((value) => value.name);
       if (names.length === 0) return new Map();
-      const copies = copyFeeds(feeds);
+      const copies = copyFeeds(feeds, buffers);
       const request = { session, feeds: copies, outputs: names };
       try {
-        return new Map(await channel.ask("run", request, buffersOf(copies)));
+        const { outputs, spent } = await channel.ask("run", request, buffersOf(copies));
+        for (const buffer of spent) buffers.give(buffer);
+        return new Map(outputs);
       } catch (cause) {
         signal?.throwIfAborted();
         throw failure(graph, cause);
@@ -117,13 +123,14 @@ function ortSession({ channel, session, graph, signal }: LoadedGraph): Session {
  * Copies of the feeds to hand over. The caller keeps its own, and a clone by `postMessage` would take the
  * whole buffer behind a view (a parameter inside a large message) along.
  */
-function copyFeeds(feeds: Feeds): Map<string, WireFeed> {
+function copyFeeds(feeds: Feeds, buffers: BufferPool): Map<string, WireFeed> {
   const copies = new Map<string, WireFeed>();
   for (const [name, feed] of feeds) {
     // `checkFeeds` has let no other type through.
     if (feed.dtype === "float64") continue;
-    const copy = "data" in feed ? ({ ...feed, data: feed.data.slice() } as WireTensor) : feed;
-    copies.set(name, copy);
+    const copy = "data" in feed ? { ...feed, data: buffers.copy(feed.data) } : feed;
+    // The copy has the type of what it is a copy of.
+    copies.set(name, copy as WireFeed);
   }
   return copies;
 }

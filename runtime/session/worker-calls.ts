@@ -33,7 +33,11 @@ export interface WorkerCalls {
       readonly feeds: ReadonlyMap<string, WireFeed>;
       readonly outputs: readonly string[];
     };
-    readonly reply: ReadonlyMap<string, WireTensor>;
+    /** `spent` holds the feeds' buffers, which the caller uses again: garbage of that size stays for long. */
+    readonly reply: {
+      readonly outputs: ReadonlyMap<string, WireTensor>;
+      readonly spent: readonly ArrayBuffer[];
+    };
   };
   readonly release: {
     readonly request: { readonly session: number };

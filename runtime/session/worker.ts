@@ -43,7 +43,10 @@ const handlers: Handlers = {
   run: async ({ session, feeds, outputs }) => {
     const inputs = Object.fromEntries([...feeds].map(([name, feed]) => [name, toOrt(name, feed)]));
     const results = await find(session).run(inputs, outputs);
-    return new Map(outputs.map((name) => [name, fromOrt(name, results[name])]));
+    return {
+      outputs: new Map(outputs.map((name) => [name, fromOrt(name, results[name])])),
+      spent: buffersOf(feeds),
+    };
   },
   release: async ({ session }) => {
     await find(session).release();
@@ -57,8 +60,8 @@ port.on("message", async (request: Request) => {
   const reply = await answer(request);
   Atomics.store(busy, 0, 0);
   Atomics.notify(busy, 0);
-  const outputs = reply.kind === "done" ? reply.body : undefined;
-  port.postMessage(reply, outputs ? buffersOf(outputs) : []);
+  const body = reply.kind === "done" ? reply.body : undefined;
+  port.postMessage(reply, body ? [...buffersOf(body.outputs), ...body.spent] : []);
 });
 
 async function answer(request: Request): Promise<Reply> {

@@ -187,7 +187,7 @@ function sessionPool(engine: Engine, spec: ModelSpec, purpose: Purpose) {
     if (loaded.has(key)) return;
     const { index } = block;
     const step = buildGraph(spec, block, direction, purpose);
-    const session = await engine.load(step.graph);
+    const session = await engine.load(step.graph, { keepsMemory: false });
     loaded.set(key, { step, session, flops: graphFlops(step.graph), built: index });
   };
   return {

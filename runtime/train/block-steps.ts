@@ -156,7 +156,7 @@ interface Head {
 }
 
 async function loadHead(engine: Engine, { graph }: StepGraph): Promise<Head> {
-  const session = await engine.load(graph);
+  const session = await engine.load(graph, { keepsMemory: false });
   return {
     flops: graphFlops(graph),
     run: (parameters, feeds, outputs) => session.run(feedsOf(session, parameters, feeds), outputs),

@@ -37,12 +37,25 @@ export type HeadWorkload =
  */
 export function trainingMemoryBytes(spec: ModelSpec, workloads: readonly Workload[]): number {
   const graphs = workloads.flatMap((workload) => graphsOf(spec, workload));
-  let sessions = 0;
-  for (const graph of graphs) sessions += sessionBytes + arenaFactor * peakIntermediateBytes(graph);
-  const blocks = spec.execution === "blocks" ? fedBytes(spec) + copiesBytes : 0;
-  return Math.ceil(
-    engineBytes + mappedBytes(graphs) + dequantisedBytes(graphs) + sessions + blocks,
-  );
+  const values = spec.execution === "blocks" ? valuesInTurns(spec, graphs) : valuesKept(graphs);
+  const sessions = graphs.length * sessionBytes;
+  return Math.ceil(engineBytes + sessions + mappedBytes(graphs) + values);
+}
+
+/** Sessions that keep their arenas: each at its fullest, at the same time. */
+function valuesKept(graphs: readonly Graph[]): number {
+  const arenas = graphs.reduce((sum, graph) => sum + arenaFactor * peakIntermediateBytes(graph), 0);
+  return arenas + dequantisedFactor * largestDequantised(graphs);
+}
+
+/** Sessions that keep nothing: the fullest of them, the weights that are fed, and activations on their way. */
+function valuesInTurns(spec: ModelSpec, graphs: readonly Graph[]): number {
+  const { batch, sequence } = spec;
+  const { layers, hiddenSize } = spec.model.config;
+  const fullest = Math.max(...graphs.map(peakIntermediateBytes));
+  const states = 4 * batch * sequence * hiddenSize * layers;
+  const values = heapFactor * fullest + heapDequantisedFactor * largestDequantised(graphs);
+  return values + fedBytes(spec) + copiesFactor * states;
 }
 
 /** FLOPs of one run of a workload, 2*m*n*k for every matrix product. */
@@ -61,8 +74,11 @@ const engineBytes = 66e6;
 const sessionBytes = 6e6;
 /** ONNX Runtime's arena grows by doubling regions, so it holds more than is live at the fullest moment. */
 const arenaFactor = 1.5;
-/** Activations on their way between threads that no collection has freed yet. */
-const copiesBytes = 90e6;
+/** The C library's heap, in place of an arena, gives back most of what is not live. */
+const heapFactor = 1.4;
+const heapDequantisedFactor = 2;
+/** What no collection has freed yet of the activations that came back from the worker, in sizes of all blocks' states. */
+const copiesFactor = 12;
 /** What the arena keeps of the largest dequantised weight, in its sizes: they come and go between other values. */
 const dequantisedFactor = 3.5;
 /** The kernel maps a file around each place that is read. */
@@ -141,7 +157,7 @@ function fedBytes(spec: ModelSpec): number {
   return places.reduce((sum, { lengthBytes }) => sum + lengthBytes, 0);
 }
 
-function dequantisedBytes(graphs: readonly Graph[]): number {
+function largestDequantised(graphs: readonly Graph[]): number {
   let largest = 0;
   for (const { nodes } of graphs) {
     for (const { op, outputs } of nodes) {
@@ -149,5 +165,5 @@ function dequantisedBytes(graphs: readonly Graph[]): number {
       if (op === "DequantizeLinear" && output) largest = Math.max(largest, valueBytes(output));
     }
   }
-  return dequantisedFactor * largest;
+  return largest;
 }

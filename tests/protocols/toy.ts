@@ -115,11 +115,11 @@ function rememberingEngine(inner: Engine): Engine {
   const known = new Map<string, Promise<Session>>();
   return {
     name: inner.name,
-    load: async (graph) => {
+    load: async (graph, options) => {
       const key = JSON.stringify(graph, (_, value: unknown) =>
         ArrayBuffer.isView(value) ? Buffer.from(value.buffer).toString("base64") : value,
       );
-      const session = known.get(key) ?? inner.load(graph);
+      const session = known.get(key) ?? inner.load(graph, options);
       known.set(key, session);
       return { ...(await session), close: async () => {} };
     },
