@@ -134,6 +134,57 @@ t.test("a provider that does not work is said once, and the CPU computes", async
   t.match(unknown.stderr, /^error USAGE_INVALID: .*abacus.*auto, cpu, cuda/);
 });
 
+t.test(
+  "block by block trains the bytes of the whole graph, and a budget may lead there",
+  async (t) => {
+    const weights = async (out: string) => await readFile(join(out, "adapter_model.safetensors"));
+    const [whole, blocks] = [join(root, "whole"), join(root, "blocks")];
+    await trainAdapter(options(whole, { steps: 3 }));
+    const execution = { mode: "blocks-float32" } as const;
+    const report = await trainAdapter(options(blocks, { steps: 3, execution }));
+    t.equal(report.mode, "blocks-float32");
+    t.ok((await weights(blocks)).equals(await weights(whole)));
+    const logged: string[] = [];
+    const roomy = await trainAdapter(
+      options(join(root, "roomy"), {
+        steps: 1,
+        execution: { memoryBytes: 4e9 },
+        log: (text) => logged.push(text),
+      }),
+    );
+    t.equal(roomy.mode, "whole-float32");
+    t.match(
+      logged.at(-1),
+      /^memory: whole-float32 of whole-float32 \d.* MB, .*blocks-int8 \d.* MB/,
+    );
+    const tight = trainAdapter(options(join(root, "tight"), { execution: { memoryBytes: 2e6 } }));
+    await t.rejects(tight, {
+      code: "MEMORY_BUDGET_TOO_SMALL",
+      message: /fits 2 MB: whole-float32/,
+    });
+  },
+);
+
+t.test("a cached prefix trains the same bytes and says what it saved", async (t) => {
+  const upper = { ...lora, layers: [3] };
+  const args = { lora: upper, epochs: 2 };
+  const [plain, cached] = [join(root, "plain-prefix"), join(root, "cached-prefix")];
+  await trainAdapter(options(plain, args));
+  const report = await trainAdapter(
+    options(cached, { ...args, prefixCache: { memoryBytes: 1e8 } }),
+  );
+  const [a, b] = await Promise.all(
+    [plain, cached].map((out) => readFile(join(out, "adapter_model.safetensors"))),
+  );
+  t.ok(a?.equals(b as Buffer));
+  const [{ hits = 0, misses = 0 } = {}] = report.prefixCache ?? [];
+  // 160 texts twice; equal texts are one.
+  t.equal(hits + misses, 320);
+  t.ok(misses <= 160 && hits >= 160, `${hits} hits, ${misses} misses`);
+  const everywhere = options(join(root, "no-prefix"), { prefixCache: { memoryBytes: 1e8 } });
+  await t.rejects(trainAdapter(everywhere), { code: "OPTION_INVALID", message: /block 0/ });
+});
+
 t.test("equal seeds give equal bytes, other seeds others", async (t) => {
   const folders = ["a", "b", "c"].map((name) => join(root, name));
   const seeds = [1, 1, 2];
