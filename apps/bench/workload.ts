@@ -1,13 +1,13 @@
 // What is measured: a model, a head, a batch. The tokens are random; time and memory do not depend on them.
 import {
   type BaseModel,
+  defaultTargets,
   type ExecutionMode,
   float32,
   type HeadSettings,
   initialParameters,
   int64,
   type LoraSettings,
-  linearModules,
   type Workload as MemoryLoad,
   type ModelSpec,
   openBaseModel,
@@ -78,15 +78,8 @@ function checkFit({ cut, sequence }: Workload, { config }: BaseModel): void {
   }
 }
 
-/** GPT-2 projects query, key and value in one layer, others in three; the usual adapter is on query and value. */
-const attentionLayers: readonly string[] = ["c_attn", "q_proj", "v_proj"];
-
 function adapterOf({ config }: BaseModel): LoraSettings {
-  const modules = linearModules(config);
-  const targets = attentionLayers.filter((name) =>
-    modules.some(({ path }) => path.endsWith(`.${name}`)),
-  );
-  return { rank: 8, alpha: 16, targets };
+  return { rank: 8, alpha: 16, targets: defaultTargets(config) };
 }
 
 function randomFeeds({ model, head, batch, sequence }: ModelSpec): TensorBundle {

@@ -2,7 +2,6 @@
 import { type Command, Option } from "commander";
 import { formatQuantity } from "../../devices/index.ts";
 import type {
-  LoraSettings,
   OptimizerKind,
   PrefixCacheReport,
   ProviderChoice,
@@ -13,7 +12,7 @@ import { log, printResult } from "../command-result.ts";
 import { exitStatus } from "../failure.ts";
 import { interruptSignal } from "../interrupt.ts";
 import { embeddedModelFolder } from "../package-root.ts";
-import type { TrainingReport } from "../train/options.ts";
+import type { TrainingOptions, TrainingReport } from "../train/options.ts";
 import {
   byteQuantity,
   type ExecutionFlags,
@@ -37,7 +36,7 @@ interface TrainFlags extends ExecutionFlags {
   readonly head: "classification" | "lm";
   readonly rank: number;
   readonly alpha?: number;
-  readonly targets: readonly string[];
+  readonly targets?: readonly string[];
   readonly layers?: readonly number[];
   readonly dropout: number;
   readonly rsLora?: boolean;
@@ -106,9 +105,11 @@ function adapterOptions(): Option[] {
     choice("--head <kind>", "what is learned: labels, or the next token", ["classification", "lm"]),
     parsed("--rank <n>", "rank of the adapter", wholeNumber(1), 8),
     parsed("--alpha <x>", "scale of the adapter (default: twice the rank)", positiveNumber),
-    parsed("--targets <names>", "modules with an adapter, as PEFT matches them", nameList, [
-      "c_attn",
-    ]),
+    parsed(
+      "--targets <names>",
+      "modules with an adapter (default: as PEFT for the model)",
+      nameList,
+    ),
     parsed("--layers <numbers>", "blocks with an adapter, from 0 (default: all)", numberList),
     parsed("--dropout <p>", "probability to drop an input of an adapter", fraction, 0),
     new Option("--rs-lora", "scale by alpha / sqrt(rank) in place of alpha / rank"),
@@ -206,9 +207,10 @@ function loraOf({
   dropout,
   rsLora,
   layers,
-}: Omit<TrainFlags, "holdOut">): LoraSettings {
+}: Omit<TrainFlags, "holdOut">): TrainingOptions["lora"] {
   return {
-    ...{ rank, alpha: alpha ?? 2 * rank, targets, dropout },
+    ...{ rank, alpha: alpha ?? 2 * rank, dropout },
+    ...(targets ? { targets } : {}),
     ...(rsLora ? { rsLora } : {}),
     ...(layers ? { layers } : {}),
   };

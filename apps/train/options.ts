@@ -18,7 +18,8 @@ export interface TrainingOptions {
   /** Not read for a language model. */
   readonly labelColumn: string;
   readonly head: "classification" | "lm";
-  readonly lora: LoraSettings;
+  /** Targets are PEFT's for the model when left out. */
+  readonly lora: Omit<LoraSettings, "targets"> & Partial<Pick<LoraSettings, "targets">>;
   readonly optimizer: OptimizerKind;
   readonly weightDecay: number;
   /** Optimizer steps; `epochs` counts when left out. */

@@ -1,7 +1,7 @@
 // The settings that decide a training's numbers, by the options that set them: what a checkpoint belongs to.
 import { createHash } from "node:crypto";
 import { availableParallelism } from "node:os";
-import type { ExecutionMode } from "../../runtime/index.ts";
+import type { ExecutionMode, LoraSettings } from "../../runtime/index.ts";
 import type { ModelAndTokenizer } from "../model-and-tokenizer.ts";
 import type { TrainingOptions } from "./options.ts";
 import type { TrainingData } from "./training-data.ts";
@@ -9,9 +9,15 @@ import type { TrainingData } from "./training-data.ts";
 /** Values by option; files are there by their hash. */
 export type TrainingSettings = Readonly<Record<string, unknown>>;
 
+/** Options with what follows from the model filled in. */
+export interface ChosenSettings extends TrainingOptions {
+  readonly lora: LoraSettings;
+  readonly mode: ExecutionMode;
+}
+
 /** Everything that a resumed training must have in common with the one it goes on from. */
 export function trainingSettings(
-  options: TrainingOptions & { readonly mode: ExecutionMode },
+  options: ChosenSettings,
   { model, tokenizer }: ModelAndTokenizer,
   { labels, sequence, train, holdOut }: TrainingData,
   steps: number,

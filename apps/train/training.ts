@@ -2,6 +2,7 @@
 import { basename, resolve } from "node:path";
 import {
   type Adapter,
+  defaultTargets,
   type ModelSpec,
   ortEngine,
   type Parameters,
@@ -29,7 +30,8 @@ export async function trainAdapter(options: TrainingOptions): Promise<TrainingRe
   const { head, labels, sequence, train: examples } = data;
   const { padTokenId } = model.config;
   const plan = planTraining({ ...options, head, examples, sequence, padTokenId });
-  const { lora, batchSize: batch } = options;
+  const lora = { targets: defaultTargets(model.config), ...options.lora };
+  const { batchSize: batch } = options;
   const workloads = plan.lengths.map((length) => ({ kind: "step", sequence: length }) as const);
   const { spec, mode } = await chooseExecution(
     { model, lora, head, batch, sequence },
@@ -37,7 +39,7 @@ export async function trainAdapter(options: TrainingOptions): Promise<TrainingRe
     options.execution ?? {},
     log,
   );
-  const settings = trainingSettings({ ...options, mode }, opened, data, plan.steps);
+  const settings = trainingSettings({ ...options, lora, mode }, opened, data, plan.steps);
   if (hasCheckpoint(out) && !options.resume) {
     log(`note: ${out} holds an unfinished training, which this one replaces; --resume goes on`);
   }

@@ -70,6 +70,12 @@ export function targetedModules(
   );
 }
 
+/** The layers that PEFT targets when nobody names any: GPT-2's joint projection, else those of queries and values. */
+export function defaultTargets(config: ModelConfig): readonly string[] {
+  const names = new Set(linearModules(config).map(({ path }) => path.split(".").at(-1)));
+  return ["c_attn", "q_proj", "v_proj"].filter((name) => names.has(name));
+}
+
 /** Shapes of the trainable parameters of blocks [from, to), with the task head when `to` is the last. */
 export function parameterShapes(
   config: ModelConfig,

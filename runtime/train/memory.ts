@@ -30,7 +30,7 @@ export type HeadWorkload =
   | { readonly kind: "logits" };
 
 /**
- * Peak resident bytes above the idle process while these workloads exist and run in turn: the weights they share and
+ * Peak resident bytes above the idle process while these workloads exist and run in turn: the weights they map and
  * each session's arena at its fullest. The constants were fitted on GPT-2 124M and the embedded model (Linux x86-64,
  * Node 20.20, ONNX Runtime 1.30); the `engine` suite of the benchmarks and the demo's report show estimate beside
  * measurement.
@@ -76,7 +76,7 @@ const sessionBytes = 6e6;
 const arenaFactor = 1.5;
 /** The C library's heap, in place of an arena, gives back most of what is not live. */
 const heapFactor = 1.4;
-const heapDequantisedFactor = 2;
+const heapDequantisedFactor = 7;
 /** What no collection has freed yet of the activations that came back from the worker, in sizes of all blocks' states. */
 const copiesFactor = 12;
 /** What the arena keeps of the largest dequantised weight, in its sizes: they come and go between other values. */
@@ -128,16 +128,16 @@ function blockForward(spec: ModelSpec, purpose: Purpose): readonly Graph[] {
   return [frontForwardGraph(spec, 0).graph, blockForwardGraph(spec, last, purpose).graph];
 }
 
-/** Bytes of the weights that are mapped: each tensor once, of tables that rows are gathered from the rows at most. */
+/**
+ * Bytes of the weights that are mapped, of tables that rows are gathered from the rows at most. Each session maps the file
+ * for itself: the kernel counts a page once for each map, although it is in memory once.
+ */
 function mappedBytes(graphs: readonly Graph[]): number {
-  const mapped = new Map<string, number>();
+  let mapped = 0;
   for (const graph of graphs) {
-    for (const initializer of graph.initializers) {
-      const { name } = initializer.value;
-      mapped.set(name, Math.max(mapped.get(name) ?? 0, touchedBytes(graph, initializer)));
-    }
+    for (const initializer of graph.initializers) mapped += touchedBytes(graph, initializer);
   }
-  return [...mapped.values()].reduce((sum, bytes) => sum + bytes, 0);
+  return mapped;
 }
 
 function touchedBytes(graph: Graph, { value }: Initializer): number {

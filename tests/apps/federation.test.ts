@@ -232,9 +232,12 @@ function numbersOf({ records }: Federated): unknown {
   const reports = records.flatMap((record) => {
     if (record.kind !== "report") return [];
     const { trainSeconds: _, peakMemoryBytes: __, idleMemoryBytes: ___, ...report } = record.report;
-    const { uplinkBytes, repeatedBytes, ...others } = report;
+    const { uplinkBytes, repeatedBytes, downlinkBytes, provisioningBytes, ...others } = report;
     const payloadBytes = uplinkBytes - repeatedBytes;
-    return [[record.deviceId, record.lane, { ...others, payloadBytes }]];
+    // An acknowledgement of 58 bytes may come just before the public set is fetched or while it is: which of the two it is
+    // counted to is chance, their sum is not.
+    const receivedBytes = downlinkBytes + provisioningBytes;
+    return [[record.deviceId, record.lane, { ...others, payloadBytes, receivedBytes }]];
   });
   return { rounds, assignments: sorted(assignments), reports: sorted(reports) };
 }
