@@ -20,7 +20,7 @@ export function demoCommand(program: Command): void {
     .command("demo")
     .summary("train one model on four virtual boards, each with data and a framework of its own")
     .description(
-      "Starts a broker, a coordinator and four virtual boards (Orin Nano, Pi 5, Pi 4, Pi Zero 2 W), each a process of\nits own. The boards train one adapter together, each on its own speeches, in the framework its figures allow.\nTakes about four minutes on two cores.",
+      "Starts a broker, a coordinator and four virtual boards (Orin Nano, Pi 5, Pi 4, Pi Zero 2 W), each a process of\nits own. The boards train one adapter together, each on its own speeches, in the framework its figures allow.\nTakes about five minutes on two cores.",
     )
     .option("--rounds <n>", "rounds of training", wholeNumber(1), 4)
     .option("--seed <n>", "equal seeds give equal numbers", wholeNumber(0), 1)
