@@ -11,19 +11,23 @@ import type {
   QuantisedFormat,
   QuantisedLocation,
   QuantisedWeights,
+  WeightFormat,
   WeightLocation,
 } from "./base-model.ts";
 import { linearModules } from "./families.ts";
+import { writeFault } from "./weights-file.ts";
 
 /**
  * The model with linear layers rounded to `format`; embeddings, norms and biases stay float32. The first time, the
- * layers are read a few rows at a time and written beside the float32 weights, which both keep.
+ * layers are read a few rows at a time and written beside the float32 weights, which both keep. Throws
+ * `WEIGHTS_WRITE_FAILED` where that folder cannot be written, `MODEL_UNSUPPORTED` for int4 of layers with odd sizes.
  */
 export async function quantiseModel(model: BaseModel, format: QuantisedFormat): Promise<BaseModel> {
   const folder = dirname(model.weightsFile);
   const file = join(folder, `weights.${format}`);
   const indexFile = join(folder, `index.${format}.json`);
   const expected = quantisedLayout(model, format);
+  if (!canQuantise(model, format)) throw oddBlocks(format);
   const known = await readIndex(indexFile);
   const size = await sizeOf(file);
   if (known?.sha256 !== model.sha256 || size !== expected.sizeBytes) {
@@ -43,6 +47,16 @@ export function sketchQuantised(model: BaseModel, format: QuantisedFormat): Base
     tensors: quantisedLayout(model, format).tensors,
   };
   return { ...model, quantised };
+}
+
+/** Whether the model's layers can be stored so: half a byte must not be left at the end of a block. */
+export function canQuantise(model: BaseModel, format: WeightFormat): boolean {
+  if (format !== "int4") return true;
+  return linearModules(model.config).every(({ path }) => {
+    const { shape } = model.weights.get(`${path}.weight`) as WeightLocation;
+    const [rows = 0, columns = 0] = shape;
+    return (blockSizeOf(rows) * columns) % 2 === 0;
+  });
 }
 
 /** Rows that share a scale: the largest power of two up to 32 that divides them, so that no block is cut short. */
@@ -79,7 +93,6 @@ function quantisedLayout(model: BaseModel, format: QuantisedFormat): Layout {
     const { shape } = model.weights.get(name) as WeightLocation;
     const [rows = 0, columns = 0] = shape;
     const blockSize = blockSizeOf(rows);
-    if (format === "int4" && (blockSize * columns) % 2 !== 0) throw oddBlock(name, shape);
     const dataLengthBytes = Math.ceil((elementCount(shape) * bitsOf[format]) / 8);
     const scalesLengthBytes = (rows / blockSize) * columns * Float32Array.BYTES_PER_ELEMENT;
     tensors.set(name, {
@@ -94,11 +107,10 @@ function quantisedLayout(model: BaseModel, format: QuantisedFormat): Layout {
   return { tensors, sizeBytes: end };
 }
 
-/** Half a byte would be left at the end of each block. */
-function oddBlock(name: string, shape: readonly number[]): Error {
+function oddBlocks(format: QuantisedFormat): Error {
   return runtimeErrors.error(
     "MODEL_UNSUPPORTED",
-    `${name} [${shape.join(", ")}] has an odd number of rows and columns, int4 needs one even`,
+    `a linear layer has an odd number of rows and of columns, ${format} needs one even`,
     { hint: "Use int8 for this model." },
   );
 }
@@ -117,9 +129,19 @@ async function writeQuantised(
         await quantiseTensor({ source, target, format }, offsetBytes, location);
       }
     });
+  } catch (cause) {
+    throw writeFault(cause, file);
   } finally {
     await source.close();
   }
+}
+
+function cutOff(offsetBytes: number): Error {
+  return runtimeErrors.error(
+    "MODEL_FILE_TRUNCATED",
+    `the float32 weights end within the rows at byte ${offsetBytes}`,
+    { hint: "Import the model again, or empty the cache folder." },
+  );
 }
 
 interface Copy {
@@ -139,12 +161,9 @@ async function quantiseTensor(
   const values = new Float32Array(blockSize * columns);
   const codesBytes = Math.ceil((values.length * bitsOf[format]) / 8);
   for (let block = 0; block < rows / blockSize; block++) {
-    await source.read(
-      bytesOf(values),
-      0,
-      values.byteLength,
-      offsetBytes + block * values.byteLength,
-    );
+    const place = offsetBytes + block * values.byteLength;
+    const { bytesRead } = await source.read(bytesOf(values), 0, values.byteLength, place);
+    if (bytesRead !== values.byteLength) throw cutOff(place);
     const { codes, scales } = quantiseBlock(values, columns, largestCode[format]);
     const packed = format === "int8" ? codes : packNibbles(codes);
     const dataAt = location.dataOffsetBytes + block * codesBytes;

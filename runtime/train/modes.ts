@@ -1,7 +1,7 @@
 // The ways to execute a model, from the fastest to the smallest, and the choice among them by a memory budget.
 import { runtimeErrors } from "../errors.ts";
 import type { ModelSpec } from "../models/partition.ts";
-import { quantiseModel, sketchQuantised } from "../models/quantise.ts";
+import { canQuantise, quantiseModel, sketchQuantised } from "../models/quantise.ts";
 import { trainingMemoryBytes, type Workload } from "./memory.ts";
 
 /**
@@ -23,7 +23,7 @@ export type ExecutionMode = (typeof executionModes)[number];
 /** What a budget led to. */
 export interface MemoryPlan {
   readonly mode: ExecutionMode;
-  /** Of every mode, in order. */
+  /** Of every mode that the model can have, in order. */
   readonly estimates: readonly MemoryEstimate[];
 }
 
@@ -65,9 +65,7 @@ export function planMemory(
   workloads: readonly Workload[],
   { budgetBytes = Number.POSITIVE_INFINITY, idleBytes = 0 }: MemoryBudget = {},
 ): MemoryPlan {
-  const estimates = executionModes.map((mode) => {
-    return { mode, bytes: idleBytes + trainingMemoryBytes(sketchInMode(spec, mode), workloads) };
-  });
+  const estimates = estimateModes(spec, workloads, idleBytes);
   const chosen = estimates.find(({ mode, bytes }) => modes[mode].isOffered && bytes <= budgetBytes);
   if (chosen) return { mode: chosen.mode, estimates };
   const list = estimates.map(({ mode, bytes }) => `${mode} ${megabytes(bytes)}`).join(", ");
@@ -76,6 +74,19 @@ export function planMemory(
     `no way to execute the model fits ${megabytes(budgetBytes)}: ${list}`,
     { hint: "Raise the budget, or take smaller batches or shorter sequences." },
   );
+}
+
+/** What each mode is estimated to take, beside what the process takes already; without modes that the model cannot have. */
+export function estimateModes(
+  spec: ModelSpec,
+  workloads: readonly Workload[],
+  idleBytes = 0,
+): readonly MemoryEstimate[] {
+  return executionModes.flatMap((mode) => {
+    if (!canQuantise(spec.model, modes[mode].format)) return [];
+    const sketch = sketchInMode(spec, mode);
+    return [{ mode, bytes: idleBytes + trainingMemoryBytes(sketch, workloads) }];
+  });
 }
 
 const modes: {
