@@ -57,8 +57,11 @@ export async function loadBlockChain(
   await pool.loadAll(plan);
   const run = async (block: PlannedBlock, direction: Direction, feeds: TensorBundle) => {
     const { step, session, built } = pool.find(block, direction);
-    const results = await session.run(feedsOf(spec, session, built, block.index, feeds));
-    return { step, results, built };
+    const wanted = [step.activations, step.cutGradient, ...step.gradients.values()];
+    // What is an output only to keep operators from being fused stays in the worker.
+    const outputs = wanted.filter((name) => name !== undefined);
+    const fed = feedsOf(spec, session, built, block.index, feeds);
+    return { step, results: await session.run(fed, outputs), built };
   };
   const sum = (direction: Direction, blocks: readonly PlannedBlock[]) =>
     blocks.reduce((total, block) => total + pool.find(block, direction).flops, 0);

@@ -37,7 +37,9 @@ export type HeadWorkload =
  */
 export function trainingMemoryBytes(spec: ModelSpec, workloads: readonly Workload[]): number {
   const graphs = workloads.flatMap((workload) => graphsOf(spec, workload));
-  const values = spec.execution === "blocks" ? valuesInTurns(spec, graphs) : valuesKept(graphs);
+  // A front is one graph in every mode.
+  const inTurns = spec.execution === "blocks" && workloads.every(({ kind }) => kind !== "front");
+  const values = inTurns ? valuesInTurns(spec, graphs) : valuesKept(graphs);
   const sessions = graphs.length * sessionBytes;
   return Math.ceil(engineBytes + sessions + mappedBytes(graphs) + values);
 }
