@@ -92,7 +92,12 @@ export async function openImported(folder: string, config: ModelConfig): Promise
 const hint = "Import the model again, or copy its whole folder again.";
 
 /** What is copied as it is, where the folder has it. */
-const companions = ["config.json", "tokenizer.json", "tokenizer_config.json"];
+const companions = [
+  "config.json",
+  "generation_config.json",
+  "tokenizer.json",
+  "tokenizer_config.json",
+];
 
 async function refuseFull(target: string): Promise<void> {
   if (!existsSync(target)) return;
