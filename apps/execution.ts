@@ -2,6 +2,7 @@
 import { formatQuantity } from "../devices/index.ts";
 import {
   type ExecutionMode,
+  estimateModes,
   type ModelSpec,
   planMemory,
   specInMode,
@@ -14,6 +15,8 @@ export interface ExecutionChoice {
   readonly memoryBytes?: number;
   /** Wins over the budget. */
   readonly mode?: ExecutionMode;
+  /** What the process will keep beside the model, such as a cache; default 0. */
+  readonly reservedBytes?: number;
 }
 
 /** A spec in the mode that was chosen. */
@@ -29,17 +32,17 @@ export interface ChosenExecution {
 export async function chooseExecution(
   spec: ModelSpec,
   workloads: readonly Workload[],
-  { memoryBytes, mode: named }: ExecutionChoice,
+  { memoryBytes, mode: named, reservedBytes = 0 }: ExecutionChoice,
   log: (message: string) => void,
 ): Promise<ChosenExecution> {
   if (memoryBytes === undefined) {
     const mode = named ?? "whole-float32";
     return { mode, spec: await specInMode(spec, mode) };
   }
-  const idleBytes = process.memoryUsage.rss();
-  const plan = planMemory(spec, workloads, { budgetBytes: memoryBytes, idleBytes });
-  const mode = named ?? plan.mode;
-  const list = plan.estimates.map((estimate) => {
+  const idleBytes = process.memoryUsage.rss() + reservedBytes;
+  const estimates = estimateModes(spec, workloads, idleBytes);
+  const mode = named ?? planMemory(spec, workloads, { budgetBytes: memoryBytes, idleBytes }).mode;
+  const list = estimates.map((estimate) => {
     return `${estimate.mode} ${formatQuantity(estimate.bytes, "bytes")}`;
   });
   log(`memory: ${mode} of ${list.join(", ")} (estimates of the whole process)`);

@@ -1,5 +1,6 @@
 // `trifold bench`: time and memory of a training step on this machine, each measured in a process of its own.
 import type { ExecutionMode, HeadSettings } from "../../runtime/index.ts";
+import { appErrors } from "../errors.ts";
 import { chooseExecution, type ExecutionChoice } from "../execution.ts";
 import { askBench } from "./probe.ts";
 import type { ModelPlace } from "./random-weights.ts";
@@ -62,6 +63,11 @@ async function measure(options: BenchOptions, plain: Workload): Promise<BenchRep
   // Refuses what does not fit before anything is measured.
   const { spec } = await prepareWorkload(plain);
   const { mode } = await chooseExecution(spec, loadsOf(plain), execution, log);
+  if (cut !== undefined && mode.startsWith("blocks")) {
+    throw appErrors.error("OPTION_INVALID", `--mode is ${mode}, a client of --cut is one graph`, {
+      hint: "Give --mode whole-float32, whole-int8 or whole-int4.",
+    });
+  }
   const workload = { ...plain, mode };
   const { head, batch, sequence, threads } = workload;
   log("memory ...");

@@ -49,7 +49,7 @@ export async function generateText(request: GenerationRequest): Promise<Generati
   const special = await readSpecialTokens(request.model, tokenizer);
   const { positions } = model.config;
   const promptTokens = promptOf(prompt, tokenizer, special, positions);
-  const engine = ortEngine(threads === undefined ? {} : { threads });
+  const engine = ortEngine({ signal, ...(threads && { threads }) });
   const { next, close } = nextTokenOf(engine, { model, lora, head }, parameters);
   const startMs = performance.now();
   const texts = textStream(tokenizer, promptTokens, onText);

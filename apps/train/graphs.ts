@@ -32,6 +32,9 @@ export interface PrefixCacheChoice {
   readonly folder?: string;
 }
 
+/** Of the files of all lengths together. */
+const mostFolderBytes = 4 * 2 ** 30;
+
 /** What a training step is loaded for. */
 export interface StepNeeds {
   /** Tokens of the batches that occur. */
@@ -48,14 +51,15 @@ export async function openStep(
 ): Promise<LoadedStep> {
   const steps = new Map<number, TrainingStep>();
   const cached: PrefixCachedStep[] = [];
+  const folderShare = { folderBytes: Math.floor(mostFolderBytes / lengths.length) };
   for (const sequence of lengths) {
     const part = { ...spec, sequence };
     if (prefixCache === undefined) {
       steps.set(sequence, await loadStep(engine, part, { objective }));
       continue;
     }
-    const memoryBytes = prefixCache.memoryBytes / lengths.length;
-    const options = { ...prefixCache, memoryBytes, from: firstAdapted(spec), objective };
+    const share = { memoryBytes: prefixCache.memoryBytes / lengths.length, ...folderShare };
+    const options = { ...prefixCache, ...share, from: firstAdapted(spec), objective };
     const step = await loadPrefixCachedStep(engine, part, options);
     cached.push(step);
     steps.set(sequence, step);
@@ -70,7 +74,7 @@ export async function openStep(
 }
 
 /** The lowest block that carries an adapter; throws `OPTION_INVALID` where no block lies below it. */
-function firstAdapted({ model, lora }: ModelSpec): number {
+export function firstAdapted({ model, lora }: ModelSpec): number {
   const first = Math.min(...targetedModules(model.config, lora).map(({ block }) => block));
   if (first > 0) return first;
   throw appErrors.error(

@@ -46,6 +46,7 @@ export function trainingSettings(
     "--max-gradient-norm": options.maxGradientNorm,
     "--seed": options.seed,
     "--hold-out": options.holdOutFraction,
+    "--provider": options.providers?.[0] ?? "cpu",
     // Block by block gives the whole graph's bits, rounded weights give others.
     "--mode": options.mode.replace(/^\w+-/, ""),
     // Other counts add up in another order.

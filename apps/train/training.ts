@@ -11,8 +11,9 @@ import {
 import { chooseExecution } from "../execution.ts";
 import { openModelAndTokenizer } from "../model-and-tokenizer.ts";
 import { hasCheckpoint, removeCheckpoint } from "./checkpoint.ts";
+import { firstAdapted } from "./graphs.ts";
 import type { TrainingOptions, TrainingReport } from "./options.ts";
-import { scoreHoldOut } from "./scoring.ts";
+import { type HoldOutScore, scoreHoldOut } from "./scoring.ts";
 import { readTrainingData } from "./training-data.ts";
 import { runLoop } from "./training-loop.ts";
 import { planTraining } from "./training-plan.ts";
@@ -32,13 +33,13 @@ export async function trainAdapter(options: TrainingOptions): Promise<TrainingRe
   const plan = planTraining({ ...options, head, examples, sequence, padTokenId });
   const lora = { targets: defaultTargets(model.config), ...options.lora };
   const { batchSize: batch } = options;
-  const workloads = plan.lengths.map((length) => ({ kind: "step", sequence: length }) as const);
-  const { spec, mode } = await chooseExecution(
-    { model, lora, head, batch, sequence },
-    workloads,
-    options.execution ?? {},
-    log,
-  );
+  const plain = { model, lora, head, batch, sequence };
+  const steps = plan.lengths.map((length) => ({ kind: "step", sequence: length }) as const);
+  const { prefixCache } = options;
+  // The blocks below a cached prefix are a graph of their own, and what it keeps stays.
+  const fronts = prefixCache ? [{ kind: "front", cutLayer: firstAdapted(plain) } as const] : [];
+  const execution = { ...options.execution, reservedBytes: prefixCache?.memoryBytes ?? 0 };
+  const { spec, mode } = await chooseExecution(plain, [...steps, ...fronts], execution, log);
   const settings = trainingSettings({ ...options, lora, mode }, opened, data, plan.steps);
   if (hasCheckpoint(out) && !options.resume) {
     log(`note: ${out} holds an unfinished training, which this one replaces; --resume goes on`);
@@ -56,7 +57,9 @@ export async function trainAdapter(options: TrainingOptions): Promise<TrainingRe
     if (!interrupted) await removeCheckpoint(out);
     const score = signal.aborted
       ? {}
-      : await scoreHoldOut({ engine, spec, parameters, examples: data.holdOut });
+      : await scoreHoldOut({ engine, spec, parameters, examples: data.holdOut }).catch(
+          unscoredWhen(signal),
+        );
     return {
       adapter: out,
       labels,
@@ -75,6 +78,14 @@ export async function trainAdapter(options: TrainingOptions): Promise<TrainingRe
   } finally {
     await engine.close();
   }
+}
+
+/** The adapter is saved by then: who interrupts its scoring loses the score and nothing else. */
+function unscoredWhen(signal: AbortSignal): (cause: unknown) => HoldOutScore {
+  return (cause) => {
+    if (signal.aborted && cause === signal.reason) return {};
+    throw cause;
+  };
 }
 
 function adapterOf(

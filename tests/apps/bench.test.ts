@@ -71,6 +71,7 @@ t.test(
         ["--memory", "1 MB"],
         /MEMORY_BUDGET_TOO_SMALL: .* fits 1 MB: whole-float32 \d+ MB.*\nhint: Raise/,
       ],
+      [["--cut", "1", "--mode", "blocks-int8"], /OPTION_INVALID: --mode is blocks-int8, a client/],
       [["--mode", "quick"], /USAGE_INVALID: .*'quick' is invalid.*blocks-int8/],
       [["--seq", "100000"], /OPTION_INVALID: --seq is 100000, expected at most \d+, the positions/],
       [["--shape", "no-such-folder"], /MODEL_FOLDER_INVALID: .*no-such-folder/],

@@ -157,6 +157,11 @@ t.test(
       logged.at(-1),
       /^memory: whole-float32 of whole-float32 \d.* MB, .*blocks-int8 \d.* MB/,
     );
+    const named = { memoryBytes: 2e6, mode: "blocks-int8" } as const;
+    const forced = await trainAdapter(
+      options(join(root, "forced"), { steps: 1, execution: named }),
+    );
+    t.equal(forced.mode, "blocks-int8", "a mode that is named wins over the budget");
     const tight = trainAdapter(options(join(root, "tight"), { execution: { memoryBytes: 2e6 } }));
     await t.rejects(tight, {
       code: "MEMORY_BUDGET_TOO_SMALL",
