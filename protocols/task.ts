@@ -86,7 +86,7 @@ export const taskSchema = z.strictObject({
     .prefault({}),
   split: z
     .strictObject({
-      /** Blocks on the device; "auto" takes the smallest that fits the most of the device's budget. */
+      /** Blocks on the device; "auto" takes the one that needs the least memory. */
       cutLayer: z.union([z.literal("auto"), positiveInt]).default("auto"),
       activations: encoding.default("int8"),
       gradients: encoding.default("bf16"),

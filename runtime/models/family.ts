@@ -66,8 +66,8 @@ export interface ModelFamily<Config extends ModelConfig = ModelConfig, Shared = 
   /** Values that every block reads, of an int64 `attentionMask` [batch, seq]. */
   shared(context: BlockContext<Config>, attentionMask: Value): Shared;
   /**
-   * Block `index`: [tokens, hidden] both ways. With `pooling` [batch, 1, seq], one 1 a row, it computes what that token's
-   * output needs and no more, [batch, hidden].
+   * Block `index`: [tokens, hidden] both ways. With `pooling` [batch, 1, seq], one 1 a row, it computes scores,
+   * output projection and feed-forward layer for that token alone, [batch, hidden].
    */
   block(
     context: BlockContext<Config>,
