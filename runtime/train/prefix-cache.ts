@@ -7,6 +7,7 @@ import { parameterShapes } from "../models/lora.ts";
 import { frontForwardGraph, type ModelSpec, type Objective } from "../models/partition.ts";
 import type { Engine, Session } from "../session/engine.ts";
 import { type Float32Tensor, float32, type Parameters, type TensorBundle } from "../tensor.ts";
+import { feedsOf, floatOutput } from "./outputs.ts";
 import { memoryRowStore, openFileRowStore, type RowStore } from "./row-store.ts";
 import { loadStep, type TrainingStep } from "./steps.ts";
 
@@ -155,17 +156,7 @@ async function activationsOf(prefix: Prefix, feeds: TensorBundle): Promise<Float
 }
 
 async function compute({ session, output }: Prefix, feeds: TensorBundle): Promise<Float32Tensor> {
-  const chosen = new Map(
-    session.graph.inputs.flatMap(({ name }) => {
-      const feed = feeds.get(name);
-      return feed ? [[name, feed] as const] : [];
-    }),
-  );
-  const activations = (await session.run(chosen)).get(output);
-  // Engines of float64 results (the reference) are narrowed, as in every step.
-  return activations?.dtype === "float32"
-    ? activations
-    : float32(activations?.shape ?? [], Float32Array.from(activations?.data ?? [], Number));
+  return floatOutput(await session.run(feedsOf(session, new Map(), feeds)), output);
 }
 
 async function readRow(
