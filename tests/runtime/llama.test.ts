@@ -25,6 +25,34 @@ import { float32 } from "../../runtime/tensor.ts";
 const stories = resolve("..", "shared", "models", "stories260k");
 const skip = existsSync(stories) ? false : "no ../shared/models/stories260k beside the project";
 
+/** Meta's Llama 3.2 1B, as its config.json says it. */
+const llama3 = {
+  model_type: "llama",
+  vocab_size: 128_256,
+  hidden_size: 2048,
+  intermediate_size: 8192,
+  num_hidden_layers: 16,
+  num_attention_heads: 32,
+  num_key_value_heads: 8,
+  head_dim: 64,
+  max_position_embeddings: 131_072,
+  rms_norm_eps: 1e-5,
+  rope_theta: 500_000,
+  rope_scaling: {
+    rope_type: "llama3",
+    factor: 32,
+    low_freq_factor: 1,
+    high_freq_factor: 4,
+    original_max_position_embeddings: 8192,
+  },
+  hidden_act: "silu",
+  attention_bias: false,
+  mlp_bias: false,
+  pretraining_tp: 1,
+  tie_word_embeddings: true,
+  eos_token_id: 128_001,
+};
+
 t.test(
   "a checkpoint that others trained tells the story that PyTorch tells",
   { skip },
@@ -115,34 +143,6 @@ t.test("rotary frequencies fall from 1 as theta says, and stretch as Llama 3 doe
   });
   t.end();
 });
-
-/** Meta's Llama 3.2 1B, as its config.json says it. */
-const llama3 = {
-  model_type: "llama",
-  vocab_size: 128_256,
-  hidden_size: 2048,
-  intermediate_size: 8192,
-  num_hidden_layers: 16,
-  num_attention_heads: 32,
-  num_key_value_heads: 8,
-  head_dim: 64,
-  max_position_embeddings: 131_072,
-  rms_norm_eps: 1e-5,
-  rope_theta: 500_000,
-  rope_scaling: {
-    rope_type: "llama3",
-    factor: 32,
-    low_freq_factor: 1,
-    high_freq_factor: 4,
-    original_max_position_embeddings: 8192,
-  },
-  hidden_act: "silu",
-  attention_bias: false,
-  mlp_bias: false,
-  pretraining_tp: 1,
-  tie_word_embeddings: true,
-  eos_token_id: 128_001,
-};
 
 t.test("configurations of Llama, Qwen and Mistral are read as their classes read them", (t) => {
   const parse = (json: object) => parseHuggingFaceConfig(json, "config.json");
