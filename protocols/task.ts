@@ -3,15 +3,17 @@
 import { createHash } from "node:crypto";
 import { z } from "zod";
 import { executionModes, type ModelConfig } from "../runtime/index.ts";
-import { encodingNames } from "./encoding/encoded.ts";
+import { cohortOptions } from "./cohort.ts";
 import { protocolErrors } from "./errors.ts";
+import { fullOptions } from "./full/options.ts";
+import { kdOptions } from "./kd/options.ts";
 import { modelConfigSchema } from "./model-config.ts";
+import { splitOptions } from "./split/options.ts";
 
 /** Ids become topics, file names and HTML. */
 export const idPattern = /^[A-Za-z0-9_-]{1,64}$/;
 
 const positiveInt = z.int().positive();
-const encoding = z.enum(encodingNames);
 
 /** Schema of the parts of a task that a person writes; every field with a default may be left out. */
 export const taskSchema = z.strictObject({
@@ -58,40 +60,15 @@ export const taskSchema = z.strictObject({
       memoryBytes: positiveInt.optional(),
     })
     .prefault({}),
-  /** How many devices a round needs, and how long it waits for them. */
-  cohort: z
-    .strictObject({
-      minimumDevices: positiveInt.default(1),
-      roundDeadlineMs: positiveInt.default(600_000),
-      /** Upper limit of one device's weight in the mean. */
-      maximumWeight: positiveInt.default(1_000_000),
-    })
-    .prefault({}),
+  cohort: cohortOptions,
   /** Whether labels may leave a device; split of a classification task needs it. */
   labelsMayLeave: z.boolean().default(false),
   selection: z
     .strictObject({ order: z.array(z.string().regex(idPattern)).min(1) })
     .default({ order: ["full", "split", "kd"] }),
-  full: z.strictObject({ encoding: encoding.default("bf16") }).prefault({}),
-  kd: z
-    .strictObject({
-      /** Largest logits kept per example; the rest travel as one log-sum-exp. */
-      topK: positiveInt.default(8),
-      encoding: encoding.default("bf16"),
-      temperature: z.number().positive().default(2),
-      /** Distillation steps of the coordinator and of a device in each round. */
-      distillationSteps: z.int().nonnegative().default(10),
-      learningRate: z.number().positive().default(1e-3),
-    })
-    .prefault({}),
-  split: z
-    .strictObject({
-      /** Blocks on the device; "auto" takes the one that needs the least memory. */
-      cutLayer: z.union([z.literal("auto"), positiveInt]).default("auto"),
-      activations: encoding.default("int8"),
-      gradients: encoding.default("bf16"),
-    })
-    .prefault({}),
+  full: fullOptions,
+  kd: kdOptions,
+  split: splitOptions,
 });
 
 /** The settings a person writes, defaults filled in. */

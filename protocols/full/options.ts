@@ -1,0 +1,8 @@
+// Settings of `full` in a task.
+import { z } from "zod";
+import { encodingNames } from "../encoding/encoded.ts";
+
+/** How adapters and their updates travel; also the front of `split`. */
+export const fullOptions = z
+  .strictObject({ encoding: z.enum(encodingNames).default("bf16") })
+  .prefault({});
