@@ -4,6 +4,7 @@ export * from "./contract/index.ts";
 export * from "./encoding/index.ts";
 export * from "./errors.ts";
 export { labelOf } from "./feasibility.ts";
+export * from "./fold-round.ts";
 export * from "./global-model.ts";
 export * from "./loopback-link.ts";
 export { difference } from "./payload.ts";

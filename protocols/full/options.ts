@@ -4,5 +4,9 @@ import { encodingNames } from "../encoding/encoded.ts";
 
 /** How adapters and their updates travel; also the front of `split`. */
 export const fullOptions = z
-  .strictObject({ encoding: z.enum(encodingNames).default("bf16") })
+  .strictObject({
+    encoding: z.enum(encodingNames).default("bf16"),
+    /** Whether what the encoding loses of a change is added to the next; when left out, for encodings coarser than bf16. */
+    errorFeedback: z.boolean().optional(),
+  })
   .prefault({});
