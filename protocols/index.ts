@@ -14,3 +14,4 @@ export * from "./registry.ts";
 export * from "./round.ts";
 export * from "./selection.ts";
 export * from "./task.ts";
+export { labelOf, type Way, wayOf } from "./way.ts";
