@@ -4,7 +4,6 @@ export * from "./contract/index.ts";
 export * from "./encoding/index.ts";
 export * from "./errors.ts";
 export * from "./exclusions.ts";
-export { labelOf } from "./feasibility.ts";
 export * from "./global-model.ts";
 export * from "./loopback-link.ts";
 export { difference } from "./payload.ts";
