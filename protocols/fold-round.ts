@@ -9,7 +9,7 @@ import type {
   Payload,
   ServerSide,
 } from "./protocol.ts";
-import type { Task } from "./task.ts";
+import type { TaskSettings } from "./task.ts";
 
 /** What a round yielded. */
 export interface RoundYield {
@@ -25,7 +25,7 @@ export interface RoundYield {
  * what an earlier one's encoding had lost.
  */
 export async function foldRound(
-  task: Task,
+  task: TaskSettings,
   global: GlobalModel,
   { results, servers }: RoundYield,
 ): Promise<GlobalModel> {

@@ -9,7 +9,7 @@ import { encodeAll } from "./encoding/index.ts";
 import { decodeExactly, difference, outOfTurn, subset } from "./payload.ts";
 import { perGlobal } from "./per-global.ts";
 import type { ClientState, GlobalModel } from "./protocol.ts";
-import type { Task } from "./task.ts";
+import type { TaskSettings } from "./task.ts";
 import { encodeChange } from "./update-encoding.ts";
 
 /** Fields that go with global parameters. */
@@ -60,7 +60,11 @@ export function partOf({ fields, tensors }: EncodedGlobal, names: Iterable<strin
  * The global model after a round that made `parameters` of `global`. Float32 travels whole and exact; a narrower
  * encoding carries the change and what earlier ones lost, and what it decodes to is the new model.
  */
-export function nextGlobal(task: Task, global: GlobalModel, parameters: Parameters): GlobalModel {
+export function nextGlobal(
+  task: TaskSettings,
+  global: GlobalModel,
+  parameters: Parameters,
+): GlobalModel {
   const round = global.round + 1;
   if (task.full.encoding === "float32") return { round, parameters };
   const { encoded, decoded, residual } = encodeChange(
@@ -99,7 +103,11 @@ export async function receiveGlobal(
 }
 
 /** What a device remembers of the parameters it received in a round: nothing where they travel whole each time. */
-export function rememberGlobal({ full }: Task, theta: Parameters, round: number): SectionChanges {
+export function rememberGlobal(
+  { full }: TaskSettings,
+  theta: Parameters,
+  round: number,
+): SectionChanges {
   if (full.encoding === "float32") return {};
   return { theta: new Map([...theta, [roundName, float32([1], [round - 1])]]) };
 }

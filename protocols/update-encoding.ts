@@ -4,7 +4,10 @@ import { type Float32Tensor, float32, type Parameters } from "../runtime/index.t
 import type { SectionChanges } from "./client-memory.ts";
 import type { EncodedTensor, EncodingName } from "./encoding/encoded.ts";
 import { decodeAll, encodeAll } from "./encoding/index.ts";
-import type { Task } from "./task.ts";
+import type { TaskSettings } from "./task.ts";
+
+/** How a task narrows changes of its adapters. */
+export type ChangeEncoding = Pick<TaskSettings["full"], "encoding" | "keepFraction">;
 
 /** A change as it travels, what the other end decodes, and what is left to be sent later. */
 export interface EncodedChange {
@@ -15,14 +18,18 @@ export interface EncodedChange {
 }
 
 /** Narrows a change and, with error feedback, `residual` with it; a tensor without a residual has lost nothing so far. */
-export function encodeChange(task: Task, change: Parameters, residual?: Parameters): EncodedChange {
-  const { encoding } = task.full;
+export function encodeChange(
+  task: TaskSettings,
+  change: Parameters,
+  residual?: Parameters,
+): EncodedChange {
+  const { encoding, keepFraction } = task.full;
   if (!keepsResidual(task)) {
-    const encoded = encodeAll(change, encoding);
+    const encoded = encodeAll(change, encoding, { keepFraction });
     return { encoded, decoded: decodeAll(encoded) };
   }
   const wanted = combine(change, residual ?? new Map(), (value, lost) => value + lost);
-  const encoded = encodeAll(wanted, encoding);
+  const encoded = encodeAll(wanted, encoding, { keepFraction });
   const decoded = decodeAll(encoded);
   return { encoded, decoded, residual: combine(wanted, decoded, (value, sent) => value - sent) };
 }
@@ -33,7 +40,7 @@ export function rememberResidual({ residual }: EncodedChange): SectionChanges {
 }
 
 /** Whether what the encoding loses is kept for the next change. */
-export function keepsResidual({ full }: Task): boolean {
+function keepsResidual({ full }: TaskSettings): boolean {
   return full.encoding !== "float32" && (full.errorFeedback ?? isCoarse(full.encoding));
 }
 
