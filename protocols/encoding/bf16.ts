@@ -23,8 +23,11 @@ export const bf16Codec: ValueCodec = {
   },
 };
 
-// Values between the largest bfloat16 and the largest float32 would round up to infinity; they saturate.
-function roundToHalf(bits: number): number {
+/**
+ * Upper half of the float32 whose bits these are, rounded to nearest, ties to even. Values between the largest bfloat16 and
+ * the largest float32 would round up to infinity; they saturate.
+ */
+export function roundToHalf(bits: number): number {
   const rounded = (bits + 0x7fff + ((bits >>> 16) & 1)) >>> 16;
   return (rounded & 0x7f80) === 0x7f80 ? (rounded & 0x8000) | 0x7f7f : rounded;
 }
