@@ -71,8 +71,8 @@ export function unpackLogits(
   if (kept > classes) throw invalid(`${kept} kept of ${classes} classes`);
   const bytes = blobs?.get("logits");
   if (!bytes) throw invalid('the blob "logits" is missing');
-  // A value takes at least a byte, so that what is allocated never exceeds nine times what came.
-  const room = Math.min(rows * kept, bytes.length);
+  // A value takes at least half a byte, so that what is allocated never exceeds 17 times what came.
+  const room = Math.min(rows * kept, 2 * bytes.length);
   const sparse = {
     classes,
     rows,
@@ -99,7 +99,7 @@ function readRow(
   const count = isCounted ? reader.read(countBits(kept)) : kept;
   if (count < 1 || count > kept) throw invalid(`row ${row} keeps ${count} of at most ${kept}`);
   const to = from + count;
-  if (to > values.length) throw invalid(`${values.length} bytes do not hold row ${row}`);
+  if (to > values.length) throw invalid(`the bytes do not hold row ${row}`);
   if (!readClassSet(reader, classes, indices.subarray(from, to)))
     throw invalid(`the classes of row ${row} are not ${count} of ${classes}`);
   const own = values.subarray(from, to);

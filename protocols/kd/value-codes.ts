@@ -1,10 +1,11 @@
-// The values of one row of logits in 32, 16 or 8 bits each. Softmax does not see what is added to a whole row, so int8
-// counts steps below the row's largest logit: none of its 256 levels is spent on a sign or on the row's height.
-import { roundToHalf } from "../encoding/bf16.ts";
+// The values of one row of logits in 32, 16, 8 or 4 bits each. Softmax does not see what is added to a whole row, so int8
+// and int4 count steps below the row's largest logit: none of their levels is spent on a sign or on the row's height.
+import { bf16Rounder } from "../encoding/bf16.ts";
+import { denseEncodingNames } from "../encoding/encoded.ts";
 import type { BitReader, BitWriter } from "./bit-stream.ts";
 
-/** How logits may travel. */
-export const logitEncodings = ["float32", "bf16", "int8"] as const;
+/** How logits may travel: not as `topk`, for the largest are chosen already. */
+export const logitEncodings = denseEncodingNames;
 export type LogitEncoding = (typeof logitEncodings)[number];
 
 /** Writes and reads the values of a row, and what its dropped classes weigh. */
@@ -25,33 +26,34 @@ export function valueCode(encoding: LogitEncoding): ValueCode {
 const codes: { readonly [E in LogitEncoding]: ValueCode } = {
   float32: plainCode(32, floatBits, floatOf),
   bf16: plainCode(16, halfBits, halfOf),
-  int8: {
-    // Beside the values a scale and the rest, bf16 both.
-    bits: (count, hasRest) => 8 * count + 16 + (hasRest ? 16 : 0),
+  int8: steppedCode(8),
+  int4: steppedCode(4),
+};
+
+/** Steps below the row's largest; beside them travel, bf16 both, the size of a step and the rest. */
+function steppedCode(width: number): ValueCode {
+  const levels = 2 ** width - 1;
+  return {
+    bits: (count, hasRest) => width * count + 16 + (hasRest ? 16 : 0),
     write: (writer, values, rest) => {
-      const largest = values.reduce(
-        (most, value) => Math.max(most, value),
-        Number.NEGATIVE_INFINITY,
-      );
+      const largest = values.reduce((most, value) => Math.max(most, value), values[0] as number);
       const least = values.reduce((most, value) => Math.min(most, value), largest);
-      const scale = scaleFor(largest - least);
+      const scale = stepBits((largest - least) / levels);
       writer.write(scale, 16);
       const step = halfOf(scale);
       for (const value of values) {
         const steps = step === 0 ? 0 : Math.round((largest - value) / step);
-        writer.write(Math.min(steps, levels), 8);
+        writer.write(Math.min(steps, levels), width);
       }
       if (rest !== undefined) writer.write(halfBits(rest - largest), 16);
     },
     read: (reader, into, hasRest) => {
       const step = halfOf(reader.read(16));
-      for (let i = 0; i < into.length; i++) into[i] = -reader.read(8) * step;
+      for (let i = 0; i < into.length; i++) into[i] = -reader.read(width) * step;
       return hasRest ? halfOf(reader.read(16)) : Number.NEGATIVE_INFINITY;
     },
-  },
-};
-
-const levels = 255;
+  };
+}
 
 function plainCode(
   width: number,
@@ -71,10 +73,10 @@ function plainCode(
   };
 }
 
-/** The bf16 of the smallest step with which 255 steps reach `range`. */
-function scaleFor(range: number): number {
-  const nearest = halfBits(range / levels);
-  return halfOf(nearest) * levels < range ? nearest + 1 : nearest;
+/** The bf16 of a step, rounded up: the last one must reach the least value. */
+function stepBits(step: number): number {
+  const nearest = halfBits(step);
+  return halfOf(nearest) < step ? nearest + 1 : nearest;
 }
 
 const word = new Uint32Array(1);
@@ -91,9 +93,11 @@ function floatOf(bits: number): number {
 }
 
 function halfBits(value: number): number {
-  return roundToHalf(floatBits(value));
+  return floatBits(toHalf(value)) >>> 16;
 }
 
 function halfOf(bits: number): number {
   return floatOf(bits * 2 ** 16);
 }
+
+const toHalf = bf16Rounder();

@@ -118,17 +118,19 @@ t.test("rows that keep different numbers of classes come back as they were", asy
   t.end();
 });
 
-/** What a value may be off by: nothing, 2^-8 of at most 60, half a step of the row's range and its bf16 scale. */
+/** What a value may be off by: nothing, 2^-8 of at most 60, half a step of the row's range in a scale rounded up to bf16. */
 const bounds = {
   float32: () => 0,
   bf16: () => 60 / 256,
-  int8: (row: Float32Array | undefined) => {
-    const range = Math.max(...(row ?? [])) - Math.min(...(row ?? []));
-    return (range / 255) * (1 + 2 ** -7) * 0.5 + 1e-4;
-  },
+  int8: (row: Float32Array | undefined) => halfStep(row, 255),
+  int4: (row: Float32Array | undefined) => halfStep(row, 15),
 } as const;
 
-/** Largest difference of a row's values from their largest, for int8 sends no heights. */
+function halfStep(row: Float32Array = new Float32Array(1), levels: number): number {
+  return ((Math.max(...row) - Math.min(...row)) / levels) * (1 + 2 ** -7) * 0.5 + 1e-4;
+}
+
+/** Largest difference of a row's values from their largest, for int8 and int4 send no heights. */
 function largestError(sent: SparseLogits, came: SparseLogits, row: number): number {
   const [from = 0, to = 0] = sent.starts.subarray(row, row + 2);
   const below = ({ values }: SparseLogits) => {
