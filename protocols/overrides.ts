@@ -68,7 +68,7 @@ export function overriddenTask(task: Task, row: Override | undefined): Task {
 }
 
 /** Fields of a way that a protocol lets differ from device to device. */
-export function heededFields({ heeds = [], cutLayers, modes }: HeedingProtocol): (keyof Way)[] {
+function heededFields({ heeds = [], cutLayers, modes }: HeedingProtocol): (keyof Way)[] {
   return [
     ...heeds,
     ...(cutLayers ? ["cutLayer" as const] : []),
