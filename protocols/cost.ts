@@ -52,14 +52,15 @@ export function encodedBundleBytes(
 export function wholeModelCost(
   task: Task,
   { holdOut, mode }: CostOptions,
+  steps: number = task.training.localSteps,
 ): Pick<RoundCost, "peakMemoryBytes" | "flops"> {
   const spec = sketchSpec(task, mode);
   const [step, logits] = [{ kind: "step" }, { kind: "logits" }] as const;
-  const { localSteps, batchSize } = task.training;
+  const { batchSize } = task.training;
   return {
     peakMemoryBytes: trainingMemoryBytes(spec, [step, logits]),
     flops:
-      localSteps * workloadFlops(spec, step) +
+      steps * workloadFlops(spec, step) +
       batchCount(holdOut, batchSize) * workloadFlops(spec, logits),
   };
 }
