@@ -47,5 +47,6 @@ export * from "./train/modes.ts";
 export * from "./train/optimizer.ts";
 export * from "./train/prefix-cache.ts";
 export * from "./train/schedule.ts";
+export * from "./train/score.ts";
 export * from "./train/steps.ts";
 export * from "./train/trainer.ts";

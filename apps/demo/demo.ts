@@ -2,6 +2,7 @@
 // coordinator and broker run here, each board is a process of its own; then come the baselines.
 import { mkdir } from "node:fs/promises";
 import { join, resolve } from "node:path";
+import { labelsOf } from "../../protocols/index.ts";
 import { readTable } from "../../runtime/index.ts";
 import type { OnEvent, RunEvent } from "../coordinator/events.ts";
 import { type JournalRecord, journalFile, readJournal } from "../coordinator/journal.ts";
@@ -129,7 +130,8 @@ async function federate(
       onListening: (url) => void startBoards(url).catch((error: unknown) => failed.abort(error)),
       log,
     });
-    return accuracy;
+    // The demo's task is a classification.
+    return accuracy ?? 0;
   } finally {
     for (const board of boards) board.kill();
     await Promise.all(boards.map(({ ended }) => ended));
@@ -138,7 +140,7 @@ async function federate(
 
 /** What each device trained on, as its own process chose it. */
 async function trainingExamples({ task, tokenizer }: PreparedTask, { deviceFiles }: RunData) {
-  const { labels } = task.head;
+  const labels = labelsOf(task);
   const sequence = task.training.sequenceLength;
   const parts = [...deviceFiles].map(async ([id, file]) => {
     const rows = await readTable(file, { textColumn: "text", labelColumn: "label", labels });

@@ -1,8 +1,8 @@
 // Device end of `kd` (KD-FedLLM): learn from the coordinator's logits, then from private data, then tell
 // what the local model makes of the public set.
-import { type Parameters, specInMode } from "../../runtime/index.ts";
-import { openLocalModel, reportOf } from "../local-training.ts";
-import { initialOf, modelSpec } from "../plan.ts";
+import { type Parameters, type Predictor, predictAll, specInMode } from "../../runtime/index.ts";
+import { batchCount, openLocalModel, reportOf } from "../local-training.ts";
+import { batchShape, initialOf, labelsOf, modelSpec } from "../plan.ts";
 import type { ClientContext, ClientSide } from "../protocol.ts";
 import { distil, loadDistillation } from "./distillation.ts";
 import { packLogits, softmax, unpackLogits } from "./logits.ts";
@@ -16,7 +16,7 @@ export async function createKdClient(context: ClientContext): Promise<ClientSide
   const { mode = "whole-float32" } = context.assignment;
   const spec = await specInMode(modelSpec(task, model), mode);
   const distillation = await loadDistillation(engine, task, spec);
-  const size = { examples: publicSet.length, classes: task.head.labels.length };
+  const size = { examples: publicSet.length, classes: labelsOf(task).length };
 
   const learn = async (initial: Parameters, start: KdDown, round: number, signal: AbortSignal) => {
     if (start.kind === "begin") return { parameters: initial, flops: 0 };
@@ -24,12 +24,25 @@ export async function createKdClient(context: ClientContext): Promise<ClientSide
     const key = ["distillation", round, deviceId];
     return distil(task, distillation, { initial, publicSet, teacher, key, signal });
   };
+  const opinionOf = async (parameters: Parameters, signal: AbortSignal) => {
+    const predictor = local.predictor as Predictor;
+    const source: Pick<Predictor, "run"> = {
+      run: async (current, feeds) => {
+        signal.throwIfAborted();
+        return await predictor.run(current, feeds);
+      },
+    };
+    const shape = batchShape(task);
+    const logits = await predictAll(source, parameters, publicSet, shape);
+    signal.throwIfAborted();
+    return { logits, flops: predictor.flops * batchCount(publicSet.length, shape.batch) };
+  };
   return {
     runRound: async (info, start, link, signal) => {
       const before = (await state.read()) ?? initialOf(task);
       const taught = await learn(before, start, info.round, signal);
       const trained = await local.train(taught.parameters, info, signal);
-      const opinion = await local.predict(trained.parameters, publicSet, signal);
+      const opinion = await opinionOf(trained.parameters, signal);
       const packed = packLogits(opinion.logits, size, task.kd);
       const fields = { ...packed.fields, examples: context.train.length, steps: trained.steps };
       await state.stage(trained.parameters);

@@ -3,6 +3,7 @@ import { trainingMemoryBytes, workloadFlops } from "../../runtime/index.ts";
 import { sketchSpec, wholeModelCost } from "../cost.ts";
 import { encodedByteLength } from "../encoding/index.ts";
 import { batchCount } from "../local-training.ts";
+import { labelsOf } from "../plan.ts";
 import type { CostOptions } from "../protocol.ts";
 import type { RoundCost } from "../selection.ts";
 import type { Task } from "../task.ts";
@@ -30,7 +31,7 @@ export function estimateKd(task: Task, options: CostOptions): RoundCost {
 
 function logitsBytes(task: Task, examples: number): number {
   const { topK, encoding } = task.kd;
-  const classes = task.head.labels.length;
+  const classes = labelsOf(task).length;
   if (topK >= classes) return encodedByteLength([examples, classes], encoding);
   const indices = 2 * examples * topK;
   return (

@@ -14,7 +14,7 @@ import {
   type TrainResult,
   train,
 } from "../../runtime/index.ts";
-import { batchShape } from "../plan.ts";
+import { batchShape, labelsOf } from "../plan.ts";
 import type { Task } from "../task.ts";
 
 /** What a student learns from. */
@@ -63,7 +63,7 @@ function* lessonFeeds(
   order: readonly (readonly number[])[],
 ): Iterable<TensorBundle> {
   const shape = batchShape(task);
-  const classes = task.head.labels.length;
+  const classes = labelsOf(task).length;
   for (const indices of order) {
     const { feeds } = makeBatch(
       indices.map((i) => lesson.publicSet[i] as Example),

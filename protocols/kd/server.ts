@@ -3,7 +3,7 @@
 import { loadPredictor, type Parameters, predictAll } from "../../runtime/index.ts";
 import { deliveryLane } from "../delivery-lane.ts";
 import { perGlobal } from "../per-global.ts";
-import { batchShape, modelSpec } from "../plan.ts";
+import { batchShape, labelsOf, modelSpec } from "../plan.ts";
 import type { ServerContext, ServerSide } from "../protocol.ts";
 import { contributionWeight } from "../weight.ts";
 import { distil, loadDistillation } from "./distillation.ts";
@@ -14,7 +14,7 @@ import { approach, distanceTo, teacherOf } from "./refinement.ts";
 /** Lanes of `kd` and the distillation after the mean. */
 export async function createKdServer(context: ServerContext): Promise<ServerSide<KdDown, KdUp>> {
   const { task, engine, model, publicSet } = context;
-  const size = { examples: publicSet.length, classes: task.head.labels.length };
+  const size = { examples: publicSet.length, classes: labelsOf(task).length };
   const scale = { classes: size.classes, temperature: task.kd.temperature };
   const predictor = await loadPredictor(engine, modelSpec(task, model));
   const distillation = await loadDistillation(engine, task, modelSpec(task, model));
