@@ -3,7 +3,7 @@
 // `failed` and `public-set`.
 import { z } from "zod";
 import type { Envelope } from "../broker/index.ts";
-import { protocolErrors } from "../protocols/index.ts";
+import { encodingNames, protocolErrors } from "../protocols/index.ts";
 import { executionModes } from "../runtime/index.ts";
 
 const count = z.number().nonnegative();
@@ -38,8 +38,10 @@ export const refusedSchema = z.strictObject({
 export const startSchema = z.strictObject({
   protocol: z.string(),
   protocolVersion: z.int(),
-  cutLayer: z.int().positive().optional(),
-  mode: z.enum(executionModes).optional(),
+  cutLayer: z.int().positive().exactOptional(),
+  mode: z.enum(executionModes).exactOptional(),
+  rank: z.int().positive().exactOptional(),
+  encoding: z.enum(encodingNames).exactOptional(),
   reason: z.string(),
   globalStep: z.int().nonnegative(),
   /** The device's last lane that was folded into the global model; 0 before the first. */

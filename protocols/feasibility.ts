@@ -2,6 +2,7 @@
 // against the strictest limit of profile and budget. Every limit that is broken is named, not only the first.
 import { type DeviceBudget, type DeviceProfile, formatQuantity } from "../devices/index.ts";
 import type { Candidate, CandidateVerdict, Rejection, RoundFigure } from "./selection.ts";
+import { labelOf } from "./way.ts";
 
 /** Judges one candidate; pure. A limit on a figure that the profile cannot tell rejects: it could not be kept. */
 export function judgeCandidate(
@@ -22,17 +23,6 @@ export function judgeCandidate(
     ? `fits: ${listing(figures)}`
     : rejections.map(({ text }) => text).join(" and ");
   return { candidate, feasible, figures, rejections, text: `${labelOf(candidate)} ${outcome}` };
-}
-
-/** How people read a candidate: "full", "full (blocks-int8)", "split (cut 1)". */
-export function labelOf({
-  protocol,
-  cutLayer,
-  mode,
-}: Pick<Candidate, "protocol" | "cutLayer" | "mode">): string {
-  const cut = cutLayer === undefined ? [] : [`cut ${cutLayer}`];
-  const details = [...cut, ...(mode === undefined ? [] : [mode])].join(", ");
-  return details === "" ? protocol : `${protocol} (${details})`;
 }
 
 /** "86.2 MB of 48.0 MB", in whole units where rounding would hide the difference. */

@@ -4,6 +4,7 @@ import {
   type BaseModel,
   type Batch,
   type BatchShape,
+  type BlockRange,
   batchIndices,
   type Example,
   type HeadSettings,
@@ -45,11 +46,8 @@ export function batchShape(task: Task): BatchShape {
   return { batch: batchSize, sequence: sequenceLength, padTokenId };
 }
 
-/** Names and shapes of the trainable parameters of blocks [from, to), all of them when left out. */
-export function shapesOf(
-  task: Task,
-  blocks?: { readonly from: number; readonly to: number },
-): ReadonlyMap<string, readonly number[]> {
+/** Names and shapes of the trainable parameters of some blocks, all of them when left out. */
+export function shapesOf(task: Task, blocks?: BlockRange): ReadonlyMap<string, readonly number[]> {
   return parameterShapes(task.manifest.config, task.adapter, headOf(task), blocks);
 }
 

@@ -4,6 +4,7 @@ import type { BaseModel, Engine, Example, ExecutionMode, Parameters } from "../r
 import type { EncodedTensor } from "./encoding/encoded.ts";
 import type { Assignment, RoundCost } from "./selection.ts";
 import type { Task } from "./task.ts";
+import type { Way } from "./way.ts";
 
 /** What a message carries: plain fields (numbers, strings, lists) and named tensors. */
 export interface Payload {
@@ -38,11 +39,7 @@ export interface Protocol<Down extends Payload = Payload, Up extends Payload = P
 }
 
 /** What the costs of a round depend on beside the task. */
-export interface CostOptions {
-  /** Blocks on the device; one of the protocol's `cutLayers`. */
-  readonly cutLayer?: number;
-  /** One of the protocol's `modes`; whole-float32 when left out. */
-  readonly mode?: ExecutionMode;
+export interface CostOptions extends Way {
   /** Private examples held out for the local accuracy. */
   readonly holdOut: number;
 }

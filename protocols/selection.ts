@@ -3,7 +3,8 @@
 import type { DeviceBudget, DeviceProfile } from "../devices/index.ts";
 import type { ExecutionMode } from "../runtime/index.ts";
 import { protocolErrors } from "./errors.ts";
-import { comparison, judgeCandidate, labelOf } from "./feasibility.ts";
+import { comparison, judgeCandidate } from "./feasibility.ts";
+import { labelOf, type Way, wayOf } from "./way.ts";
 
 /** What one round costs a device. */
 export interface RoundCost {
@@ -17,27 +18,19 @@ export interface RoundCost {
 }
 
 /** What a device does in the rounds to come. */
-export interface Assignment {
+export interface Assignment extends Way {
   readonly deviceId: string;
   /** Name and version of the protocol. */
   readonly protocol: string;
   readonly protocolVersion: number;
-  /** Blocks on the device; split only. */
-  readonly cutLayer?: number;
-  /** How the device executes its model; whole-float32 when absent. */
-  readonly mode?: ExecutionMode;
   /** One line for people: why this one. */
   readonly reason: string;
 }
 
-/** One way a device could take part, at its estimated cost. */
-export interface Candidate {
+/** One way a device could take part, at its estimated cost: one for each cut that is possible and each mode that the task allows. */
+export interface Candidate extends Way {
   readonly protocol: string;
   readonly version: number;
-  /** Blocks on the device; one candidate for each cut that is possible. */
-  readonly cutLayer?: number;
-  /** Execution mode; one candidate for each that the task allows, whole-float32 when absent. */
-  readonly mode?: ExecutionMode;
   readonly cost: RoundCost;
   /** Why the task or the device forbids it whatever it costs, such as labels that may not leave. */
   readonly refusedBecause?: string;
@@ -114,13 +107,12 @@ export function selectAssignment(input: SelectionInput): Selection {
     .map((candidate) => judgeCandidate(candidate, profile, budget, order));
   const chosen = table.find(({ feasible }) => feasible);
   if (!chosen) return { table };
-  const { protocol, version, cutLayer, mode } = chosen.candidate;
+  const { protocol, version } = chosen.candidate;
   const assignment: Assignment = {
     deviceId,
     protocol,
     protocolVersion: version,
-    ...(cutLayer === undefined ? {} : { cutLayer }),
-    ...(mode === undefined ? {} : { mode }),
+    ...wayOf(chosen.candidate),
     reason: reasonOf(chosen, table),
   };
   return { assignment, table };

@@ -45,8 +45,18 @@ export * from "./train/length-buckets.ts";
 export * from "./train/memory.ts";
 export * from "./train/modes.ts";
 export * from "./train/optimizer.ts";
+export * from "./train/passes.ts";
 export * from "./train/prefix-cache.ts";
 export * from "./train/schedule.ts";
 export * from "./train/score.ts";
-export * from "./train/steps.ts";
+export {
+  type LossFunction,
+  loadLoss,
+  loadPredictor,
+  loadStep,
+  type Predictor,
+  type StepResult,
+  type StepRunner,
+  type TrainingStep,
+} from "./train/steps.ts";
 export * from "./train/trainer.ts";

@@ -12,6 +12,7 @@ import {
   type Assignment,
   type ClientSide,
   findProtocol,
+  labelOf,
   type Payload,
   type RoundInfo,
   type TrainReport,
@@ -206,8 +207,8 @@ class StandingWorker implements RoundWorker {
   /** The protocol's device end; it stays loaded while the assignment stays. */
   async #clientFor(assignment: Assignment): Promise<LoadedClient> {
     const { protocols, deviceId, engine, workplace, publicSet, log } = this.#options;
-    const { protocol: name, protocolVersion, cutLayer = "", mode = "" } = assignment;
-    const key = [name, protocolVersion, cutLayer, mode].join(" ");
+    const { protocol: name, protocolVersion } = assignment;
+    const key = `${labelOf(assignment)} ${protocolVersion}`;
     if (this.#loaded?.key === key) return this.#loaded;
     await this.#loaded?.client.close();
     this.#loaded = undefined;

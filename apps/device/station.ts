@@ -162,13 +162,7 @@ class Desk {
     }
     await this.#workplace.state.settle(acceptedLane);
     const { round, attempt, lane, tensors, blobs } = request;
-    const { cutLayer, mode, ...rest } = chosen;
-    const assignment = {
-      deviceId,
-      ...rest,
-      ...(cutLayer === undefined ? {} : { cutLayer }),
-      ...(mode === undefined ? {} : { mode }),
-    };
+    const assignment = { deviceId, ...chosen };
     const isNew = this.#worker.start({
       assignment,
       info: { round, attempt, lane, globalStep },

@@ -1,4 +1,5 @@
 // A run as one page: no script, no font, no image from elsewhere, so it opens on any machine, offline.
+import { labelOf, type Way } from "../../protocols/index.ts";
 import { type BarChart, barChart, levelClass, lineChart } from "./charts.ts";
 import {
   bytes,
@@ -200,13 +201,8 @@ function settings(value: object, prefix = ""): Markup[] {
   });
 }
 
-function frameworkOf({
-  framework,
-  cutLayer,
-  mode,
-}: Pick<DeviceSummary, "framework" | "cutLayer" | "mode">): string {
-  const details = [...(cutLayer === undefined ? [] : [`cut ${cutLayer}`]), ...(mode ? [mode] : [])];
-  return details.length === 0 ? framework : `${framework} (${details.join(", ")})`;
+function frameworkOf(device: Way & Pick<DeviceSummary, "framework">): string {
+  return labelOf({ ...device, protocol: device.framework });
 }
 
 /** A reason begins with the framework that stands above it. */

@@ -1,19 +1,15 @@
 // What a run amounts to, from its journal: per device and per round. Pure; every figure was journaled.
-import type { RoundCost } from "../../protocols/index.ts";
+import { type RoundCost, type Way, wayOf } from "../../protocols/index.ts";
 import type { Score } from "../../runtime/index.ts";
 import type { JournalRecord } from "../coordinator/journal.ts";
 
 /** One device over all its accepted rounds. */
-export interface DeviceSummary {
+export interface DeviceSummary extends Way {
   readonly id: string;
   /** What the device calls its board; its id when the journal does not say. */
   readonly board: string;
   /** The last one, should it have changed. */
   readonly framework: string;
-  /** Blocks on the device; split only. */
-  readonly cutLayer?: number;
-  /** Execution mode; whole-float32 when absent. */
-  readonly mode?: string;
   readonly reason: string;
   readonly rounds: number;
   readonly examples: number;
@@ -93,8 +89,7 @@ function summariseDevice(
     id: deviceId,
     board,
     framework: assignment.protocol,
-    ...(assignment.cutLayer === undefined ? {} : { cutLayer: assignment.cutLayer }),
-    ...(assignment.mode === undefined ? {} : { mode: assignment.mode }),
+    ...wayOf(assignment),
     reason: assignment.reason,
     rounds: lanes.length,
     examples: most(({ examples }) => examples),

@@ -1,6 +1,6 @@
 // Where the contract's rounds are played: both ends of a protocol in one process, every message recorded.
 import { isDeepStrictEqual } from "node:util";
-import type { BaseModel, Engine, Example, ExecutionMode } from "../../runtime/index.ts";
+import type { BaseModel, Engine, Example } from "../../runtime/index.ts";
 import { loopbackLink } from "../loopback-link.ts";
 import { initialOf } from "../plan.ts";
 import type {
@@ -15,9 +15,10 @@ import type {
 import type { AnyProtocol } from "../registry.ts";
 import type { Assignment } from "../selection.ts";
 import type { Task } from "../task.ts";
+import { type Way, wayOf } from "../way.ts";
 
 /** What the contract plays with: a small task, its model and data. The caller closes the engine. */
-export interface ContractSetting {
+export interface ContractSetting extends Way {
   readonly task: Task;
   readonly engine: Engine;
   readonly model: BaseModel;
@@ -25,10 +26,6 @@ export interface ContractSetting {
   readonly train: readonly Example[];
   readonly holdOut: readonly Example[];
   readonly publicSet: readonly Example[];
-  /** For protocols that cut the model. */
-  readonly cutLayer?: number;
-  /** Execution mode of the device; whole-float32 when left out. */
-  readonly mode?: ExecutionMode;
 }
 
 /** How a round is played. */
@@ -134,14 +131,6 @@ export function clientContext(
     publicSet: async () => publicSet,
     state: { read: async () => undefined, stage: async () => {} },
     log: () => {},
-  };
-}
-
-/** The cut and the mode that a setting names. */
-export function wayOf({ cutLayer, mode }: ContractSetting): Pick<Assignment, "cutLayer" | "mode"> {
-  return {
-    ...(cutLayer === undefined ? {} : { cutLayer }),
-    ...(mode === undefined ? {} : { mode }),
   };
 }
 

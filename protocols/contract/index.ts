@@ -3,6 +3,7 @@
 import { TrifoldError } from "../../runtime/index.ts";
 import type { Payload } from "../protocol.ts";
 import type { AnyProtocol } from "../registry.ts";
+import { wayOf } from "../way.ts";
 import {
   type ContractSetting,
   clientContext,
@@ -12,7 +13,6 @@ import {
   type PlayedRound,
   type PlayOptions,
   playRound,
-  wayOf,
 } from "./bench.ts";
 import { spoiled } from "./spoiled.ts";
 import { watchedEngine } from "./watched-engine.ts";

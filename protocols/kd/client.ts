@@ -1,6 +1,7 @@
 // Device end of `kd` (KD-FedLLM): learn from the coordinator's logits, then from private data, then tell
 // what the local model makes of the public set.
 import { type Parameters, type Predictor, predictAll, specInMode } from "../../runtime/index.ts";
+import { readSection, stageSections } from "../client-memory.ts";
 import { batchCount, openLocalModel, reportOf } from "../local-training.ts";
 import { batchShape, initialOf, labelsOf, modelSpec } from "../plan.ts";
 import type { ClientContext, ClientSide } from "../protocol.ts";
@@ -39,13 +40,13 @@ export async function createKdClient(context: ClientContext): Promise<ClientSide
   };
   return {
     runRound: async (info, start, link, signal) => {
-      const before = (await state.read()) ?? initialOf(task);
+      const before = (await readSection(state, "local")) ?? initialOf(task);
       const taught = await learn(before, start, info.round, signal);
       const trained = await local.train(taught.parameters, info, signal);
       const opinion = await opinionOf(trained.parameters, signal);
       const packed = packLogits(opinion.logits, size, task.kd);
       const fields = { ...packed.fields, examples: context.train.length, steps: trained.steps };
-      await state.stage(trained.parameters);
+      await stageSections(state, { local: trained.parameters });
       await link.send({ ...packed, kind: "knowledge", fields });
       const flops = taught.flops + trained.flops + opinion.flops;
       const score = await local.score(trained.parameters, signal);

@@ -76,12 +76,15 @@ export function defaultTargets(config: ModelConfig): readonly string[] {
   return ["c_attn", "q_proj", "v_proj"].filter((name) => names.has(name));
 }
 
-/** Shapes of the trainable parameters of blocks [from, to), with the task head when `to` is the last. */
+/** Shapes of the trainable parameters of blocks [from, to), with the task head when `to` is the last and `head` is not false. */
 export function parameterShapes(
   config: ModelConfig,
   lora: LoraSettings,
   head: HeadSettings,
-  blocks: { readonly from: number; readonly to: number } = { from: 0, to: config.layers },
+  blocks: { readonly from: number; readonly to: number; readonly head?: boolean } = {
+    from: 0,
+    to: config.layers,
+  },
 ): ReadonlyMap<string, readonly number[]> {
   const shapes = new Map<string, readonly number[]>();
   for (const module of targetedModules(config, lora)) {
@@ -89,7 +92,8 @@ export function parameterShapes(
     shapes.set(loraName(module, "A"), [lora.rank, module.inSize]);
     shapes.set(loraName(module, "B"), [module.outSize, lora.rank]);
   }
-  if (head.kind === "classification" && blocks.to === config.layers) {
+  const hasHead = blocks.head !== false && blocks.to === config.layers;
+  if (head.kind === "classification" && hasHead) {
     shapes.set(headParameter, [head.classes, config.hiddenSize]);
   }
   return shapes;

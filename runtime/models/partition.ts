@@ -31,10 +31,11 @@ export interface ModelSpec {
   readonly execution?: "whole" | "blocks";
 }
 
-/** Blocks [from, to); the embedding belongs to block 0, the final norm and head to the last. */
+/** Blocks [from, to); the embedding belongs to block 0, the final norm and head to the last unless `head` is false. */
 export interface BlockRange {
   readonly from: number;
   readonly to: number;
+  readonly head?: boolean;
 }
 
 /** What is minimised: the labels' cross-entropy, or the distance to a teacher at a temperature. */
@@ -69,9 +70,9 @@ export interface StepGraph {
   readonly loss?: string;
   /** [batch, classes] or [tokens, vocab]. */
   readonly logits?: string;
-  /** [tokens, hidden] behind the last block of a front. */
+  /** What leaves the last block of a front or a middle: [tokens, hidden], or [batch, hidden] where it pools. */
   readonly activations?: string;
-  /** [tokens, hidden]: gradient at the input of a tail. */
+  /** Gradient at the input of a middle or a tail, of that input's shape. */
   readonly cutGradient?: string;
   /** By parameter name. */
   readonly gradients: ReadonlyMap<string, string>;
@@ -90,7 +91,7 @@ export function logitsGraph(
   spec: ModelSpec,
   { from = 0, pooled = false }: LogitsOptions = {},
 ): StepGraph {
-  const pools = pooled || spec.head.kind === "classification";
+  const pools = pooled || poolsIn(spec);
   const blocks = { from, to: spec.model.config.layers };
   const parts = assemble(spec, blocks, { purpose: "evaluation", pools });
   const { logits } = predict(parts);
@@ -129,6 +130,37 @@ export function frontBackwardGraph(spec: ModelSpec, cutLayer: number): StepGraph
   return { graph: b.build("front-backward"), blocks, gradients: named };
 }
 
+/** What blocks [from, to) between two cuts make of `activations`: [tokens, hidden], or [batch, hidden] where the last block pools. */
+export function middleForwardGraph(
+  spec: ModelSpec,
+  { from, to }: BlockRange,
+  purpose: Purpose = "training",
+): StepGraph {
+  const blocks = { from, to, head: false };
+  const { b, hidden } = assemble(spec, blocks, { purpose, pools: poolsIn(spec) });
+  b.output(hidden);
+  return {
+    graph: b.build("middle-forward"),
+    blocks,
+    activations: hidden.name,
+    gradients: new Map(),
+  };
+}
+
+/**
+ * Gradients of a middle's parameters and at its input, from the gradient at its output; computes the forward pass
+ * again.
+ */
+export function middleBackwardGraph(spec: ModelSpec, { from, to }: BlockRange): StepGraph {
+  const blocks = { from, to, head: false };
+  const parts = assemble(spec, blocks, { purpose: "training", pools: poolsIn(spec) });
+  const { b, hidden } = parts;
+  const gradient = b.input("cut_gradient", "float32", hidden.shape);
+  declareBoundaries(parts);
+  const found = gradientsWithEntry(parts, { value: hidden, gradient });
+  return { graph: b.build("middle-backward"), blocks, ...found };
+}
+
 /**
  * One step of blocks [from, last): loss, parameter gradients and, behind a cut, the gradient to send
  * back, unless `wantsCutGradient` is false. With `wantsGradients` false only the loss, without dropout.
@@ -144,7 +176,7 @@ export function stepGraph(
   }: StepOptions = {},
 ): StepGraph {
   const purpose = wantsGradients ? "training" : "evaluation";
-  const pools = spec.head.kind === "classification";
+  const pools = poolsIn(spec);
   const parts = assemble(spec, { from, to: spec.model.config.layers }, { purpose, pools });
   const { b, blocks } = parts;
   const prediction = predict(parts);
@@ -158,20 +190,8 @@ export function stepGraph(
     const named = parameterGradients(parts, lossSeed(b, loss));
     return { graph: b.build("step"), blocks, ...names, gradients: named };
   }
-  const wanted = [...parts.parameters.values(), parts.entry];
-  const found = gradients(b, [lossSeed(b, loss)], wanted);
-  const cutGradient = found.at(-1) as Value;
-  for (const value of found) b.output(value);
-  const named = new Map(
-    [...parts.parameters.keys()].map((name, i) => [name, (found[i] as Value).name]),
-  );
-  return {
-    graph: b.build("tail-step"),
-    blocks,
-    ...names,
-    cutGradient: cutGradient.name,
-    gradients: named,
-  };
+  const found = gradientsWithEntry(parts, lossSeed(b, loss));
+  return { graph: b.build("tail-step"), blocks, ...names, ...found };
 }
 
 /** A model part under construction. */
@@ -182,7 +202,7 @@ export interface Parts {
   readonly blocks: BlockRange;
   /** Trainable parameters of these blocks, in order. */
   readonly parameters: ReadonlyMap<string, Value>;
-  /** What enters the first of the blocks, [tokens, hidden]. */
+  /** What enters the first of the blocks, [tokens, hidden]; the pooled [batch, hidden] of a head without blocks. */
   readonly entry: Value;
   /** What leaves the last of the blocks: [tokens, hidden], or [batch, hidden] where it pools. */
   readonly hidden: Value;
@@ -225,11 +245,12 @@ export function assemble(
     adapt: adapterOf(b, spec, parameters, purpose),
   };
   const family = familyOf(model.config);
-  const tokens = batch * sequence;
+  // Behind the last block of a classifier only the pooled tokens are left.
+  const rows = pools && blocks.from === model.config.layers ? batch : batch * sequence;
   const entry =
     kind === "tokens"
       ? family.embed(context, b.input("input_ids", "int64", [batch, sequence]))
-      : b.input("activations", "float32", [tokens, model.config.hiddenSize]);
+      : b.input("activations", "float32", [rows, model.config.hiddenSize]);
   const shared = family.shared(context, b.input("attention_mask", "int64", [batch, sequence]));
   const pooling = pools ? poolingRows(context) : undefined;
   const boundaries: Value[] = [];
@@ -317,6 +338,25 @@ function lossOf(
 
 function declareBoundaries({ b, boundaries }: Parts): void {
   for (const boundary of boundaries) b.output(boundary);
+}
+
+/** Whether the last block computes only the token that a classifier reads. */
+function poolsIn({ head }: ModelSpec): boolean {
+  return head.kind === "classification";
+}
+
+/** Gradients of the parameters and at the input, in one pass. */
+function gradientsWithEntry(
+  { b, parameters, entry }: Parts,
+  seed: Seed,
+): Required<Pick<StepGraph, "cutGradient" | "gradients">> {
+  const found = gradients(b, [seed], [...parameters.values(), entry]);
+  for (const value of found) b.output(value);
+  const names = found.map(({ name }) => name);
+  return {
+    cutGradient: names.at(-1) as string,
+    gradients: new Map([...parameters.keys()].map((name, i) => [name, names[i] as string])),
+  };
 }
 
 function parameterGradients({ b, parameters }: Parts, seed: Seed): Map<string, string> {

@@ -25,9 +25,11 @@ export type HeadWorkload =
       readonly objective?: Objective;
       /** Tokens of its batches; the spec's when left out. */
       readonly sequence?: number;
+      /** First block of a tail, which is executed whole; 0 when left out. */
+      readonly from?: number;
     }
   | { readonly kind: "loss" }
-  | { readonly kind: "logits" };
+  | { readonly kind: "logits"; readonly from?: number };
 
 /**
  * Peak resident bytes above the idle process while these workloads exist and run in turn: the weights they map and
@@ -100,11 +102,13 @@ function graphsOf(given: ModelSpec, workload: Workload): readonly Graph[] {
       return all.map(({ graph }) => graph);
     }
     case "loss":
-    case "logits":
       if (spec.execution !== "blocks") return [headGraph(spec, workload, 0)];
       return [...blockForward(spec, "evaluation"), headGraph(spec, workload)];
+    case "logits":
+      if (spec.execution !== "blocks") return [headGraph(spec, workload, workload.from ?? 0)];
+      return [...blockForward(spec, "evaluation"), headGraph(spec, workload)];
     case "step": {
-      if (spec.execution !== "blocks") return [headGraph(spec, workload, 0)];
+      if (spec.execution !== "blocks") return [headGraph(spec, workload, workload.from ?? 0)];
       const backward = [true, false].map(
         (wantsInput) => blockBackwardGraph(spec, layers - 1, { wantsInput }).graph,
       );

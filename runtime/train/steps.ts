@@ -1,12 +1,9 @@
 // Step graphs loaded into an engine: the functions that training, protocols and evaluation call.
 import { graphFlops } from "../graph/flops.ts";
 import {
-  frontBackwardGraph,
-  frontForwardGraph,
   type LogitsOptions,
   logitsGraph,
   type ModelSpec,
-  type StepGraph,
   type StepOptions,
   stepGraph,
 } from "../models/partition.ts";
@@ -28,14 +25,14 @@ export interface StepResult {
 }
 
 /** A loaded graph. */
-interface Loaded {
+export interface Loaded {
   /** FLOPs of one run. */
   readonly flops: number;
   close(): Promise<void>;
 }
 
 /** A loaded graph that may drop inputs of adapters. */
-interface Dropping {
+export interface Dropping {
   /** The feeds with the masks of the step that `key` names, which runs with dropout need; else the feeds themselves. */
   withMasks(feeds: TensorBundle, key: MaskKey): TensorBundle;
 }
@@ -56,21 +53,6 @@ export interface Predictor extends Loaded {
 /** Loss of a whole model, without dropout. */
 export interface LossFunction extends Loaded {
   run(parameters: Parameters, feeds: TensorBundle): Promise<number>;
-}
-
-/** A front: activations forward, gradients backward (the forward pass computed again). */
-export interface Front extends Loaded, Dropping {
-  /** FLOPs of a forward pass alone. */
-  readonly forwardFlops: number;
-  /** Activations of a training step, whose `backward` takes the same feeds. */
-  forward(parameters: Parameters, feeds: TensorBundle): Promise<Float32Tensor>;
-  /** Activations without dropout. */
-  evaluate(parameters: Parameters, feeds: TensorBundle): Promise<Float32Tensor>;
-  backward(
-    parameters: Parameters,
-    feeds: TensorBundle,
-    cutGradient: Float32Tensor,
-  ): Promise<Parameters>;
 }
 
 /** Loads the step of a whole model, or of the tail behind `from` blocks, as the spec wants it executed. */
@@ -134,42 +116,7 @@ export async function loadLoss(engine: Engine, spec: ModelSpec): Promise<LossFun
   };
 }
 
-/** Loads both passes of a front of `cutLayer` blocks, with dropout the forward pass of evaluation as well. */
-export async function loadFront(engine: Engine, spec: ModelSpec, cutLayer: number): Promise<Front> {
-  const forward = frontForwardGraph(spec, cutLayer);
-  const backward = frontBackwardGraph(spec, cutLayer);
-  const evaluation = frontForwardGraph(spec, cutLayer, "evaluation");
-  const forwardSession = await engine.load(forward.graph);
-  const backwardSession = await engine.load(backward.graph);
-  const drops = (spec.lora.dropout ?? 0) > 0;
-  const evaluationSession = drops ? await engine.load(evaluation.graph) : forwardSession;
-  const wanted = [...backward.gradients.values()];
-  const activationsOf =
-    (session: Session, { activations }: StepGraph) =>
-    async (parameters: Parameters, feeds: TensorBundle) =>
-      floatOutput(await session.run(feedsOf(session, parameters, feeds)), activations as string);
-  return {
-    flops: graphFlops(forward.graph) + graphFlops(backward.graph),
-    forwardFlops: graphFlops(forward.graph),
-    close: async () => {
-      await forwardSession.close();
-      await backwardSession.close();
-      await evaluationSession.close();
-    },
-    withMasks: maskerOf(spec, backwardSession),
-    forward: activationsOf(forwardSession, forward),
-    evaluate: activationsOf(evaluationSession, evaluation),
-    backward: async (parameters, feeds, cutGradient) => {
-      const all = feedsOf(
-        backwardSession,
-        parameters,
-        new Map([...feeds, ["cut_gradient", cutGradient]]),
-      );
-      return namedGradients(backward, await backwardSession.run(all, wanted));
-    },
-  };
-}
-
-function maskerOf({ lora }: ModelSpec, { graph }: Session): Dropping["withMasks"] {
+/** How a session's dropout masks are drawn. */
+export function maskerOf({ lora }: ModelSpec, { graph }: Session): Dropping["withMasks"] {
   return (feeds, key) => withDropoutMasks(graph.inputs, lora.dropout ?? 0, { feeds, key });
 }

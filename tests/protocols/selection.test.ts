@@ -1,6 +1,7 @@
 // Selection over the catalogue's boards: what limits decide, and that nothing else does.
 import fc from "fast-check";
 import t from "tap";
+import { readFields, startSchema } from "../../apps/control-messages.ts";
 import {
   boardKeys,
   boardProfile,
@@ -181,6 +182,22 @@ t.test("without a feasible candidate the error holds the whole table", async (t)
     hint: /Raise one of the limits/,
   });
   t.throws(() => requireAssignment("d1", { table: [] }), { message: /no candidates/ });
+});
+
+t.test("an assignment carries the whole way, and people read it", async (t) => {
+  const [whole] = candidates;
+  const way = { cutLayer: 1, mode: "blocks-int8", rank: 4, encoding: "int8" } as const;
+  const input = { deviceId: "d1", profile: boardProfile("pi-5"), budget: {}, order };
+  const only = [{ ...(whole as Candidate), ...way }];
+  const { assignment } = selectAssignment({ ...input, candidates: only });
+  t.match(assignment, { ...way, reason: /^full \(cut 1, blocks-int8, rank 4, int8\): / });
+  const { deviceId: _, ...chosen } = { ...assignment, globalStep: 0, acceptedLane: 0 };
+  const fields = { ...chosen, payload: { kind: "model", fields: {} } };
+  t.same(readFields({ kind: "start", fields }, startSchema), fields, "as it travels");
+  t.throws(() => readFields({ kind: "start", fields: { ...fields, rank: 0 } }, startSchema), {
+    code: "PROTOCOL_PAYLOAD_INVALID",
+    message: /"start": rank/,
+  });
 });
 
 t.test("the declared order wins, and what it leaves out is not used", async (t) => {

@@ -15,6 +15,8 @@ import {
   type LlamaConfig,
   type LoraSettings,
   loadFront,
+  loadMiddle,
+  loadPredictor,
   loadStep,
   logitsGraph,
   type ModelConfig,
@@ -128,14 +130,7 @@ for (const [config, lora] of subjects) {
     const [batch, sequence] = [2, 9];
     const spec: ModelSpec = { model, lora, head: { kind: "lm" }, batch, sequence };
     const parameters = trainedParameters(spec);
-    const tokens = batch * sequence;
-    const random = randomStream("lm labels");
-    const labels = Array.from({ length: tokens }, () => random.below(config.vocabSize));
-    const feeds = new Map([
-      ...classifierFeeds(batch, sequence),
-      ["labels", int64([tokens], labels)] as const,
-      ["weights", { dtype: "float32", shape: [tokens], data: evenWeights(tokens) }] as const,
-    ]);
+    const feeds = languageFeeds(batch, sequence);
     const whole = await loadStep(engine, spec);
     const expected = await whole.run(parameters, feeds);
     const front = await loadFront(engine, spec, 2);
@@ -147,6 +142,68 @@ for (const [config, lora] of subjects) {
     t.equal(result.loss, expected.loss);
     t.same(differing(new Map([...result.gradients, ...gradients]), expected.gradients), []);
   });
+}
+
+for (const [config, lora] of subjects) {
+  const model = await baseModelFromTensors(config, randomTensors(config, 1), { cacheFolder });
+  for (const kind of ["classification", "lm"] as const) {
+    const title = `cut twice at any layers, a ${config.family} ${kind} step gives the bits of the whole`;
+    t.test(title, async (t) => {
+      for (const dropout of [0, 0.4]) {
+        const [batch, sequence] = [3, 7];
+        const head = kind === "lm" ? { kind } : { kind, classes: 5 };
+        const spec: ModelSpec = { model, lora: { ...lora, dropout }, head, batch, sequence };
+        const texts =
+          kind === "lm" ? languageFeeds(batch, sequence) : classifierFeeds(batch, sequence);
+        const parameters = trainedParameters(spec);
+        const whole = await loadStep(engine, spec);
+        const expected = await whole.run(parameters, whole.withMasks(texts, maskKey));
+        const logits = await (await loadPredictor(engine, spec)).run(parameters, texts);
+        for (const [from, to] of everyTwoCuts(config.layers)) {
+          const place = `blocks ${from} to ${to}, dropout ${dropout}`;
+          const front = await loadFront(engine, spec, from);
+          const middle = await loadMiddle(engine, spec, { from, to });
+          const tail = await loadStep(engine, spec, { from: to });
+          const feeds = front.withMasks(texts, maskKey);
+          const entering = await front.forward(parameters, feeds);
+          const middleFeeds = middle.withMasks(
+            new Map([...texts, ["activations", entering] as const]),
+            maskKey,
+          );
+          const leaving = await middle.forward(parameters, middleFeeds);
+          const tailFeeds = new Map([...texts, ["activations", leaving] as const]);
+          const last = await tail.run(parameters, tail.withMasks(tailFeeds, maskKey));
+          const between = await middle.backward(
+            parameters,
+            middleFeeds,
+            last.cutGradient as Float32Tensor,
+          );
+          const first = await front.backward(parameters, feeds, between.cutGradient);
+          t.equal(last.loss, expected.loss, place);
+          const parts = [...first, ...between.gradients, ...last.gradients];
+          t.equal(parts.length, expected.gradients.size, "no parameter on two sides");
+          t.same(differing(new Map(parts), expected.gradients), [], place);
+          const evaluated = await middle.evaluate(
+            parameters,
+            new Map([...texts, ["activations", await front.evaluate(parameters, texts)] as const]),
+          );
+          const predictor = await loadPredictor(engine, spec, { from: to });
+          const behind = new Map([...texts, ["activations", evaluated] as const]);
+          t.same(await predictor.run(parameters, behind), logits, `logits, ${place}`);
+          for (const part of [front, middle, tail, predictor]) await part.close();
+        }
+      }
+    });
+  }
+}
+
+/** Every front and tail that leave a block between them; a tail may be the head alone. */
+function everyTwoCuts(layers: number): [number, number][] {
+  const cuts: [number, number][] = [];
+  for (let from = 1; from < layers; from++) {
+    for (let to = from + 1; to <= layers; to++) cuts.push([from, to]);
+  }
+  return cuts;
 }
 
 t.test("dropout takes from training alone, and other for every step", async (t) => {
@@ -266,6 +323,17 @@ function classifierFeeds(batch: number, sequence: number, key = 0) {
     label: row % 5,
   }));
   return makeBatch(examples, { batch, sequence, padTokenId: 0 }).feeds;
+}
+
+function languageFeeds(batch: number, sequence: number): TensorBundle {
+  const tokens = batch * sequence;
+  const random = randomStream("lm labels");
+  const labels = Array.from({ length: tokens }, () => random.below(config.vocabSize));
+  return new Map([
+    ...classifierFeeds(batch, sequence),
+    ["labels", int64([tokens], labels)] as const,
+    ["weights", { dtype: "float32", shape: [tokens], data: evenWeights(tokens) }] as const,
+  ]);
 }
 
 /** Parameters as training leaves them: no factor is zero. */

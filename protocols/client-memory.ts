@@ -1,0 +1,38 @@
+// What a device keeps between rounds: one bundle of tensors, committed as a whole, in sections of which each protocol
+// reads its own. A device that changes its framework finds what the others left.
+import type { Float32Tensor, Parameters } from "../runtime/index.ts";
+import type { ClientState } from "./protocol.ts";
+
+/**
+ * `theta`: the global parameters as last decoded; `local`: a kd device's own parameters; `residual`: what encodings
+ * have lost of updates; `moments`: the optimizer's; `reuse`: what a cut sent before.
+ */
+export type SectionName = "theta" | "local" | "residual" | "moments" | "reuse";
+
+/** Sections to write; those marked `"drop"` are forgotten, those left out stay as they were committed. */
+export type SectionChanges = Readonly<Partial<Record<SectionName, Parameters | "drop">>>;
+
+/** The committed tensors of a section under names of its own, undefined when there are none. */
+export async function readSection(
+  state: ClientState,
+  section: SectionName,
+): Promise<Parameters | undefined> {
+  const all = (await state.read()) ?? new Map<string, Float32Tensor>();
+  const prefix = `${section}/`;
+  const own = [...all]
+    .filter(([name]) => name.startsWith(prefix))
+    .map(([name, tensor]) => [name.slice(prefix.length), tensor] as const);
+  return own.length === 0 ? undefined : new Map(own);
+}
+
+/** Stages changed sections beside the committed ones. Once a round: a second call starts from what is committed, too. */
+export async function stageSections(state: ClientState, changes: SectionChanges): Promise<void> {
+  const all = (await state.read()) ?? new Map<string, Float32Tensor>();
+  const kept = [...all].filter(([name]) => !Object.hasOwn(changes, name.split("/", 1)[0] ?? ""));
+  const written = Object.entries(changes).flatMap(([section, tensors]) =>
+    tensors === "drop"
+      ? []
+      : [...tensors].map(([name, tensor]) => [`${section}/${name}`, tensor] as const),
+  );
+  await state.stage(new Map([...kept, ...written]));
+}
