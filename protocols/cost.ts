@@ -55,12 +55,13 @@ export function wholeModelCost(
   steps: number = task.training.localSteps,
 ): Pick<RoundCost, "peakMemoryBytes" | "flops"> {
   const spec = sketchSpec(task, mode);
-  const [step, logits] = [{ kind: "step" }, { kind: "logits" }] as const;
+  const step = { kind: "step" } as const;
+  const scoring = { kind: spec.head.kind === "lm" ? "loss" : "logits" } as const;
   const { batchSize } = task.training;
   return {
-    peakMemoryBytes: trainingMemoryBytes(spec, [step, logits]),
+    peakMemoryBytes: trainingMemoryBytes(spec, [step, scoring]),
     flops:
       steps * workloadFlops(spec, step) +
-      batchCount(holdOut, batchSize) * workloadFlops(spec, logits),
+      batchCount(holdOut, batchSize) * workloadFlops(spec, scoring),
   };
 }

@@ -11,6 +11,7 @@ import {
   loadFront,
   makeBatch,
   type Optimizer,
+  scoreClassification,
   squaredNorms,
   type TensorBundle,
 } from "../../runtime/index.ts";
@@ -20,12 +21,13 @@ import { encodeTensor } from "../encoding/index.ts";
 import { protocolErrors } from "../errors.ts";
 import { type EncodedGlobal, receiveGlobal, rememberGlobal } from "../global-model.ts";
 import { gradientRule } from "../gradient-rule.ts";
-import { accuracyOf, batchCount, reportOf, type Score } from "../local-training.ts";
+import { batchCount, type HoldOutScore, reportOf } from "../local-training.ts";
 import { decodeOnly, difference, outOfTurn, subset } from "../payload.ts";
 import {
   batchesOf,
   batchShape,
   initialOf,
+  labelsOf,
   modelSpec,
   rateOf,
   roundBatches,
@@ -138,12 +140,12 @@ async function trainStep(
 async function scoreHoldOut(
   session: SplitSession,
   signal: AbortSignal,
-): Promise<Score | undefined> {
+): Promise<HoldOutScore | undefined> {
   const { context, front, optimizer, link } = session;
   const { task, holdOut } = context;
   if (holdOut.length === 0) return undefined;
   const shape = batchShape(task);
-  const classes = task.head.labels.length;
+  const classes = labelsOf(task).length;
   const logits = new Float32Array(holdOut.length * classes);
   for (let first = 0; first < holdOut.length; first += shape.batch) {
     signal.throwIfAborted();
@@ -158,7 +160,8 @@ async function scoreHoldOut(
     logits.set(data.subarray(0, batch.size * classes), first * classes);
   }
   const flops = batchCount(holdOut.length, shape.batch) * front.forwardFlops;
-  return { accuracy: accuracyOf(logits, holdOut), flops };
+  const labels = holdOut.map(({ label }) => label);
+  return { score: { accuracy: scoreClassification(logits, labels).accuracy }, flops };
 }
 
 function encodeActivations(
