@@ -68,7 +68,9 @@ export async function createSplitClient(
       const score = await scoreHoldOut(session, signal);
       signal.throwIfAborted();
       const fields = { examples: examples.length, steps, squares: session.squares };
-      const tensors = encodeAll(difference(optimizer.parameters, theta), task.full.encoding);
+      const update = difference(optimizer.parameters, theta);
+      const { encoding, keepFraction } = task.full;
+      const tensors = encodeAll(update, encoding, { keepFraction });
       await link.send({ kind: "update", fields, tensors });
       const trained = { steps, meanLoss: totalLoss / steps, flops: steps * front.flops };
       return reportOf(context, trained, score);

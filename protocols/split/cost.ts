@@ -21,10 +21,11 @@ export function estimateSplit(task: Task, { cutLayer = 1, holdOut }: CostOptions
   const backward = frontBackwardGraph(spec, cutLayer).graph;
   const { batchSize, localSteps } = task.training;
   const shape = cutShape(task);
-  const front = encodedBundleBytes(shapesOf(task, { from: 0, to: cutLayer }), task.full.encoding);
+  const front = encodedBundleBytes(shapesOf(task, { from: 0, to: cutLayer }), task.full);
   const evaluations = batchCount(holdOut, batchSize);
   const exchanges = localSteps + evaluations;
-  const gradient = encodedByteLength(shape, task.split.gradients);
+  const { gradients, keepFraction } = task.split;
+  const gradient = encodedByteLength(shape, gradients, { keepFraction });
   const logits = encodedByteLength([batchSize, task.head.labels.length], "float32");
   return {
     peakMemoryBytes: trainingMemoryBytes(spec, [{ kind: "front", cutLayer }]),

@@ -116,7 +116,9 @@ type Up<Kind extends SplitUp["kind"]> = Extract<SplitUp, { kind: Kind }>;
 
 function encodeGradient(task: Task, cutGradient: Float32Tensor) {
   const shaped = float32(cutShape(task), cutGradient.data);
-  return new Map([["gradient", encodeTensor(shaped, task.split.gradients, { name: "gradient" })]]);
+  const { gradients, keepFraction } = task.split;
+  const options = { name: "gradient", keepFraction };
+  return new Map([["gradient", encodeTensor(shaped, gradients, options)]]);
 }
 
 function decodeActivations(task: Task, up: SplitUp): Float32Tensor {
