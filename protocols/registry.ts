@@ -71,16 +71,19 @@ export function assignDevice(
 export function selectionInput(
   known: readonly AnyProtocol[],
   task: Task,
-  { holdOut, protocols, group, ...device }: DeviceOffer,
+  offer: DeviceOffer,
 ): SelectionInput {
-  const row = overrideFor(task, device.deviceId, group);
+  const { deviceId, profile, budget, group } = offer;
+  const row = overrideFor(task, deviceId, group);
   const asked = overriddenTask(task, row);
   const candidates = known
     .filter(({ name }) => task.selection.order.includes(name) || name === row?.protocol)
     .filter(({ name }) => row?.protocol === undefined || name === row.protocol)
-    .flatMap((protocol) => candidatesOf(protocol, asked, { holdOut, protocols, row }));
+    .flatMap((protocol) => candidatesOf(protocol, asked, offer, row));
   return {
-    ...device,
+    deviceId,
+    profile,
+    budget,
     candidates,
     order: task.selection.order,
     modes: asked.execution.modes,
@@ -96,20 +99,24 @@ function taskLimits({ execution: { memoryBytes }, selection: { limits } }: Task)
   return { ...limits, trainingMemoryBytes: Math.min(memoryBytes, trainingMemoryBytes) };
 }
 
-type Asked = Pick<DeviceOffer, "holdOut" | "protocols"> & { readonly row: Override | undefined };
-
 /** Every way a device could use a protocol: one for each cut, one for each mode, or one as a whole. */
-function candidatesOf(protocol: AnyProtocol, task: Task, asked: Asked): Candidate[] {
+function candidatesOf(
+  protocol: AnyProtocol,
+  task: Task,
+  offer: DeviceOffer,
+  row: Override | undefined,
+): Candidate[] {
   const { name, version, heeds = [] } = protocol;
-  const { holdOut, row } = asked;
   const refusedBecause =
-    versionRefusal(protocol, asked) ?? protocol.refusal?.(task) ?? unheeded(protocol, row);
+    versionRefusal(protocol, offer) ?? protocol.refusal?.(task) ?? unheeded(protocol, row);
   const refusal = refusedBecause === undefined ? {} : { refusedBecause };
   const cuts = protocol.cutLayers?.(task).map((cutLayer) => ({ cutLayer })) ?? [{}];
   const modes = protocol.modes?.(task) ?? ["whole-float32"];
   const own = Object.fromEntries(
     Object.entries(wayOf(row ?? {})).filter(([field]) => heeds.some((heeded) => heeded === field)),
   );
+  const allowed = protocol.allowance?.(task, offer);
+  const allowance = allowed === undefined ? {} : { allowance: allowed };
   const ways = cuts.flatMap((cut): Way[] =>
     modes.map((mode) => (mode === "whole-float32" ? { ...own, ...cut } : { ...own, ...cut, mode })),
   );
@@ -122,7 +129,8 @@ function candidatesOf(protocol: AnyProtocol, task: Task, asked: Asked): Candidat
       protocol: name,
       version,
       ...way,
-      cost: protocol.estimate(task, { holdOut, ...way }),
+      ...allowance,
+      cost: protocol.estimate(task, { holdOut: offer.holdOut, ...way, ...allowance }),
       ...refusal,
     }));
 }
