@@ -28,8 +28,7 @@ const tables = z.strictObject({
   labelColumn: name.default("label"),
 });
 
-/** Schema of a comparison file. */
-export const comparisonSchema = taskSchema.extend({
+const comparisonSchema = taskSchema.extend({
   /** Folder of the base model; the embedded one when left out. */
   model: name.optional(),
   /** `demo`: the State of the Union passages of the demo, labels before-1900 and since-1900. */

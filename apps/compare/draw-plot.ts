@@ -30,7 +30,11 @@ const config = {
 
 function pixels(svg: string) {
   const options = { defaultFontFamily: "DejaVu Sans", loadSystemFonts: true };
-  return new Resvg(svg, { background: "white", fitTo: { mode: "zoom", value: 2 }, font: options }).render();
+  return new Resvg(svg, {
+    background: "white",
+    fitTo: { mode: "zoom", value: 2 },
+    font: options,
+  }).render();
 }
 
 /** Draws one letter and looks whether anything became dark. */

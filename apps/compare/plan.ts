@@ -66,7 +66,7 @@ export function publicSizeOf(plan: ComparisonPlan, { options }: Configuration): 
 }
 
 /** Framework of each device by id. */
-export function frameworksOf(
+function frameworksOf(
   { devices, mixed }: ComparisonPlan,
   { framework }: Configuration,
 ): ReadonlyMap<string, Exclude<Framework, "mixed">> {

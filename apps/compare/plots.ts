@@ -77,8 +77,24 @@ export function plotsOf(result: ComparisonResult): readonly Plot[] {
 
 /** Okabe and Ito 2008, without their yellow, which paper swallows. */
 const colours = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"];
-const shapes = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-left"];
-const dashes = [[1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [10, 4], [4, 1], [1, 3]];
+const shapes = [
+  "circle",
+  "square",
+  "triangle-up",
+  "diamond",
+  "cross",
+  "triangle-down",
+  "triangle-left",
+];
+const dashes = [
+  [1, 0],
+  [6, 3],
+  [2, 2],
+  [8, 3, 2, 3],
+  [10, 4],
+  [4, 1],
+  [1, 3],
+];
 const size = { width: 400, height: 240 };
 
 const logarithmic = { scale: { type: "log" }, axis: { tickCount: 5, format: "~s" } } as const;
@@ -90,9 +106,14 @@ const rounds = {
 /** A legend's scales: the n-th configuration looks the same in every plot. */
 function scalesOf({ configurations }: ComparisonResult) {
   const domain = configurations.map(labelOf);
-  const cycle = <T>(values: readonly T[]) =>
-    domain.map((_, i) => values[i % values.length] as T);
-  const legend = { title: null, symbolLimit: 0, labelLimit: 240, orient: "bottom", columns: 3 } as const;
+  const cycle = <T>(values: readonly T[]) => domain.map((_, i) => values[i % values.length] as T);
+  const legend = {
+    title: null,
+    symbolLimit: 0,
+    labelLimit: 240,
+    orient: "bottom",
+    columns: 3,
+  } as const;
   return {
     color: { field: "label", type: "nominal", scale: { domain, range: cycle(colours) }, legend },
     shape: { field: "label", type: "nominal", scale: { domain, range: cycle(shapes) }, legend },
@@ -187,8 +208,14 @@ function finalScores(result: ComparisonResult): TopLevelSpec {
     height: { step: 22 },
     data: { values },
     layer: [
-      { mark: { type: "rule", strokeWidth: 2 }, encoding: { x: { ...axis, field: "low" }, x2: { field: "high" }, y, color } },
-      { mark: { type: "point", filled: true, size: 70, opacity: 1 }, encoding: { x: { ...axis, field: "y" }, y, color } },
+      {
+        mark: { type: "rule", strokeWidth: 2 },
+        encoding: { x: { ...axis, field: "low" }, x2: { field: "high" }, y, color },
+      },
+      {
+        mark: { type: "point", filled: true, size: 70, opacity: 1 },
+        encoding: { x: { ...axis, field: "y" }, y, color },
+      },
       {
         mark: { type: "text", align: "left", dx: 9, dy: -7, fontSize: 10 },
         encoding: { x: { ...axis, field: "y" }, y, text: { field: "y", format: ".1f" } },
@@ -253,8 +280,14 @@ function bars(
     height: { step: 26 },
     data: { values },
     layer: [
-      { mark: { type: "bar", color: colours[0] as string, height: { band: 0.6 } }, encoding: { x: { ...x, field: "y" }, y } },
-      { mark: { type: "rule", strokeWidth: 2 }, encoding: { x: { ...x, field: "low" }, x2: { field: "high" }, y } },
+      {
+        mark: { type: "bar", color: colours[0] as string, height: { band: 0.6 } },
+        encoding: { x: { ...x, field: "y" }, y },
+      },
+      {
+        mark: { type: "rule", strokeWidth: 2 },
+        encoding: { x: { ...x, field: "low" }, x2: { field: "high" }, y },
+      },
       {
         mark: { type: "text", align: "left", dx: 4, dy: -8, fontSize: 10 },
         encoding: { x: { ...x, field: "y" }, y, text: { field: "y", format: ".3~s" } },

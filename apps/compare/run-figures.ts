@@ -69,7 +69,7 @@ export function figuresOf({ seed, runFolder, records, profiles }: FinishedRun): 
 }
 
 /** Seconds that bytes and exchanges take on a link: bytes one after another, each exchange a round trip. */
-export function transferSeconds(
+function transferSeconds(
   { bytes, roundTrips }: { readonly bytes: number; readonly roundTrips: number },
   { bitsPerSecond, roundTripSeconds }: Omit<NetworkLink, "name">,
 ): number {

@@ -24,9 +24,6 @@ export function summariseConfigurations(
   return all.map((own) => summariseOne(metric, own, best));
 }
 
-/** Score of every baseline under every seed, by the baseline's name. */
-export type BaselineScores = ReadonlyMap<string, readonly number[]>;
-
 /** The baselines in the order of reports; `alone` holds the devices' scores of each seed. */
 export function summariseBaselines(
   metric: Score["metric"],
@@ -45,14 +42,6 @@ export function summariseBaselines(
     ["untrained", perSeed.map(({ untrained }) => untrained)],
   ];
   return rows.map(([name, scores]) => ({ name, [metric]: estimateOf(scores), scores }));
-}
-
-/** Mean of the configuration's score. */
-export function meanScore({
-  accuracy,
-  perplexity,
-}: ConfigurationFigures | BaselineFigures): number {
-  return (accuracy ?? perplexity)?.mean ?? Number.NaN;
 }
 
 function bestOf(metric: Score["metric"], all: readonly ConfigurationRuns[]) {
