@@ -3,7 +3,7 @@
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { batchShape, initialOf, modelSpec, type Task } from "../protocols/index.ts";
+import { batchesOf, initialOf, labelsOf, modelSpec, type Task } from "../protocols/index.ts";
 import {
   type BaseModel,
   baseModelFromTensors,
@@ -11,23 +11,20 @@ import {
   type Engine,
   type Example,
   linearRate,
-  loadPredictor,
+  loadScorer,
   loadStep,
-  makeBatch,
   ortEngine,
   type Parameters,
-  predictAll,
   randomTensors,
   readTable,
-  scoreClassification,
   train,
 } from "../runtime/index.ts";
 import type { JournalRecord } from "./coordinator/journal.ts";
 import type { PreparedTask } from "./coordinator/prepared-task.ts";
-import { examplesOf, holdOut } from "./examples.ts";
+import { columnsOf, examplesOf, holdOut } from "./examples.ts";
 import type { BoardFiles } from "./virtual-boards/board-process.ts";
 
-/** Scores on the test set by the baseline's name: "centralised", "untrained", "device <id>" and "randomBase". */
+/** Accuracy, or perplexity of a language model, on the test set by the baseline's name: "centralised", "untrained", "device <id>" and "randomBase". */
 export type BaselineScores = ReadonlyMap<string, number>;
 
 /** Name of the baseline of one device, alone on its own data. */
@@ -93,10 +90,11 @@ export async function boardExamples(
   { task, tokenizer }: Pick<PreparedTask, "task" | "tokenizer">,
   boards: readonly BoardFiles[],
 ): Promise<ReadonlyMap<string, readonly Example[]>> {
-  const { labels } = task.head;
+  const labels = labelsOf(task);
   const sequence = task.training.sequenceLength;
+  const columns = columnsOf(task, { textColumn: "text", labelColumn: "label" });
   const parts = boards.map(async ({ id, data }) => {
-    const rows = await readTable(data, { textColumn: "text", labelColumn: "label", labels });
+    const rows = await readTable(data, columns);
     const examples = examplesOf(rows, { tokenizer, labels, sequence });
     return [id, holdOut(examples, 0.2, [task.seed, id]).train] as const;
   });
@@ -149,46 +147,42 @@ async function runJob(
   { name, model, examples }: Job,
   options: BaselineOptions,
 ): Promise<number> {
-  const { task, testSet, steps, signal, onProgress } = options;
+  const { task, testSet, signal } = options;
   const spec = modelSpec(task, model);
-  const shape = batchShape(task);
-  const start = initialOf(task);
-  let parameters: Parameters = start;
-  if (examples.length > 0) {
-    const step = await loadStep(engine, spec);
-    const {
-      learningRate: rate,
-      finalRateFraction: finalFraction,
-      maxGradientNorm,
-      weightDecay,
-    } = task.training;
-    const order = batchIndices(examples.length, shape.batch, steps, [task.seed, "baseline", name]);
-    const batches = function* () {
-      for (const indices of order)
-        yield makeBatch(
-          indices.map((i) => examples[i] as Example),
-          shape,
-        ).feeds;
-    };
-    const trained = await train({
-      step,
-      initial: start,
-      batches: batches(),
-      rateAt: (at) => linearRate(at, { rate, finalFraction, totalSteps: steps }),
-      maxGradientNorm,
-      weightDecay,
-      maskKey: [task.seed, "dropout", "baseline", name],
-      signal,
-      onStep: ({ step: at }) => onProgress({ name, step: at, steps }),
-    });
-    parameters = trained.parameters;
-    await step.close();
-  }
-  const predictor = await loadPredictor(engine, spec);
-  const logits = await predictAll(predictor, parameters, testSet, shape);
-  await predictor.close();
-  return scoreClassification(
-    logits,
-    testSet.map(({ label }) => label),
-  ).accuracy;
+  const parameters =
+    examples.length === 0
+      ? initialOf(task)
+      : await trainAlone(engine, { name, model, examples }, options);
+  const scorer = await loadScorer(engine, spec);
+  const score = await scorer.run(parameters, testSet, signal);
+  await scorer.close();
+  return score.accuracy ?? score.perplexity ?? Number.NaN;
+}
+
+/** The task's schedule over the baseline's steps, on batches of its own order. */
+async function trainAlone(
+  engine: Engine,
+  { name, model, examples }: Job,
+  { task, steps, signal, onProgress }: BaselineOptions,
+): Promise<Parameters> {
+  const { learningRate: rate, finalRateFraction: finalFraction } = task.training;
+  const { maxGradientNorm, weightDecay, batchSize } = task.training;
+  const step = await loadStep(engine, modelSpec(task, model));
+  const order = batchIndices(examples.length, batchSize, steps, [task.seed, "baseline", name]);
+  const batches = function* () {
+    for (const { feeds } of batchesOf(task, examples, order)) yield feeds;
+  };
+  const { parameters } = await train({
+    step,
+    initial: initialOf(task),
+    batches: batches(),
+    rateAt: (at) => linearRate(at, { rate, finalFraction, totalSteps: steps }),
+    maxGradientNorm,
+    weightDecay,
+    maskKey: [task.seed, "dropout", "baseline", name],
+    signal,
+    onStep: ({ step: at }) => onProgress({ name, step: at, steps }),
+  });
+  await step.close();
+  return parameters;
 }

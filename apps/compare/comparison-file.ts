@@ -7,9 +7,10 @@ import { readTable } from "../../runtime/index.ts";
 import { taskFileFaults } from "../coordinator/task-file.ts";
 import { loadCorpus } from "../demo/corpus.ts";
 import { DEMO_LABELS, passagesOf } from "../demo/dataset.ts";
+import { columnsOf } from "../examples.ts";
 import { checkYaml, readYamlFile, type YamlFile } from "../yaml-file.ts";
 import { type Framework, frameworks } from "./comparison.ts";
-import type { ComparisonData } from "./deal.ts";
+import { type ComparisonData, unlabelled } from "./deal.ts";
 import type { ComparisonPlan, TaskInput } from "./plan.ts";
 import { configurationsOf, type Sweep } from "./sweep.ts";
 
@@ -94,9 +95,17 @@ export async function readComparison(
     }
   }
   const { compare, devices, model, data, head } = settings;
-  if (data === "demo" && head.labels.toSorted().join() !== DEMO_LABELS.join()) {
+  if (
+    data === "demo" &&
+    head.kind !== "lm" &&
+    head.labels.toSorted().join() !== DEMO_LABELS.join()
+  ) {
     const problem = `data: demo has the labels ${DEMO_LABELS.join(" and ")}`;
     throw faults.invalid(file.faultText(["head", "labels"], problem));
+  }
+  if (head.kind === "lm" && devices.partition !== "iid") {
+    const problem = "the texts of a language model have no labels to skew";
+    throw faults.invalid(file.faultText(["devices", "partition"], problem));
   }
   const absolute = (relative: string) => resolve(dirname(path), relative);
   const ids = Array.from(
@@ -145,10 +154,12 @@ async function readData(
   const { data, head } = settings;
   if (data === "demo") {
     const { training, test } = passagesOf(await loadCorpus());
-    return { train: training, test };
+    return head.kind === "lm"
+      ? { train: unlabelled(training), test: unlabelled(test) }
+      : { train: training, test };
   }
   const { textColumn, labelColumn } = data;
-  const columns = { textColumn, labelColumn, labels: head.labels };
+  const columns = columnsOf({ head }, { textColumn, labelColumn });
   return {
     train: await readTable(absolute(data.train), columns),
     test: await readTable(absolute(data.test), columns),

@@ -47,6 +47,11 @@ export interface Deal {
   readonly publicSet: readonly TextRow[];
 }
 
+/** Texts alone. */
+export function unlabelled(rows: readonly TextRow[]): readonly TextRow[] {
+  return rows.map(({ text }) => ({ text, label: undefined }));
+}
+
 /** Deals the texts; throws `COMPARISON_DATA_TOO_SMALL` when a device or the public set would get too few. */
 export function dealRows(data: ComparisonData, options: DealOptions): Deal {
   const { seed, deviceIds, publicSize, minimumRows } = options;

@@ -159,7 +159,7 @@ async function readFigures({ runFolder }: RunPlace, seed: number): Promise<SeedF
 }
 
 function metricOf({ head }: TaskSettings): Score["metric"] {
-  return (head.kind as string) === "lm" ? "perplexity" : "accuracy";
+  return head.kind === "lm" ? "perplexity" : "accuracy";
 }
 
 function resultOf(

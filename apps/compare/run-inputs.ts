@@ -8,7 +8,7 @@ import { boardProfile } from "../../devices/index.ts";
 import { writeFileAtomic, writeTable } from "../../runtime/index.ts";
 import type { BoardFiles } from "../virtual-boards/board-process.ts";
 import type { Configuration } from "./comparison.ts";
-import type { Deal } from "./deal.ts";
+import { type Deal, unlabelled } from "./deal.ts";
 import { compareErrors } from "./errors.ts";
 import { type ComparisonPlan, publicSizeOf, type TaskInput, taskOf } from "./plan.ts";
 
@@ -41,7 +41,8 @@ export async function writeSeedFiles(
   const configs = join(out, "devices");
   for (const path of [folder, configs]) await mkdir(path, { recursive: true });
   const boards = plan.devices.map(({ id }) => {
-    return { id, data: join(folder, `${id}.csv`), config: join(configs, `${id}.yaml`) };
+    const files = { data: join(folder, `${id}.csv`), config: join(configs, `${id}.yaml`) };
+    return { id, ...files, hasLabels: plan.task.head.kind !== "lm" };
   });
   for (const [i, { id, data, config }] of boards.entries()) {
     await writeTable(data, deal.devices.get(id) ?? []);
@@ -118,10 +119,6 @@ function folderName({ framework, options }: Configuration): string {
     ([name, value]) => `${name}=${encodeURIComponent(String(value))}`,
   );
   return [framework, ...parts].join("-");
-}
-
-function unlabelled(rows: Deal["publicSet"]): Deal["publicSet"] {
-  return rows.map(({ text }) => ({ text, label: undefined }));
 }
 
 async function hashOf(files: readonly string[]): Promise<string> {
