@@ -119,11 +119,12 @@ function cutModels(ground: Ground): Study {
   };
   const exact = configuration({});
   const down = configuration({ "split.gradients": "int8" });
-  const up = configuration({ "split.activations": "int8", "split.reuse": "adaptive" });
+  const up = configuration({ "split.activations": "int8", "split.reuse.threshold": "adaptive" });
   const both = configuration({
     "split.activations": "int8",
-    "split.reuse": "adaptive",
+    "split.reuse.threshold": "adaptive",
     "split.gradients": "int4",
+    "split.errorFeedback": true,
   });
   // 160 texts less the fifth held out: ten epochs are 80 steps of 16.
   const more = { rowsPerDevice: 160, training: { rounds: 5, localSteps: 16 } };
