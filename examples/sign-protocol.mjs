@@ -61,9 +61,9 @@ async function createServer({ task }) {
 }
 
 function estimate(task, options) {
-  const shapes = p.shapesOf(task);
-  const uplinkBytes = [...shapes.values()].reduce((sum, shape) => sum + bytesOf(shape), 0);
-  const downlinkBytes = p.encodedBundleBytes(shapes, "float32");
+  const shapes = [...p.shapesOf(task).values()];
+  const uplinkBytes = shapes.reduce((sum, shape) => sum + bytesOf(shape), 0);
+  const downlinkBytes = shapes.reduce((sum, shape) => sum + 4 * elementCount(shape), 0);
   return { ...p.wholeModelCost(task, options), uplinkBytes, downlinkBytes, roundTrips: 2 };
 }
 
@@ -71,16 +71,9 @@ const parseDown = (payload) => p.parsePayload(payload, downKinds);
 const parseUp = (payload) => p.parsePayload(payload, upKinds);
 const rawBytes = ({ tensors, blobs = new Map() }) =>
   [...blobs.values()].reduce((sum, { length }) => sum + 32 * length, p.rawTensorBytes({ tensors }));
-const checks = { parseDown, parseUp, rawBytes };
-const modes = ({ execution }) => execution.modes;
 
-/** What a device's own configuration and `--protocol` load. */
+/** What a device's own configuration and the coordinator's --protocol load. */
 export const protocol = {
-  name: "sign",
-  version: 1,
-  estimate,
-  modes,
-  ...checks,
-  createClient,
-  createServer,
+  ...{ name: "sign", version: 1, estimate, modes: ({ execution }) => execution.modes },
+  ...{ parseDown, parseUp, rawBytes, createClient, createServer },
 };

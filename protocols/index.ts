@@ -8,7 +8,7 @@ export {
 } from "./client-memory.ts";
 export * from "./cohort.ts";
 export * from "./contract/index.ts";
-export { encodedBundleBytes, wholeModelCost } from "./cost.ts";
+export { wholeModelCost } from "./cost.ts";
 export * from "./delivery-lane.ts";
 export * from "./encoding/index.ts";
 export * from "./encoding/residual.ts";
