@@ -75,7 +75,10 @@ t.test("a broken limit moves a device down at once, with figure and limit", asyn
   t.equal(live({ figures: { peakMemoryBytes: 108e6 } }).change.kind, "none", "within a tenth");
   const moved = live({ figures: { peakMemoryBytes: 150e6 } });
   t.equal(current(), "split (cut 1)");
-  t.equal(because(moved), "full is refused: it took 150.0 MB of 100.0 MB training memory in round 2");
+  t.equal(
+    because(moved),
+    "full is refused: it took 150.0 MB of 100.0 MB training memory in round 2",
+  );
   const kd = moved.selection.table.find(({ candidate }) => candidate.protocol === "kd");
   t.match(kd?.text, /kd is refused: it takes no less than full, which took 150\.0 MB/);
   t.match(moved.assignment.reason, /^split \(cut 1\): full is refused: it took 150\.0 MB/);
@@ -196,7 +199,7 @@ t.test("what the task itself assigns stays among what it asks for", async (t) =>
 });
 
 t.test(
-  "equal histories give equal answers, and no device moves more than once in its good rounds",
+  "equal histories give equal answers, and none moves up before its rounds went well",
   async (t) => {
     const { task } = await story(t);
     const tellings = fc.array(
@@ -218,7 +221,8 @@ t.test(
           const revision = one.live(told);
           t.same(other.live(told).assignment, revision.assignment);
           goodRounds = told === good ? goodRounds + 1 : 0;
-          if (revision.change.kind === "moved" && told === good) t.ok(goodRounds >= 2);
+          // Away from a way that was struck it may go as soon as another one is open to it.
+          if (/^2 good rounds/.test(because(revision))) t.ok(goodRounds >= 2);
         }
       }),
       { numRuns: 25 },
