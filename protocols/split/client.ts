@@ -33,6 +33,7 @@ import {
   roundBatches,
   roundMaskKey,
   shapesOf,
+  trainedPart,
 } from "../plan.ts";
 import type { ClientContext, ClientSide, RoundLink } from "../protocol.ts";
 import type { Task } from "../task.ts";
@@ -57,7 +58,12 @@ export async function createSplitClient(
   return {
     runRound: async (info, start, link, signal) => {
       if (start.kind !== "front") throw unexpected(start);
-      const theta = await receiveGlobal(start, { state, initial, catchUp: () => askFront(link) });
+      const theta = await receiveGlobal(start, {
+        task,
+        state,
+        initial,
+        catchUp: () => askFront(link),
+      });
       const optimizer = adamW(theta, { weightDecay: task.training.weightDecay });
       const adjust = gradientRule(task, theta);
       const session: SplitSession = { context, front, optimizer, adjust, link, squares: {} };
@@ -75,7 +81,7 @@ export async function createSplitClient(
       const score = await scoreHoldOut(session, signal);
       signal.throwIfAborted();
       const fields = { examples: examples.length, steps, squares: session.squares };
-      const change = difference(optimizer.parameters, theta);
+      const change = difference(trainedPart(task, optimizer.parameters), theta);
       const update = encodeChange(task, change, await readSection(state, "residual"));
       await stageSections(state, {
         ...rememberGlobal(task, theta, info.round),

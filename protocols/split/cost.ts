@@ -8,7 +8,7 @@ import {
 import { encodedBundleBytes, sketchSpec } from "../cost.ts";
 import { encodedByteLength } from "../encoding/index.ts";
 import { batchCount } from "../local-training.ts";
-import { labelsOf, shapesOf } from "../plan.ts";
+import { labelsOf, shapesOf, trainedPart } from "../plan.ts";
 import type { CostOptions } from "../protocol.ts";
 import type { RoundCost } from "../selection.ts";
 import type { Task } from "../task.ts";
@@ -21,7 +21,8 @@ export function estimateSplit(task: Task, { cutLayer = 1, holdOut }: CostOptions
   const backward = frontBackwardGraph(spec, cutLayer).graph;
   const { batchSize, localSteps } = task.training;
   const shape = cutShape(task);
-  const front = encodedBundleBytes(shapesOf(task, { from: 0, to: cutLayer }), task.full);
+  const trained = trainedPart(task, shapesOf(task, { from: 0, to: cutLayer }));
+  const front = encodedBundleBytes(trained, task.full);
   const evaluations = batchCount(holdOut, batchSize);
   const exchanges = localSteps + evaluations;
   const { gradients, keepFraction } = task.split;

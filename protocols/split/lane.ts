@@ -2,7 +2,7 @@
 // contribution of front and tail.
 import { type EncodedGlobal, type GlobalSender, partOf } from "../global-model.ts";
 import { decodeExactly, outOfTurn, subset } from "../payload.ts";
-import { shapesOf } from "../plan.ts";
+import { shapesOf, trainedPart } from "../plan.ts";
 import type { Contribution, GlobalModel, Lane, RoundInfo } from "../protocol.ts";
 import type { Task } from "../task.ts";
 import { contributionWeight } from "../weight.ts";
@@ -25,7 +25,7 @@ export interface SplitLaneOptions {
 export function openSplitLane(options: SplitLaneOptions): Lane<SplitDown, SplitUp> {
   const { task, tail, cutLayer, deviceId, info, global, sender } = options;
   const { layers } = task.manifest.config;
-  const frontShapes = shapesOf(task, { from: 0, to: cutLayer });
+  const frontShapes = trainedPart(task, shapesOf(task, { from: 0, to: cutLayer }));
   const tailNames = [...shapesOf(task, { from: cutLayer, to: layers }).keys()];
   const start = subset(global.parameters, tailNames);
   const frontNames = [...frontShapes.keys()];

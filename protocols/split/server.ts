@@ -17,7 +17,7 @@ export async function createSplitServer({
 }: ServerContext): Promise<ServerSide<SplitDown, SplitUp>> {
   const tails = new Map<number, Promise<Tail>>();
   const spec = modelSpec(task, model);
-  const senderOf = globalSender();
+  const senderOf = globalSender(task);
   const load = async (from: number): Promise<Tail> => ({
     step: await loadStep(engine, spec, { from }),
     predictor: await loadPredictor(engine, spec, { from }),

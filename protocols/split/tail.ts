@@ -18,7 +18,7 @@ import { encodeTensor } from "../encoding/index.ts";
 import { protocolErrors } from "../errors.ts";
 import { gradientRule } from "../gradient-rule.ts";
 import { decodeOnly, difference, outOfTurn } from "../payload.ts";
-import { labelsOf, rateOf, roundMaskKey } from "../plan.ts";
+import { labelsOf, rateOf, roundMaskKey, trainedPart } from "../plan.ts";
 import type { RoundInfo } from "../protocol.ts";
 import type { Task } from "../task.ts";
 import { cutShape } from "./cut.ts";
@@ -110,7 +110,7 @@ export function tailTrainer(options: TailOptions): TailTrainer {
         throw outOfTurn(`split: the device made ${up.fields.steps} steps, the tail ${steps}`);
       }
       settle(up.fields.squares);
-      return difference(optimizer.parameters, start);
+      return difference(trainedPart(task, optimizer.parameters), start);
     },
   };
 }
