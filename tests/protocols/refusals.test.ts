@@ -73,14 +73,14 @@ t.test(
     await t.rejects(send(withFields(second, { squares: without })), invalid(/got 7/));
     await t.rejects(
       send(withFields(second, { squares: tail })),
-      invalid(/8 front tensors .* got 9/),
+      invalid(/8 device tensors .* got 9/),
     );
     await t.rejects(
       send(withFields(second, { squares: { ...squares, [name]: -1 } })),
       invalid(/squares/),
     );
     for (const up of [second, third]) await send(up);
-    await t.rejects(send(update), outOfTurn(/the device made 4 steps, the tail 3/));
+    await t.rejects(send(update), outOfTurn(/the device made 4 steps, the coordinator 3/));
     await send(fourth);
     await t.rejects(send(withFields(fourth, { step: 4 })), outOfTurn(/the round has no more/));
     t.equal(await lane.finish(), undefined);
@@ -156,6 +156,14 @@ t.test("labels that may not leave keep a device from split, at both ends", async
   const texts = table.map(({ text }) => text).filter((text) => text.startsWith("split"));
   t.equal(texts.length, 3, "one for each cut");
   for (const text of texts) t.match(text, /is refused: labels would leave the device/);
+  const outer = select(toy.task({ labelsMayLeave: false, split: { uShape: true, tailLayers: 2 } }));
+  const cuts = outer.table.filter(({ candidate }) => candidate.protocol === "split");
+  t.same(
+    cuts.map(({ candidate }) => candidate.cutLayer),
+    [1],
+    "one block stays in the middle",
+  );
+  t.notMatch(cuts[0]?.text, /is refused/, "a U-shape keeps its labels");
   t.throws(() => requireAssignment("a", select(private_)), { code: "SELECTION_IMPOSSIBLE" });
   const device: ToyDevice = { id: "a", protocol: "split", cutLayer: 1, train: toyExamples("a", 9) };
   await t.rejects(openFederation(toy, private_, [device]), {
