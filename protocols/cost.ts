@@ -10,8 +10,8 @@ import {
   trainingMemoryBytes,
   workloadFlops,
 } from "../runtime/index.ts";
-import type { EncodingName } from "./encoding/encoded.ts";
 import { encodedByteLength } from "./encoding/index.ts";
+import type { GlobalEncoding } from "./global-model.ts";
 import { batchCount } from "./local-training.ts";
 import { modelSpec } from "./plan.ts";
 import type { CostOptions } from "./protocol.ts";
@@ -40,10 +40,11 @@ export function sketchSpec(task: Task, mode: ExecutionMode = "whole-float32"): M
 /** Bytes of encoded tensors of these shapes. */
 export function encodedBundleBytes(
   shapes: ReadonlyMap<string, readonly number[]>,
-  encoding: EncodingName,
+  { encoding, keepFraction }: GlobalEncoding,
 ): number {
   let bytes = 0;
-  for (const shape of shapes.values()) bytes += encodedByteLength(shape, encoding);
+  for (const shape of shapes.values())
+    bytes += encodedByteLength(shape, encoding, { keepFraction });
   return bytes;
 }
 

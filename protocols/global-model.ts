@@ -2,7 +2,7 @@
 import { z } from "zod";
 import type { Parameters } from "../runtime/index.ts";
 import { applyUpdate, meanAccumulator } from "./aggregation/index.ts";
-import type { EncodedTensor, EncodingName } from "./encoding/encoded.ts";
+import type { EncodedTensor } from "./encoding/encoded.ts";
 import { encodeAll } from "./encoding/index.ts";
 import { decodeExactly, difference } from "./payload.ts";
 import { perGlobal } from "./per-global.ts";
@@ -15,6 +15,9 @@ export const globalFields = z.strictObject({
   /** What the tensors are added to: nothing (float32) or the task's seeded start. */
   relativeTo: z.enum(["nothing", "initial"]),
 });
+
+/** How a task narrows adapters and their updates. */
+export type GlobalEncoding = Pick<Task["full"], "encoding" | "keepFraction">;
 
 /** Global parameters as they travel. */
 export interface EncodedGlobal {
@@ -29,21 +32,21 @@ export interface EncodedGlobal {
 export function encodeGlobal(
   parameters: Parameters,
   initial: Parameters,
-  encoding: EncodingName,
+  { encoding, keepFraction }: GlobalEncoding,
 ): EncodedGlobal {
   if (encoding === "float32") {
     return { fields: { relativeTo: "nothing" }, tensors: encodeAll(parameters, encoding) };
   }
   return {
     fields: { relativeTo: "initial" },
-    tensors: encodeAll(difference(parameters, initial), encoding),
+    tensors: encodeAll(difference(parameters, initial), encoding, { keepFraction }),
   };
 }
 
 /** Encodes for all lanes of a round what its global model is at the task's encoding, once. */
 export function globalEncoder(task: Task): (global: GlobalModel) => EncodedGlobal {
   const initial = initialOf(task);
-  return perGlobal(({ parameters }) => encodeGlobal(parameters, initial, task.full.encoding));
+  return perGlobal(({ parameters }) => encodeGlobal(parameters, initial, task.full));
 }
 
 /** What a device makes of encoded parameters that must have the names and shapes of `initial`. */
@@ -60,7 +63,7 @@ export function decodeGlobal({ fields, tensors }: EncodedGlobal, initial: Parame
 export function adoptDecoded(
   parameters: Parameters,
   initial: Parameters,
-  encoding: EncodingName,
+  encoding: GlobalEncoding,
 ): Parameters {
   return decodeGlobal(encodeGlobal(parameters, initial, encoding), initial);
 }

@@ -3,8 +3,10 @@
 import { createHash } from "node:crypto";
 import { z } from "zod";
 import { executionModes, type ModelConfig } from "../runtime/index.ts";
+import { aggregationOptions } from "./aggregation/options.ts";
 import { cohortOptions } from "./cohort.ts";
 import { protocolErrors } from "./errors.ts";
+import { contradictionOf } from "./exclusions.ts";
 import { fullOptions } from "./full/options.ts";
 import { kdOptions } from "./kd/options.ts";
 import { modelConfigSchema } from "./model-config.ts";
@@ -66,6 +68,7 @@ export const taskSchema = z.strictObject({
   selection: z
     .strictObject({ order: z.array(z.string().regex(idPattern)).min(1) })
     .default({ order: ["full", "split", "kd"] }),
+  aggregation: aggregationOptions,
   full: fullOptions,
   kd: kdOptions,
   split: splitOptions,
@@ -90,20 +93,27 @@ export interface Task extends TaskSettings {
   readonly manifest: ModelManifest;
 }
 
-/** Checks a task that came over the wire; throws `TASK_INVALID` naming the field. */
+/** Checks a task that came over the wire, settings that exclude each other too; throws `TASK_INVALID` naming the field. */
 export function parseTask(input: unknown): Task {
   const parsed = wireSchema.safeParse(input);
-  if (parsed.success) return parsed.data as Task;
-  const issue = parsed.error.issues[0];
-  const where = issue?.path.join(".") || "task";
-  throw protocolErrors.error("TASK_INVALID", `the announced task: ${where}: ${issue?.message}`, {
-    hint: "Install the same version of Trifold on the coordinator and on the device.",
-  });
+  if (!parsed.success) {
+    const issue = parsed.error.issues[0];
+    throw invalidTask(issue?.path.join(".") || "task", issue?.message ?? "is not valid");
+  }
+  const contradiction = contradictionOf(parsed.data);
+  if (contradiction) throw invalidTask(contradiction.field, contradiction.problem);
+  return parsed.data as Task;
 }
 
 /** sha256 of everything that shapes a task's numbers; equal for equal tasks at both ends. */
 export function taskFingerprint(task: Task): string {
   return createHash("sha256").update(canonicalJson(task)).digest("hex");
+}
+
+function invalidTask(field: string, problem: string): Error {
+  return protocolErrors.error("TASK_INVALID", `the announced task: ${field}: ${problem}`, {
+    hint: "Install the same version of Trifold on the coordinator and on the device.",
+  });
 }
 
 /** JSON with sorted keys: the wire does not keep their order. */

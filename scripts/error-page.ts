@@ -7,6 +7,7 @@ import { demoErrors } from "../apps/demo/errors.ts";
 import { deviceProgramErrors } from "../apps/device/errors.ts";
 import { appErrors } from "../apps/errors.ts";
 import { exitStatusOf } from "../apps/failure.ts";
+import { virtualBoardErrors } from "../apps/virtual-boards/errors.ts";
 import { brokerErrors } from "../broker/index.ts";
 import { deviceErrors } from "../devices/index.ts";
 import { protocolErrors } from "../protocols/index.ts";
@@ -17,6 +18,7 @@ export const catalogues: Readonly<Record<string, Catalogue>> = {
   appErrors: { area: "Programs", meanings: appErrors.meanings },
   coordinatorErrors: { area: "Coordinator", meanings: coordinatorErrors.meanings },
   deviceProgramErrors: { area: "Device program", meanings: deviceProgramErrors.meanings },
+  virtualBoardErrors: { area: "Virtual boards", meanings: virtualBoardErrors.meanings },
   demoErrors: { area: "Demo", meanings: demoErrors.meanings },
   brokerErrors: { area: "Broker and transport", meanings: brokerErrors.meanings },
   protocolErrors: { area: "Protocols", meanings: protocolErrors.meanings },

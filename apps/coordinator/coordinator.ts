@@ -192,7 +192,7 @@ async function closeRound(
   await closeLanes(outcome);
   next = {
     ...next,
-    parameters: adoptDecoded(next.parameters, initialOf(task), task.full.encoding),
+    parameters: adoptDecoded(next.parameters, initialOf(task), task.full),
   };
   await folder.saveCheckpoint(next);
   return next;

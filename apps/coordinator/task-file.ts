@@ -3,7 +3,7 @@ import { readFile } from "node:fs/promises";
 import { dirname, resolve } from "node:path";
 import { type Document, isNode, LineCounter, parseDocument } from "yaml";
 import { z } from "zod";
-import { type TaskSettings, taskSchema } from "../../protocols/index.ts";
+import { contradictionOf, type TaskSettings, taskSchema } from "../../protocols/index.ts";
 import { coordinatorErrors } from "./errors.ts";
 
 const fileSchema = taskSchema.extend({
@@ -53,6 +53,12 @@ export async function readTaskFile(path: string): Promise<TaskFile> {
   const parsed = fileSchema.safeParse(document.toJS());
   if (!parsed.success) throw invalidField(path, document, lines, parsed.error);
   const { model, data, ...settings } = parsed.data;
+  const contradiction = contradictionOf(settings, (field) => document.hasIn(field.split(".")));
+  if (contradiction) {
+    const { field, problem } = contradiction;
+    const line = lineOf(document, lines, field.split("."));
+    throw invalidTask(`${path}:${line}: ${field}: ${problem}`);
+  }
   const absolute = (file: string) => resolve(dirname(path), file);
   return {
     path,
@@ -73,13 +79,13 @@ function invalidField(
   const where = issue?.code === "unrecognized_keys" ? [...field, ...issue.keys.slice(0, 1)] : field;
   const name = where.join(".") || "task";
   const line = lineOf(document, lines, where);
-  return coordinatorErrors.error(
-    "TASK_FILE_INVALID",
-    `${path}:${line}: ${name}: ${issue?.message}`,
-    {
-      hint: "docs/task.md lists every field with its range and default.",
-    },
-  );
+  return invalidTask(`${path}:${line}: ${name}: ${issue?.message}`);
+}
+
+function invalidTask(problem: string): Error {
+  return coordinatorErrors.error("TASK_FILE_INVALID", problem, {
+    hint: "docs/task.md lists every field with its range and default.",
+  });
 }
 
 /** Line of the deepest part of a field's path that the file has. */

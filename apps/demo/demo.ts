@@ -1,20 +1,18 @@
 // The demo: the main job on one machine, with real parts. Its inputs are written to a run folder,
 // coordinator and broker run here, each board is a process of its own; then come the baselines.
 import { mkdir } from "node:fs/promises";
-import { join, resolve } from "node:path";
+import { resolve } from "node:path";
 import { readTable } from "../../runtime/index.ts";
-import type { OnEvent, RunEvent } from "../coordinator/events.ts";
+import { type BaselineOptions, type BaselineScores, trainBaselines } from "../baselines.ts";
+import type { OnEvent } from "../coordinator/events.ts";
 import { type JournalRecord, journalFile, readJournal } from "../coordinator/journal.ts";
 import { type PreparedTask, prepareTask } from "../coordinator/prepared-task.ts";
-import { startCoordinator } from "../coordinator/start.ts";
 import { readTaskFile } from "../coordinator/task-file.ts";
 import { measureGemm } from "../device/gemm-probe.ts";
 import { examplesOf, holdOut } from "../examples.ts";
-import { type BaselineOptions, type BaselineScores, trainBaselines } from "./baselines.ts";
+import { runVirtualFederation } from "../virtual-boards/federation.ts";
 import { type LimitedGroup, limitBoards } from "./board-limits.ts";
-import { type BoardProcess, startBoard } from "./board-process.ts";
 import { demoBoards } from "./boards.ts";
-import { demoErrors } from "./errors.ts";
 import { type RunData, writeRunData } from "./run-data.ts";
 
 /** How the demo is run. */
@@ -87,61 +85,37 @@ async function boardLimits(signal: AbortSignal) {
   }));
 }
 
-/** The rounds: coordinator and broker here, the boards beside. */
+/** The rounds: coordinator and broker here, the boards beside, each under its limits. */
 async function federate(
   options: DemoOptions,
   runFolder: string,
   data: RunData,
   group: LimitedGroup,
 ): Promise<number> {
-  const { cacheFolder, log, onStage } = options;
-  const boards: BoardProcess[] = [];
-  const failed = new AbortController();
-  const signal = AbortSignal.any([options.signal, failed.signal]);
-  const startBoards = async (brokerUrl: string): Promise<void> => {
-    onStage(`starting ${demoBoards.length} boards`);
-    for (const { id } of demoBoards) {
-      const board = await startBoard({ id, brokerUrl, federation: "demo", runFolder, cacheFolder });
-      boards.push(board);
-      await group
-        .admit(id, board.pid)
-        .catch((error: Error) => log(`${id} runs without limits: ${error.message}`));
-      void board.ended.then((status) => {
-        if (status !== "0") failed.abort(boardFailure(id, status, runFolder));
-      });
-    }
-  };
-  const onEvent = (event: RunEvent): void => {
-    options.onEvent(event);
-    if (event.kind === "refused") failed.abort(refusal(event));
-  };
-  try {
-    const { accuracy } = await startCoordinator({
-      task: data.taskFile,
-      run: runFolder,
-      federation: "demo",
-      listen: "mqtt://127.0.0.1:0",
-      // Boards wait while the coordinator closes a round, so it may use what they leave.
-      threads: 2,
-      cacheFolder,
-      signal,
-      onEvent,
-      onListening: (url) => void startBoards(url).catch((error: unknown) => failed.abort(error)),
-      log,
-    });
-    return accuracy;
-  } finally {
-    for (const board of boards) board.kill();
-    await Promise.all(boards.map(({ ended }) => ended));
-  }
+  const { cacheFolder, signal, onEvent, log } = options;
+  options.onStage(`starting ${demoBoards.length} boards`);
+  const { accuracy } = await runVirtualFederation({
+    taskFile: data.taskFile,
+    runFolder,
+    boards: data.boards,
+    cacheFolder,
+    signal,
+    onEvent,
+    onBoard: (id, pid) =>
+      group
+        .admit(id, pid)
+        .catch((error: Error) => log(`${id} runs without limits: ${error.message}`)),
+    log,
+  });
+  return accuracy;
 }
 
 /** What each device trained on, as its own process chose it. */
-async function trainingExamples({ task, tokenizer }: PreparedTask, { deviceFiles }: RunData) {
+async function trainingExamples({ task, tokenizer }: PreparedTask, { boards }: RunData) {
   const { labels } = task.head;
   const sequence = task.training.sequenceLength;
-  const parts = [...deviceFiles].map(async ([id, file]) => {
-    const rows = await readTable(file, { textColumn: "text", labelColumn: "label", labels });
+  const parts = boards.map(async ({ id, data }) => {
+    const rows = await readTable(data, { textColumn: "text", labelColumn: "label", labels });
     const examples = examplesOf(rows, { tokenizer, labels, sequence });
     return [id, holdOut(examples, 0.2, [task.seed, id]).train] as const;
   });
@@ -159,17 +133,4 @@ function stepsSeen(records: readonly JournalRecord[], { task }: PreparedTask): n
 function roundSeconds(records: readonly JournalRecord[]): number {
   const closed = records.filter((record) => record.kind === "closed");
   return closed.reduce((sum, { seconds }) => sum + seconds, 0);
-}
-
-function boardFailure(id: string, status: string, runFolder: string): Error {
-  return demoErrors.error("DEMO_BOARD_FAILED", `the process of ${id} ended with ${status}`, {
-    hint: `Its log is ${join(runFolder, "devices", `${id}.log`)}.`,
-  });
-}
-
-function refusal(event: Extract<RunEvent, { kind: "refused" }>): Error {
-  return demoErrors.error(
-    "DEMO_BOARD_FAILED",
-    `${event.deviceId}: ${event.code}: ${event.message}`,
-  );
 }

@@ -5,5 +5,4 @@ import { defineErrors } from "../../runtime/index.ts";
 export const demoErrors = defineErrors({
   DEMO_CORPUS_MISSING: "The texts of the demo are not installed.",
   DEMO_SPLIT_IMPOSSIBLE: "No split of the demo's texts keeps the rules asked for.",
-  DEMO_BOARD_FAILED: "A virtual board's process ended or could not take part.",
 });

@@ -4,14 +4,14 @@ import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { stringify } from "yaml";
 import { writeTable } from "../../runtime/index.ts";
+import type { BoardFiles } from "../virtual-boards/board-process.ts";
 import { type DemoBoard, demoBoards } from "./boards.ts";
 import { DEMO_LABELS, demoSplit } from "./dataset.ts";
 
 /** Where the demo's files are. */
 export interface RunData {
   readonly taskFile: string;
-  /** CSV of each device by id. */
-  readonly deviceFiles: ReadonlyMap<string, string>;
+  readonly boards: readonly BoardFiles[];
 }
 
 /** Writes the run's inputs; the same seed gives the same files. */
@@ -24,14 +24,16 @@ export async function writeRunData(
   await mkdir(join(runFolder, "devices"), { recursive: true });
   const ids = demoBoards.map(({ id }) => id);
   const split = await demoSplit(seed, ids);
-  const deviceFiles = new Map(ids.map((id) => [id, join(data, `${id}.csv`)]));
+  const boards = ids.map((id) => {
+    return { id, data: join(data, `${id}.csv`), config: join(runFolder, "devices", `${id}.yaml`) };
+  });
   for (const [id, rows] of split.devices) await writeTable(join(data, `${id}.csv`), rows);
   await writeTable(join(data, "public.csv"), split.publicSet);
   await writeTable(join(data, "test.csv"), split.test);
   for (const board of demoBoards) await writeBoard(runFolder, board);
   const taskFile = join(runFolder, "task.yaml");
   await writeFile(taskFile, stringify(taskOf(seed, rounds)));
-  return { taskFile, deviceFiles };
+  return { taskFile, boards };
 }
 
 function taskOf(seed: number, rounds: number) {

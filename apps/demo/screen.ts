@@ -1,10 +1,10 @@
 // What a person sees while the demo runs: on a terminal one block that is repainted, elsewhere one line an
 // event.
 import { createLogUpdate } from "log-update";
+import type { BaselineOptions } from "../baselines.ts";
 import { eventText } from "../coordinator/event-text.ts";
 import type { RunEvent } from "../coordinator/events.ts";
 import { wrapText } from "../wrapped-text.ts";
-import type { BaselineOptions } from "./baselines.ts";
 import { emptyScreen, type ScreenInput, screenAfter, screenLines } from "./screen-state.ts";
 
 /** The demo's audience. */

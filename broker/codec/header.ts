@@ -46,12 +46,14 @@ const count = z.int().min(0).max(0xffff_ffff);
 const name = z.string().regex(/^[\x20-\x7e]{1,256}$/);
 const kind = z.string().regex(/^[A-Za-z][A-Za-z0-9./_-]{0,63}$/);
 
-/** Least and most bytes of so many elements. Int8 carries scales, at most one per element, which its decoder checks. */
+/** Least and most bytes of so many elements. What depends on scales and on values dropped, the decoders check. */
 const byteLengths: Readonly<Record<EncodingName, (elements: number) => readonly [number, number]>> =
   {
     float32: (elements) => [4 * elements, 4 * elements],
     bf16: (elements) => [2 * elements, 2 * elements],
     int8: (elements) => [elements, 16 + 5 * elements],
+    int4: (elements) => [elements / 2, 2 + elements],
+    topk: (elements) => [4, 16 + 2 * elements],
   };
 
 const encoding = z.custom<EncodingName>(

@@ -6,3 +6,5 @@ export {
   meanAccumulator,
   weightedMean,
 } from "./mean.ts";
+export type { AggregationOptions, ServerOptimizerOptions } from "./options.ts";
+export { type ServerStep, serverRate, serverStep } from "./server-optimizer.ts";

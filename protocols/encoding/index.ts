@@ -3,17 +3,27 @@
 import { elementCount, type Float32Tensor, float32, type Parameters } from "../../runtime/index.ts";
 import { protocolErrors } from "../errors.ts";
 import { bf16Codec } from "./bf16.ts";
-import type { EncodedTensor, EncodingName, ScaleAxis, ValueCodec } from "./encoded.ts";
+import type {
+  CodecSettings,
+  EncodedTensor,
+  EncodingName,
+  ScaleAxis,
+  ValueCodec,
+} from "./encoded.ts";
 import { float32Codec } from "./float32.ts";
+import { int4Codec } from "./int4.ts";
 import { defaultScaleAxis, int8Codec } from "./int8.ts";
+import { topkCodec } from "./topk.ts";
 
 export type { EncodedTensor, EncodingName, ScaleAxis } from "./encoded.ts";
 export { encodingNames } from "./encoded.ts";
 
-/** How to encode beside the encoding's name. */
+/** How to encode beside the encoding's name. Decoding needs none of it. */
 export interface EncodeOptions {
   /** Values with the same index on this axis share an int8 scale; by default the last axis of rank 3 and above, rows of a matrix, one scale below. */
   readonly axis?: ScaleAxis;
+  /** Share of the values that topk keeps, above 0 to 1, one value at least; a tenth by default. */
+  readonly keepFraction?: number;
   /** Name of the tensor, for errors. */
   readonly name?: string;
 }
@@ -25,14 +35,14 @@ export function encodeTensor(
   options: EncodeOptions = {},
 ): EncodedTensor {
   const { shape, data } = tensor;
-  const { name, axis = defaultScaleAxis(shape) } = options;
+  const { name } = options;
   checkShape(shape, name);
-  checkAxis(shape, axis, name);
+  const settings = settingsOf(shape, options);
   if (data.length !== elementCount(shape)) {
     throw invalid(name, `${data.length} values do not fill shape [${shape.join(", ")}]`);
   }
   checkFinite(data, name);
-  return { shape, encoding, bytes: codecs[encoding].encode(data, shape, axis) };
+  return { shape, encoding, bytes: codecs[encoding].encode(data, shape, settings) };
 }
 
 /** Restores a foreign tensor into memory of its own; throws `PROTOCOL_TENSOR_INVALID` when bytes do not fit the shape or a value is not finite. */
@@ -44,25 +54,21 @@ export function decodeTensor(encoded: EncodedTensor, name?: string): Float32Tens
     throw invalid(name, `unknown encoding "${encoding}"; this end has ${known}`);
   }
   checkShape(shape, name);
-  const axis = codec.axisOf(bytes, shape);
-  const expected = axis === undefined ? undefined : codec.byteLength(shape, axis);
-  if (axis === undefined || bytes.length !== expected) {
-    const wanted = expected === undefined ? "an axis of it first" : `${expected} bytes`;
-    const what = `${encoding} of shape [${shape.join(", ")}] needs ${wanted}`;
-    throw invalid(name, `${what}, got ${bytes.length} bytes`);
+  const data = codec.decode(bytes, shape);
+  if (typeof data === "string") {
+    throw invalid(name, `${encoding} of shape [${shape.join(", ")}] ${data}`);
   }
-  const data = codec.decode(bytes, shape, axis);
   checkFinite(data, name);
   return float32(shape, data);
 }
 
-/** Bytes that `encodeTensor` makes of a tensor of this shape. */
+/** Bytes that `encodeTensor` makes of a tensor of this shape; with topk at most, for the gaps between indices decide. */
 export function encodedByteLength(
   shape: readonly number[],
   encoding: EncodingName,
-  { axis = defaultScaleAxis(shape) }: EncodeOptions = {},
+  options: EncodeOptions = {},
 ): number {
-  return codecs[encoding].byteLength(shape, axis);
+  return codecs[encoding].byteLength(shape, settingsOf(shape, options));
 }
 
 /** Encodes every tensor of a bundle, each along its own default axis unless one is given. */
@@ -87,17 +93,33 @@ const codecs: { readonly [E in EncodingName]: ValueCodec } = {
   float32: float32Codec,
   bf16: bf16Codec,
   int8: int8Codec,
+  int4: int4Codec,
+  topk: topkCodec,
 };
+
+/** The settings that options leave open, and `PROTOCOL_TENSOR_INVALID` for those that fit no tensor of the shape. */
+function settingsOf(shape: readonly number[], options: EncodeOptions): CodecSettings {
+  const { name, axis = defaultScaleAxis(shape), keepFraction = 0.1 } = options;
+  checkAxis(shape, axis, name);
+  if (!(keepFraction > 0 && keepFraction <= 1)) {
+    throw invalid(name, `a share of ${keepFraction} cannot be kept; above 0 to 1 can`);
+  }
+  return { axis, keepFraction };
+}
 
 // No tensor of a model has more axes; a foreign shape of a million entries is refused before it is looked at.
 const maximumRank = 8;
 
+// 256 MiB of float32, four times the largest message: few bytes of topk may stand for many values.
+const maximumElements = 2 ** 26;
+
 function checkShape(shape: readonly number[], name: string | undefined): void {
   const whole = (size: number) => Number.isSafeInteger(size) && size >= 0;
   const fits = shape.length <= maximumRank && shape.every(whole);
-  if (!fits || !Number.isSafeInteger(elementCount(shape))) {
+  if (!fits || elementCount(shape) > maximumElements) {
     const start = shape.slice(0, maximumRank).join(", ");
-    throw invalid(name, `[${start}] is no shape of at most ${maximumRank} whole sizes`);
+    const limits = `${maximumRank} whole sizes and ${maximumElements} values`;
+    throw invalid(name, `[${start}] is no shape of at most ${limits}`);
   }
 }
 

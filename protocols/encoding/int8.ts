@@ -1,17 +1,12 @@
 // Symmetric int8 with one float32 scale per index of an axis: transformer activations have outlier channels that
 // would swallow a scale shared along a row. Bytes: the axis (255 = one scale for all), scales, values.
 import { elementCount } from "../../runtime/index.ts";
-import type { ScaleAxis, ValueCodec } from "./encoded.ts";
+import { lengthProblem, type ScaleAxis, type ValueCodec } from "./encoded.ts";
 
 /** One byte a value and four a channel; absolute error at most half a scale, largest magnitude of the channel / 254. */
 export const int8Codec: ValueCodec = {
-  byteLength: (shape, axis) => 1 + 4 * channelsOf(shape, axis) + elementCount(shape),
-  axisOf: (bytes, shape) => {
-    const first = bytes[0];
-    if (first === wholeTensor) return "none";
-    return first !== undefined && first < shape.length ? first : undefined;
-  },
-  encode: (data, shape, axis) => {
+  byteLength: (shape, { axis }) => bytesOf(shape, axis),
+  encode: (data, shape, { axis }) => {
     const layout = layoutOf(shape, axis);
     const scales = scalesOf(data, layout);
     const values = quantise(data, scales, layout);
@@ -21,7 +16,11 @@ export const int8Codec: ValueCodec = {
     bytes.set(new Uint8Array(values.buffer), 1 + scales.byteLength);
     return bytes;
   },
-  decode: (bytes, shape, axis) => {
+  decode: (bytes, shape) => {
+    const axis = axisOf(bytes, shape);
+    if (axis === undefined) return `needs an axis of it first, got ${bytes.length} bytes`;
+    const problem = lengthProblem(bytes, bytesOf(shape, axis));
+    if (problem) return problem;
     const layout = layoutOf(shape, axis);
     const scales = new Float32Array(layout.channels);
     const valuesAt = 1 + scales.byteLength;
@@ -38,6 +37,17 @@ export function defaultScaleAxis(shape: readonly number[]): ScaleAxis {
 }
 
 const wholeTensor = 255;
+
+/** The axis that foreign bytes name; undefined when it is none of the shape. */
+function axisOf(bytes: Uint8Array, shape: readonly number[]): ScaleAxis | undefined {
+  const first = bytes[0];
+  if (first === wholeTensor) return "none";
+  return first !== undefined && first < shape.length ? first : undefined;
+}
+
+function bytesOf(shape: readonly number[], axis: ScaleAxis): number {
+  return 1 + 4 * channelsOf(shape, axis) + elementCount(shape);
+}
 
 // Largest float32 whose 127-fold is finite in float32; only values near the type's end need it.
 const largestScale = 8454659 * 2 ** 98;

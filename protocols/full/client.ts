@@ -12,13 +12,15 @@ export async function createFullClient(
   context: ClientContext,
 ): Promise<ClientSide<FullDown, FullUp>> {
   const { task } = context;
+  const { encoding, keepFraction } = task.full;
   const initial = initialOf(task);
   const local = await openLocalModel(context);
   return {
     runRound: async (info, start, link, signal) => {
       const theta = decodeGlobal(start, initial);
       const trained = await local.train(theta, info, signal);
-      const tensors = encodeAll(difference(trained.parameters, theta), task.full.encoding);
+      const update = difference(trained.parameters, theta);
+      const tensors = encodeAll(update, encoding, { keepFraction });
       const fields = { examples: context.train.length, steps: trained.steps };
       await link.send({ kind: "update", fields, tensors });
       return reportOf(context, trained, await local.score(trained.parameters, signal));

@@ -7,7 +7,7 @@ import type { Task } from "../task.ts";
 
 /** All parameters both ways, the whole model in memory. */
 export function estimateFull(task: Task, options: CostOptions): RoundCost {
-  const parameterBytes = encodedBundleBytes(shapesOf(task), task.full.encoding);
+  const parameterBytes = encodedBundleBytes(shapesOf(task), task.full);
   return {
     ...wholeModelCost(task, options),
     uplinkBytes: parameterBytes,

@@ -45,7 +45,9 @@ export async function createSplitClient(
       const score = await part.score(round, signal);
       signal.throwIfAborted();
       const fields = { examples: examples.length, steps, squares: round.squares };
-      const tensors = encodeAll(difference(round.optimizer.parameters, theta), task.full.encoding);
+      const update = difference(round.optimizer.parameters, theta);
+      const { encoding, keepFraction } = task.full;
+      const tensors = encodeAll(update, encoding, { keepFraction });
       await link.send({ kind: "update", fields, tensors });
       const trained = { steps, meanLoss: totalLoss / steps, flops: steps * part.flops };
       return reportOf(context, trained, score);

@@ -29,7 +29,7 @@ export function estimateSplit(
   const { batchSize, localSteps } = task.training;
   const evaluations = batchCount(holdOut, batchSize);
   const bytes = crossedBytes(task, cuts, { holdOut, textTokens });
-  const parameters = encodedBundleBytes(deviceShapes(task, cuts), task.full.encoding);
+  const parameters = encodedBundleBytes(deviceShapes(task, cuts), task.full);
   const { step, evaluation } = flopsOf(sketchSpec(task), cuts);
   const perStep = cuts.tailFrom === undefined ? 1 : 2;
   return {

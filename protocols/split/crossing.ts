@@ -20,6 +20,8 @@ export interface Crossing {
   readonly name: "activations" | "states" | "gradient";
   readonly layout: RowLayout;
   readonly encoding: EncodingName;
+  /** Of topk. */
+  readonly keepFraction: number;
 }
 
 /** Everything that crosses the cuts of a device. */
@@ -36,25 +38,29 @@ export interface Crossings {
 
 /** The crossings of a task's cuts. */
 export function crossingsOf(task: Task, cuts: Cuts): Crossings {
-  const { activations, gradients } = task.split;
+  const { activations, gradients, keepFraction } = task.split;
   const front = cutLayout(task);
   const middle = middleLayout(task, cuts);
+  const state = { encoding: activations, keepFraction };
+  const gradient = { name: "gradient", encoding: gradients, keepFraction } as const;
   return {
-    activations: { name: "activations", layout: front, encoding: activations },
-    cutGradient: { name: "gradient", layout: front, encoding: gradients },
-    states: { name: "states", layout: middle, encoding: activations },
-    statesGradient: { name: "gradient", layout: middle, encoding: gradients },
+    activations: { name: "activations", layout: front, ...state },
+    cutGradient: { ...gradient, layout: front },
+    states: { name: "states", layout: middle, ...state },
+    statesGradient: { ...gradient, layout: middle },
   };
 }
 
 /** Narrows a padded batch [batch * sequence, hidden]. */
 export function encodeCrossing(
-  { name, layout, encoding }: Crossing,
+  { name, layout, encoding, keepFraction }: Crossing,
   padded: Float32Tensor,
   lengths: readonly number[],
 ): ReadonlyMap<string, EncodedTensor> {
   const packed = packRows(padded, lengths, layout);
-  return new Map([[name, encodeTensor(packed, encoding, { name, axis: channelAxis })]]);
+  return new Map([
+    [name, encodeTensor(packed, encoding, { name, keepFraction, axis: channelAxis })],
+  ]);
 }
 
 /** The padded batch of a foreign message, which must have exactly this tensor; throws as `decodeOnly` does. */
@@ -69,12 +75,12 @@ export function decodeCrossing(
 
 /** Bytes of `texts` texts of `tokens` tokens on their way. */
 export function crossingBytes(
-  { layout, encoding }: Crossing,
+  { layout, encoding, keepFraction }: Crossing,
   texts: number,
   tokens: number,
 ): number {
   const rows = Math.round(texts * Math.min(tokens, layout.sequence));
-  return encodedByteLength([rows, layout.hidden], encoding, { axis: channelAxis });
+  return encodedByteLength([rows, layout.hidden], encoding, { keepFraction, axis: channelAxis });
 }
 
 const channelAxis = 1;

@@ -1,8 +1,6 @@
 // Settings of `split` in a task.
 import { z } from "zod";
-import { encodingNames } from "../encoding/encoded.ts";
-
-const encoding = z.enum(encodingNames);
+import { denseEncodingNames, encodingNames } from "../encoding/encoded.ts";
 
 /** Where the model is cut, and how what crosses the cut travels. */
 export const splitOptions = z
@@ -13,7 +11,10 @@ export const splitOptions = z
     uShape: z.boolean().default(false),
     /** Last blocks on a device with a U-shape, beside the final norm and the head. */
     tailLayers: z.int().nonnegative().default(0),
-    activations: encoding.default("int8"),
-    gradients: encoding.default("bf16"),
+    /** Not `topk`: each step's activations are others, so what one drops the next cannot bring. */
+    activations: z.enum(denseEncodingNames).default("int8"),
+    gradients: z.enum(encodingNames).default("bf16"),
+    /** Share of a gradient's values that `topk` sends. */
+    keepFraction: z.number().min(0.001).max(1).default(0.1),
   })
   .prefault({});

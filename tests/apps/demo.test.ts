@@ -21,7 +21,7 @@ import {
 
 const root = t.testdir();
 const runFolder = join(root, "run");
-const { taskFile, deviceFiles } = await writeRunData(runFolder, { seed: 1, rounds: 4 });
+const { taskFile, boards } = await writeRunData(runFolder, { seed: 1, rounds: 4 });
 const { task } = await prepareTask(await readTaskFile(taskFile), join(root, "cache"));
 
 /** A board as its process would offer itself. */
@@ -32,10 +32,10 @@ interface Offer {
 }
 
 const offers = new Map<string, Offer>();
-for (const [id, file] of deviceFiles) {
-  const config = await readDeviceConfig(join(runFolder, "devices", `${id}.yaml`));
+for (const { id, data, config: configFile } of boards) {
+  const config = await readDeviceConfig(configFile);
   const { profile, budget, holdOutFraction } = config;
-  const rows = (await readFile(file, "utf8")).trim().split("\n").length - 1;
+  const rows = (await readFile(data, "utf8")).trim().split("\n").length - 1;
   const holdOut = Math.floor(rows * holdOutFraction);
   offers.set(id, { profile: profile as DeviceProfile, budget, holdOut });
 }

@@ -13,6 +13,8 @@ import {
 } from "../../broker/codec/frames.ts";
 import { unpack } from "../../broker/codec/msgpack.ts";
 import { decodeEnvelope, type Envelope, encodeEnvelope } from "../../broker/index.ts";
+import { type EncodingName, encodeTensor, encodingNames } from "../../protocols/index.ts";
+import { float32 } from "../../runtime/index.ts";
 
 const instance = "00112233445566ff";
 
@@ -40,6 +42,8 @@ t.test("any envelope comes back as it was sent", async (t) => {
     fc.nat(40).chain((n) => bytesOf(4 * n, [n], "float32")),
     fc.nat(40).chain((n) => bytesOf(4 * n, [2, n], "bf16")),
     fc.integer({ min: 1, max: 40 }).chain((n) => bytesOf(5 * n + 1, [n], "int8")),
+    fc.nat(40).chain((n) => bytesOf(2 + n, [2, n], "int4")),
+    fc.nat(40).chain((n) => bytesOf(4 + n, [n], "topk")),
   );
   const envelope = fc.record({
     federation: id,
@@ -89,6 +93,22 @@ t.test("tensors come back aligned and in copies of their own", async (t) => {
   encoded.fill(0);
   const back = decoded.tensors.get("b")?.bytes ?? new Uint8Array();
   t.strictSame(new Float32Array(back.buffer, back.byteOffset, 5), values);
+});
+
+t.test("every encoding passes a header, and topk shrinks with what it drops", async (t) => {
+  const values = float32(
+    [40, 50],
+    Float32Array.from(pseudoNoise(2000), (byte) => byte - 127),
+  );
+  const lengths = new Map<EncodingName, number>();
+  for (const encoding of encodingNames) {
+    const tensors = new Map([["w", encodeTensor(values, encoding)]]);
+    const bytes = await encodeEnvelope({ ...base, tensors });
+    t.strictSame((await decodeEnvelope(bytes)).tensors, tensors, encoding);
+    lengths.set(encoding, bytes.byteLength);
+  }
+  // A tenth of 2000 values: 4 + 8 bytes of scales + 200 of codes + 5 bits for each index at most, and 250 of envelope.
+  t.ok((lengths.get("topk") ?? 0) < 4 + 8 + 200 + 130 + 250);
 });
 
 t.test("deflate is used when it saves more than 5% and not otherwise", async (t) => {

@@ -101,7 +101,7 @@ export async function openFederation(
       if (accepted) for (const { state } of members) state.commit();
       const results = sorted.map(({ id }) => (outcomes.get(id) as DeviceRound).result);
       const parameters = await nextParameters(global, results, servers.get("kd"));
-      const adopted = adoptDecoded(parameters, initial, task.full.encoding);
+      const adopted = adoptDecoded(parameters, initial, task.full);
       return { global: { round: global.round + 1, parameters: adopted }, devices: outcomes };
     },
     close: async () => {

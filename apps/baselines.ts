@@ -3,7 +3,7 @@
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { batchShape, initialOf, modelSpec, type Task } from "../../protocols/index.ts";
+import { batchShape, initialOf, modelSpec, type Task } from "../protocols/index.ts";
 import {
   type BaseModel,
   baseModelFromTensors,
@@ -20,7 +20,7 @@ import {
   randomTensors,
   scoreClassification,
   train,
-} from "../../runtime/index.ts";
+} from "../runtime/index.ts";
 
 /** Accuracy on the test set, 0..1. */
 export interface BaselineScores {

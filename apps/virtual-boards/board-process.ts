@@ -1,17 +1,27 @@
-// One virtual board: the device program in a process of its own, under the board's limits.
+// One virtual board: the device program in a process of its own.
 import { type ChildProcess, spawn } from "node:child_process";
 import { createWriteStream } from "node:fs";
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 
+/** What a board reads. */
+export interface BoardFiles {
+  readonly id: string;
+  /** CSV of its private texts. */
+  readonly data: string;
+  /** Its configuration (YAML). */
+  readonly config: string;
+}
+
 /** How a board's process is started. */
 export interface BoardProcessOptions {
-  readonly id: string;
+  readonly files: BoardFiles;
   readonly brokerUrl: string;
   readonly federation: string;
-  /** Holds data/<id>.csv and devices/<id>.yaml; takes devices/<id>.log and devices/<id>/. */
+  /** Takes devices/<id>.log and devices/<id>/. */
   readonly runFolder: string;
+  readonly modelFolder?: string | undefined;
   /** Shared by the boards of this machine: the same base model is converted once. */
   readonly cacheFolder: string;
 }
@@ -27,21 +37,16 @@ export interface BoardProcess {
 
 /** Starts `trifold device` for a board; its log goes to a file. */
 export async function startBoard(options: BoardProcessOptions): Promise<BoardProcess> {
-  const { id, brokerUrl, federation, runFolder, cacheFolder } = options;
+  const { brokerUrl, federation, runFolder, modelFolder, cacheFolder } = options;
+  const { id, data, config } = options.files;
   const folder = join(runFolder, "devices");
   const state = join(folder, id);
   await mkdir(state, { recursive: true });
   const program = fileURLToPath(
     new URL(`../cli.${import.meta.url.split(".").at(-1)}`, import.meta.url),
   );
-  const flags = {
-    broker: brokerUrl,
-    id,
-    federation,
-    data: join(runFolder, "data", `${id}.csv`),
-    config: join(folder, `${id}.yaml`),
-    state,
-  };
+  const model = modelFolder === undefined ? {} : { model: modelFolder };
+  const flags = { broker: brokerUrl, id, federation, data, config, state, ...model };
   const args = Object.entries(flags).flatMap(([name, value]) => [`--${name}`, value]);
   const child = spawn(process.execPath, [program, "device", ...args], {
     stdio: ["ignore", "pipe", "pipe", "ipc"],

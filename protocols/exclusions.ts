@@ -1,0 +1,70 @@
+// What excludes what in a task (FRAMEWORKS.md sections 1 to 3): settings that are each right and together wrong. The schema
+// judges one field at a time; this table judges pairs, for the file that a person wrote and for the task that came over the wire.
+import type { TaskSettings } from "./task.ts";
+
+/** Two fields that do not go together. */
+export interface Exclusion {
+  /** Paths of the fields, first the one to blame. */
+  readonly fields: readonly [string, string];
+  readonly excludes: (task: TaskSettings) => boolean;
+  /** Why, in words for whoever wrote the task. */
+  readonly reason: string;
+}
+
+/** A pair that a task has and must not have. */
+export interface Contradiction {
+  /** Path of the field to blame. */
+  readonly field: string;
+  /** Its value, the other field with its value, and the reason. */
+  readonly problem: string;
+}
+
+/** The rows, in the order in which they are checked. */
+export const exclusions: readonly Exclusion[] = [
+  {
+    fields: ["aggregation.combine", "aggregation.method"],
+    excludes: ({ aggregation: { combine, method } }) => combine !== "mean" && method === "stack",
+    reason:
+      "stack averages the products of the factors, the others pick values or updates of the factors themselves",
+  },
+  {
+    fields: ["aggregation.optimizer.kind", "aggregation.method"],
+    excludes: ({ aggregation: { optimizer, method } }) =>
+      optimizer.kind !== "fedavg" && method === "stack",
+    reason: "stack factors theta anew each round, so moments of its values would belong to others",
+  },
+  {
+    fields: ["aggregation.optimizer.rate", "aggregation.method"],
+    excludes: ({ aggregation: { optimizer, method } }) =>
+      (optimizer.rate ?? 1) !== 1 && method === "stack",
+    reason: "stack gives the next theta itself, there is no update to scale",
+  },
+  {
+    fields: ["aggregation.combine", "cohort.minimumDevices"],
+    excludes: ({ aggregation: { combine, byzantine }, cohort }) =>
+      combine === "krum" && cohort.minimumDevices < 2 * byzantine + 3,
+    reason: "krum needs at least 2 * aggregation.byzantine + 3 devices in every round",
+  },
+];
+
+/**
+ * The first pair of the table that a task has, or undefined when there is none. Of its fields the first that `isWritten` is to
+ * blame: the other may be a default that stands nowhere.
+ */
+export function contradictionOf(
+  task: TaskSettings,
+  isWritten: (path: string) => boolean = () => true,
+): Contradiction | undefined {
+  const row = exclusions.find(({ excludes }) => excludes(task));
+  if (!row) return undefined;
+  const field = row.fields.find(isWritten) ?? row.fields[0];
+  const other = row.fields.find((path) => path !== field) ?? field;
+  const [value, otherValue] = [field, other].map((path) => JSON.stringify(valueAt(task, path)));
+  return { field, problem: `${value} does not go with ${other} ${otherValue}: ${row.reason}` };
+}
+
+function valueAt(task: unknown, path: string): unknown {
+  return path
+    .split(".")
+    .reduce<unknown>((value, name) => (value as Readonly<Record<string, unknown>>)?.[name], task);
+}
