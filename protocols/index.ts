@@ -1,5 +1,6 @@
 // What is agreed: the seam, selection, rounds, the three frameworks, aggregation and encodings.
 export * from "./aggregation/index.ts";
+export * from "./cohort.ts";
 export * from "./contract/index.ts";
 export * from "./encoding/index.ts";
 export * from "./errors.ts";

@@ -7,6 +7,7 @@ import {
   adoptDecoded,
   batchShape,
   type Contribution,
+  chooseCohort,
   compareDeviceIds,
   foldRound,
   type GlobalModel,
@@ -105,10 +106,8 @@ async function runRounds(run: Run): Promise<RunResult> {
     onEvent({ kind: "resumed", round: position.round, attempt: position.attempt });
   while (position.round <= rounds) {
     await cohortReady(run, position);
-    const { round, attempt } = position;
-    if (!position.isInterrupted) await folder.journal.append({ kind: "round", round, attempt });
-    onEvent({ kind: "round", round, attempt, rounds });
-    await presence.update({ task: task.name, round, rounds });
+    position = await beginRound(run, position);
+    const { round, attempt, cohort } = position;
     const started = performance.now();
     await folder.saveProfiles(run.fleet.ready.values());
     const outcome = await runAttempt({ ...run, task, global, position, lastLanes, acceptedLanes });
@@ -129,7 +128,8 @@ async function runRounds(run: Run): Promise<RunResult> {
     void tellDevices(run, "close", (deviceId) => ({
       acceptedLane: acceptedLanes.get(deviceId) ?? 0,
     }));
-    position = nextPosition({ round: round + 1, attempt: 1 }, Object.keys(accepted));
+    const partakers = cohort ? [...acceptedLanes.keys()] : Object.keys(accepted);
+    position = nextPosition({ round: round + 1, attempt: 1 }, partakers);
   }
   const accuracy = await scoreGlobal(run, global.parameters);
   await saveResult(run, global.parameters);
@@ -149,13 +149,42 @@ async function devicesBack({ fleet, signal }: Run, ids: readonly string[]): Prom
   signal.throwIfAborted();
 }
 
+/** Chooses whom the round asks and writes it down, unless a crash interrupted it, and tells the audience. */
+async function beginRound(run: Run, position: RunPosition): Promise<RunPosition> {
+  const { prepared, folder, onEvent, presence } = run;
+  const { round, attempt, isInterrupted } = position;
+  const { rounds } = prepared.task.training;
+  const cohort = isInterrupted ? position.cohort : askedBy(run, position);
+  if (!isInterrupted)
+    await folder.journal.append({ kind: "round", round, attempt, ...(cohort && { cohort }) });
+  onEvent({ kind: "round", round, attempt, rounds, ...(cohort && { asked: cohort }) });
+  await presence.update({ task: prepared.task.name, round, rounds });
+  return { ...position, cohort };
+}
+
+/** Whom a round that begins now asks; nobody in particular where everyone may come. */
+function askedBy(
+  { fleet, prepared }: Run,
+  { round, attempt }: RunPosition,
+): readonly string[] | undefined {
+  const { seed, cohort } = prepared.task;
+  if (cohort.fraction === 1) return undefined;
+  const candidates = [...fleet.ready.values()].map(({ id, selection }) => {
+    const chosen = selection.table.find(({ feasible }) => feasible);
+    const seconds = chosen?.figures.find(({ name }) => name === "seconds")?.value;
+    return { deviceId: id, seconds };
+  });
+  return chooseCohort(candidates, cohort, { seed, round, attempt });
+}
+
 /** Waits until the minimum of devices is ready, counting those whose work the journal already holds. */
 async function cohortReady(
   { fleet, prepared, onEvent, signal }: Run,
   position: RunPosition,
 ): Promise<void> {
   const { minimumDevices } = prepared.task.cohort;
-  const present = () => new Set([...fleet.ready.keys(), ...position.lanes.keys()]).size;
+  const { lanes, cohort = [] } = position;
+  const present = () => new Set([...fleet.ready.keys(), ...lanes.keys(), ...cohort]).size;
   while (present() < minimumDevices) {
     signal.throwIfAborted();
     onEvent({ kind: "waiting", ready: fleet.ready.size, needed: minimumDevices });
@@ -284,6 +313,7 @@ function nextPosition(
   return {
     ...at,
     isInterrupted: false,
+    cohort: undefined,
     lanes: none,
     lastLanes: none,
     acceptedLanes: none,

@@ -24,8 +24,11 @@ export function eventText(event: RunEvent): string | undefined {
     }
     case "gone":
       return `${event.deviceId} is gone`;
-    case "round":
-      return `round ${event.round} of ${event.rounds}${event.attempt > 1 ? `, attempt ${event.attempt}` : ""}`;
+    case "round": {
+      const attempt = event.attempt > 1 ? `, attempt ${event.attempt}` : "";
+      const asked = event.asked === undefined ? "" : `: asks ${event.asked.join(", ")}`;
+      return `round ${event.round} of ${event.rounds}${attempt}${asked}`;
+    }
     case "reported": {
       const { report } = event;
       const bytes = `${formatQuantity(report.uplinkBytes, "bytes")} up, ${formatQuantity(report.downlinkBytes, "bytes")} down`;

@@ -26,6 +26,8 @@ export type RunEvent =
       readonly round: number;
       readonly attempt: number;
       readonly rounds: number;
+      /** The devices that are asked, where not everyone is; the others are idle. */
+      readonly asked?: readonly string[];
     }
   | {
       readonly kind: "started";

@@ -8,7 +8,13 @@ import { coordinatorErrors } from "./errors.ts";
 
 /** One line of the journal. */
 export type JournalRecord =
-  | { readonly kind: "round"; readonly round: number; readonly attempt: number }
+  | {
+      readonly kind: "round";
+      readonly round: number;
+      readonly attempt: number;
+      /** The devices that are asked, where not everyone is. */
+      readonly cohort?: readonly string[];
+    }
   | {
       readonly kind: "lane";
       readonly round: number;

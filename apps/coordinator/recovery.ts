@@ -21,13 +21,15 @@ export interface RunPosition {
   readonly attempt: number;
   /** Whether that attempt had begun before. */
   readonly isInterrupted: boolean;
+  /** Whom that attempt asks; undefined where everyone may come, and before it has begun. */
+  readonly cohort: readonly string[] | undefined;
   /** The newest lane of each device in the interrupted attempt, by device id. */
   readonly lanes: ReadonlyMap<string, RecordedLane>;
   /** The highest lane number each device was ever given. */
   readonly lastLanes: ReadonlyMap<string, number>;
   /** The last lane of each device that was folded in. */
   readonly acceptedLanes: ReadonlyMap<string, number>;
-  /** Devices of the last closed round that have not heard of the run's end. */
+  /** Devices that take part and have not heard of the run's end. */
   readonly unaware: readonly string[];
 }
 
@@ -40,10 +42,11 @@ export function positionOf(records: readonly JournalRecord[]): RunPosition {
   let attempt = 1;
   let isInterrupted = false;
   let unaware: readonly string[] = [];
+  let cohort: readonly string[] | undefined;
   for (const record of records) {
     switch (record.kind) {
       case "round":
-        ({ round, attempt } = record);
+        ({ round, attempt, cohort } = record);
         lanes = new Map();
         isInterrupted = true;
         break;
@@ -56,7 +59,9 @@ export function positionOf(records: readonly JournalRecord[]): RunPosition {
       case "closed":
         for (const [deviceId, lane] of Object.entries(record.accepted))
           acceptedLanes.set(deviceId, lane);
-        unaware = Object.keys(record.accepted);
+        // Where a round asks only some, the others wait for the next one and take part as well.
+        unaware = Object.keys(cohort ? Object.fromEntries(acceptedLanes) : record.accepted);
+        cohort = undefined;
         lanes = new Map();
         round = record.round + 1;
         attempt = 1;
@@ -69,7 +74,7 @@ export function positionOf(records: readonly JournalRecord[]): RunPosition {
         amend(lanes, record);
     }
   }
-  return { round, attempt, isInterrupted, lanes, lastLanes, acceptedLanes, unaware };
+  return { round, attempt, isInterrupted, cohort, lanes, lastLanes, acceptedLanes, unaware };
 }
 
 /** Adds what a lane received, if it is still its device's newest. */

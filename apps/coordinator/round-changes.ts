@@ -13,7 +13,7 @@ export interface Question {
   readonly read: () => RoundState;
   /** The last chance to bring the state up to date. */
   readonly beforeDeadline: () => Promise<void>;
-  readonly cohort: Task["cohort"];
+  readonly cohort: Pick<Task["cohort"], "minimumDevices" | "roundDeadlineMs">;
   readonly signal: AbortSignal;
 }
 

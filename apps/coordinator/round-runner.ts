@@ -96,14 +96,20 @@ class Attempt {
 
   constructor(options: AttemptOptions) {
     this.#options = options;
-    this.state = openRound(options.position.round, options.position.attempt);
+    const { round, attempt, cohort } = options.position;
+    this.state = openRound(round, attempt, cohort);
   }
 
   /** Restores what a crash left, then starts the devices that are ready. */
   async begin(): Promise<void> {
     await this.#restore();
     this.#isOpen = true;
-    for (const device of this.#options.fleet.ready.values()) void this.enter(device);
+    const { fleet, position } = this.#options;
+    for (const device of fleet.ready.values()) void this.enter(device);
+    if (position.isInterrupted) return;
+    // Went while the round was being written down, when nobody listened.
+    for (const deviceId of position.cohort ?? [])
+      if (!fleet.ready.has(deviceId)) void this.lose(deviceId, "the connection was lost");
   }
 
   /** Every lane is stale from now on. */
@@ -128,17 +134,18 @@ class Attempt {
       this.reports.set(deviceId, report);
       await this.#settle(deviceId);
     }
+    const awaited = new Set([...position.lanes.keys(), ...this.state.lanes.keys()]);
     const giveUp = () => {
-      for (const deviceId of position.lanes.keys())
+      for (const deviceId of awaited)
         if (!this.#runners.has(deviceId)) void this.lose(deviceId, "it did not come back");
     };
-    if (position.lanes.size > 0) this.#patience = setTimeout(giveUp, returnMs);
+    if (position.isInterrupted && awaited.size > 0) this.#patience = setTimeout(giveUp, returnMs);
   }
 
   /** Starts a device, or lets it go on after it came back. */
   async enter(device: ReadyDevice): Promise<void> {
     const { id, gone } = device;
-    if (!this.#isOpen) return;
+    if (!this.#isOpen || this.#isIdle(id)) return;
     const former = this.#entries.get(id);
     const entry = this.#begin(device, former);
     const settled = entry.catch(() => {});
@@ -156,6 +163,12 @@ class Attempt {
     await former;
     const lane = await this.#admit(device);
     if (lane) await this.#start(device, lane);
+  }
+
+  /** A device that this round does not ask. */
+  #isIdle(deviceId: string): boolean {
+    const { cohort } = this.#options.position;
+    return cohort !== undefined && !cohort.includes(deviceId);
   }
 
   /** What was delivered counts, even if its report is lost with the device. */

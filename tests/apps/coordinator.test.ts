@@ -87,6 +87,26 @@ t.test("after a closed round the next one begins with nothing", async (t) => {
   t.equal(position.lanes.size, 0);
 });
 
+t.test(
+  "a round that asks some asks the same ones after a restart, and the next one others",
+  async (t) => {
+    const { lane, closed } = lines;
+    const round = (number: number, cohort: readonly string[]): JournalRecord => {
+      return { kind: "round", round: number, attempt: 1, cohort };
+    };
+    const begun = [
+      round(1, ["a", "b"]),
+      lane("a", 1, 1),
+      closed(1, { a: 1 }),
+      round(2, ["b", "c"]),
+    ];
+    t.match(positionOf(begun), { round: 2, isInterrupted: true, cohort: ["b", "c"] });
+    const ended = positionOf([...begun, lane("c", 1, 2), closed(2, { c: 1 })]);
+    t.equal(ended.cohort, undefined);
+    t.same(ended.unaware, ["a", "c"], "a was not asked at last, and waits for the end as well");
+  },
+);
+
 t.test("devices know of the end once the journal says so", async (t) => {
   const ended = [lines.round(1), lines.lane("a", 1, 1), lines.closed(1, { a: 1 })];
   t.same(positionOf(ended).unaware, ["a"]);
@@ -127,7 +147,7 @@ t.test("the deadline counts what is there, then decides", async (t) => {
     beforeDeadline: async () => {
       state = advance(state, { kind: "delivered", deviceId: "a" });
     },
-    cohort: { minimumDevices: 1, roundDeadlineMs: 1, maximumWeight: 1 },
+    cohort: { minimumDevices: 1, roundDeadlineMs: 1 },
     signal: new AbortController().signal,
   });
   t.same(decision, { kind: "close", accepted: ["a"] });
@@ -138,7 +158,7 @@ t.test("a stopped run waits for no round", async (t) => {
   const waiting = createRoundChanges().decision({
     read: () => openRound(1),
     beforeDeadline: async () => {},
-    cohort: { minimumDevices: 1, roundDeadlineMs: 600_000, maximumWeight: 1 },
+    cohort: { minimumDevices: 1, roundDeadlineMs: 600_000 },
     signal: stop.signal,
   });
   stop.abort(new Error("enough"));
