@@ -27,7 +27,7 @@ export function middleLayout(task: Task, { tailFrom }: Cuts): RowLayout {
 }
 
 /** Tokens that travel of each text: a text without any keeps one, as it does in the attention mask. */
-export function tokensOf(lengths: readonly number[], { sequence }: RowLayout): number[] {
+function tokensOf(lengths: readonly number[], { sequence }: RowLayout): number[] {
   return lengths.map((length) => Math.min(sequence, Math.max(1, length)));
 }
 
