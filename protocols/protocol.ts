@@ -200,4 +200,8 @@ export interface GlobalModel {
   /** Rounds folded in so far; 0 before the first. */
   readonly round: number;
   readonly parameters: Parameters;
+  /** What the last round added to the parameters before it, as it travels; absent at the start and where they travel whole. */
+  readonly change?: ReadonlyMap<string, EncodedTensor>;
+  /** What the encoding of changes has lost so far, for the next one. */
+  readonly residual?: Parameters;
 }

@@ -1,14 +1,15 @@
 // Device end of `split` (Split-FedLLM): its part of the model, forward and backward, with the rest across the wire.
 import { adamW, type Parameters } from "../../runtime/index.ts";
-import { encodeAll } from "../encoding/index.ts";
+import { readSection, stageSections } from "../client-memory.ts";
 import { protocolErrors } from "../errors.ts";
-import { decodeGlobal } from "../global-model.ts";
+import { type EncodedGlobal, receiveGlobal, rememberGlobal } from "../global-model.ts";
 import { reportOf } from "../local-training.ts";
 import { difference, subset } from "../payload.ts";
 import { batchesOf, initialOf, rateOf, roundBatches, roundMaskKey } from "../plan.ts";
 import type { ClientContext, ClientSide, RoundLink } from "../protocol.ts";
+import { encodeChange, rememberResidual } from "../update-encoding.ts";
 import { cutsOf, deviceShapes, labelRefusal } from "./cut.ts";
-import { type DevicePart, type DeviceRound, unexpected } from "./device-part.ts";
+import { type DevicePart, type DeviceRound, expectKind, unexpected } from "./device-part.ts";
 import { openFrontPart } from "./front-part.ts";
 import type { SplitDown, SplitUp } from "./messages.ts";
 import { openOuterParts } from "./outer-parts.ts";
@@ -20,7 +21,7 @@ import { openOuterParts } from "./outer-parts.ts";
 export async function createSplitClient(
   context: ClientContext,
 ): Promise<ClientSide<SplitDown, SplitUp>> {
-  const { task, assignment, train: examples } = context;
+  const { task, assignment, state, train: examples } = context;
   const cuts = cutsOf(assignment, task);
   const refusal = labelRefusal(task);
   if (refusal) throw protocolErrors.error("PROTOCOL_LABELS_WOULD_LEAVE", `split: ${refusal}`);
@@ -31,7 +32,8 @@ export async function createSplitClient(
   return {
     runRound: async (info, start, link, signal) => {
       if (start.kind !== "front") throw unexpected(start);
-      const theta = decodeGlobal(start, initial);
+      const catchUp = () => askTheta(link);
+      const theta = await receiveGlobal(start, { state, initial, catchUp });
       const round = openRound(context, theta, { link, rateAt: rateOf(task, info) });
       const maskKey = roundMaskKey(task, context.deviceId, info.round);
       const order = roundBatches(task, context.deviceId, info.round, examples.length);
@@ -45,15 +47,24 @@ export async function createSplitClient(
       const score = await part.score(round, signal);
       signal.throwIfAborted();
       const fields = { examples: examples.length, steps, squares: round.squares };
-      const update = difference(round.optimizer.parameters, theta);
-      const { encoding, keepFraction } = task.full;
-      const tensors = encodeAll(update, encoding, { keepFraction });
-      await link.send({ kind: "update", fields, tensors });
+      const change = difference(round.optimizer.parameters, theta);
+      const update = encodeChange(task, change, await readSection(state, "residual"));
+      await stageSections(state, {
+        ...rememberGlobal(task, theta, info.round),
+        ...rememberResidual(update),
+      });
+      await link.send({ kind: "update", fields, tensors: update.encoded });
       const trained = { steps, meanLoss: totalLoss / steps, flops: steps * part.flops };
       return reportOf(context, trained, score);
     },
     close: () => part.close(),
   };
+}
+
+/** The whole parameters of the device's part. */
+async function askTheta(link: RoundLink<SplitDown, SplitUp>): Promise<EncodedGlobal> {
+  const answer = await link.ask({ kind: "catchUp", fields: {}, tensors: new Map() });
+  return expectKind(answer, "front");
 }
 
 function openRound(

@@ -1,9 +1,8 @@
 // One device's lane of `split`: the order of its messages, from the parameters of its part to the merged
 // contribution of both sides.
-import type { Parameters } from "../../runtime/index.ts";
-import { decodeGlobal, type EncodedGlobal } from "../global-model.ts";
+import { type EncodedGlobal, type GlobalSender, partOf } from "../global-model.ts";
 import { decodeExactly, outOfTurn, subset } from "../payload.ts";
-import type { Contribution, Lane } from "../protocol.ts";
+import type { Contribution, GlobalModel, Lane } from "../protocol.ts";
 import type { Task } from "../task.ts";
 import { contributionWeight } from "../weight.ts";
 import { type Cuts, coordinatorShapes, deviceShapes } from "./cut.ts";
@@ -15,21 +14,19 @@ import { answerOf, type CoordinatorSide } from "./side.ts";
 export interface SplitLaneOptions extends Pick<HalfOptions, "task" | "deviceId" | "info"> {
   readonly task: Task;
   readonly cuts: Cuts;
-  /** The round's global model as every device of the round gets it. */
-  readonly published: EncodedGlobal;
-  /** The task's seeded start. */
-  readonly initial: Parameters;
+  /** The round's global model, and how the device's part of it is sent. */
+  readonly global: GlobalModel;
+  readonly sender: GlobalSender;
   /** The coordinator's part of the model, from its half of the parameters. */
   readonly sideOf: (options: HalfOptions) => CoordinatorSide;
 }
 
-/** A lane that trains its own copy of the coordinator's part from the very values a whole device would decode. */
+/** A lane that trains its own copy of the coordinator's part from the very values that its device has of the rest. */
 export function openSplitLane(options: SplitLaneOptions): Lane<SplitDown, SplitUp> {
-  const { task, cuts, deviceId, info, published, initial, sideOf } = options;
+  const { task, cuts, deviceId, info, global, sender, sideOf } = options;
   const shapes = deviceShapes(task, cuts);
   const names = [...coordinatorShapes(task, cuts).keys()];
-  const encoded = { ...published, tensors: subset(published.tensors, names) };
-  const start = decodeGlobal(encoded, subset(initial, names));
+  const start = subset(global.parameters, names);
   const side = sideOf({ task, info, deviceId, start, deviceNames: [...shapes.keys()] });
   let result: Contribution | undefined;
 
@@ -39,11 +36,16 @@ export function openSplitLane(options: SplitLaneOptions): Lane<SplitDown, SplitU
     const update = new Map([...deviceUpdate, ...side.finish(up)]);
     result = { kind: "contribution", deviceId, weight, update };
   };
+  const front = (encoded: EncodedGlobal): SplitDown => ({
+    kind: "front",
+    ...partOf(encoded, shapes.keys()),
+  });
   return {
-    first: { ...published, kind: "front", tensors: subset(published.tensors, shapes.keys()) },
+    first: front(sender.first),
     resumable: false,
     receive: async (up) => {
       if (result) throw outOfTurn(`split: "${up.kind}" came after the round's update`);
+      if (up.kind === "catchUp") return front(sender.whole());
       return up.kind === "update" ? deliver(up) : answerOf(side, up);
     },
     finish: async () => result,

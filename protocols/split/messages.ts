@@ -1,7 +1,7 @@
 // What travels in `split`: activations up, the gradient at the cut down, in a U-shape the middle's states down and their
 // gradient up between them; and the squared norms that make clipping equal to an uncut model's.
 import { z } from "zod";
-import { globalFields } from "../global-model.ts";
+import { catchUpFields, globalFields } from "../global-model.ts";
 import type { PayloadOf } from "../payload.ts";
 import { contributionFields } from "../weight.ts";
 
@@ -11,6 +11,8 @@ const lengths = z.array(z.int().nonnegative()).min(1).max(1024);
 const step = z.int().nonnegative();
 
 export const splitUpKinds = {
+  /** A request for the whole parameters of the device's part. */
+  catchUp: catchUpFields,
   /** One training step; tensor `activations` [tokens, hidden]. `squares` are the device's of the step before. A U-shape sends no labels. */
   activations: z.strictObject({
     step,

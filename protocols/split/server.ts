@@ -1,8 +1,8 @@
 // Coordinator end of `split`: a copy of its part of the model for every device (SplitFed V1; Thapa et al. 2022, arXiv
 // 2004.12088), the graphs shared by all lanes of one cut.
 import { loadMiddle, loadPredictor, loadStep } from "../../runtime/index.ts";
-import { globalEncoder } from "../global-model.ts";
-import { initialOf, modelSpec } from "../plan.ts";
+import { globalSender } from "../global-model.ts";
+import { modelSpec } from "../plan.ts";
 import type { ServerContext, ServerSide } from "../protocol.ts";
 import { crossingsOf } from "./crossing.ts";
 import { type Cuts, cutsOf } from "./cut.ts";
@@ -19,8 +19,7 @@ export async function createSplitServer(
 ): Promise<ServerSide<SplitDown, SplitUp>> {
   const { task } = context;
   const parts = new Map<number, Promise<LoadedPart>>();
-  const initial = initialOf(task);
-  const encode = globalEncoder(task);
+  const senderOf = globalSender();
   const partAt = (cuts: Cuts): Promise<LoadedPart> => {
     const loading = parts.get(cuts.cutLayer) ?? loadPart(context, cuts);
     parts.set(cuts.cutLayer, loading);
@@ -31,8 +30,8 @@ export async function createSplitServer(
       const cuts = cutsOf(assignment, task);
       const { sideOf } = await partAt(cuts);
       const { deviceId } = assignment;
-      const published = encode(global);
-      return openSplitLane({ task, cuts, deviceId, info, published, initial, sideOf });
+      const sender = senderOf(global);
+      return openSplitLane({ task, cuts, deviceId, info, global, sender, sideOf });
     },
     close: async () => {
       for (const part of await Promise.all(parts.values())) await part.close();

@@ -16,7 +16,7 @@ export interface CoordinatorSide {
 /** The answer to a message that has one; throws `PROTOCOL_OUT_OF_TURN` for a kind that this side does not take. */
 export function answerOf(
   side: CoordinatorSide,
-  up: Exclude<SplitUp, Up<"update">>,
+  up: Exclude<SplitUp, Up<"update"> | Up<"catchUp">>,
 ): Promise<SplitDown> {
   if (up.kind === "activations") return side.activations(up);
   if (up.kind === "evaluate") return side.evaluate(up);
