@@ -3,7 +3,6 @@ import {
   frontBackwardGraph,
   frontForwardGraph,
   graphFlops,
-  type ModelSpec,
   trainingMemoryBytes,
   type Workload,
   workloadFlops,
@@ -11,6 +10,7 @@ import {
 import { encodedBundleBytes, sketchSpec } from "../cost.ts";
 import { encodedByteLength } from "../encoding/index.ts";
 import { batchCount } from "../local-training.ts";
+import { labelsOf } from "../plan.ts";
 import type { CostOptions } from "../protocol.ts";
 import type { RoundCost } from "../selection.ts";
 import type { Task } from "../task.ts";
@@ -30,10 +30,10 @@ export function estimateSplit(
   const evaluations = batchCount(holdOut, batchSize);
   const bytes = crossedBytes(task, cuts, { holdOut, textTokens });
   const parameters = encodedBundleBytes(deviceShapes(task, cuts), task.full);
-  const { step, evaluation } = flopsOf(sketchSpec(task), cuts);
+  const { step, evaluation } = flopsOf(task, cuts);
   const perStep = cuts.tailFrom === undefined ? 1 : 2;
   return {
-    peakMemoryBytes: trainingMemoryBytes(sketchSpec(task), workloadsOf(cuts)),
+    peakMemoryBytes: trainingMemoryBytes(sketchSpec(task), workloadsOf(task, cuts)),
     uplinkBytes: parameters + bytes.up,
     downlinkBytes: parameters + bytes.down,
     flops: localSteps * step + evaluations * evaluation,
@@ -59,7 +59,7 @@ function crossedBytes(
   };
   const up = trained(activations) + evaluated(activations);
   if (cuts.tailFrom === undefined) {
-    const logits = encodedByteLength([batchSize, task.head.labels.length], "float32");
+    const logits = encodedByteLength([batchSize, labelsOf(task).length], "float32");
     return { up, down: trained(cutGradient) + batchCount(holdOut, batchSize) * logits };
   }
   return {
@@ -69,15 +69,22 @@ function crossedBytes(
 }
 
 /** What the device loads. */
-function workloadsOf({ cutLayer, tailFrom: from }: Cuts): readonly Workload[] {
+function workloadsOf(task: Task, { cutLayer, tailFrom: from }: Cuts): readonly Workload[] {
   const front = { kind: "front", cutLayer } as const;
-  return from === undefined ? [front] : [front, { kind: "step", from }, { kind: "logits", from }];
+  if (from === undefined) return [front];
+  return [front, { kind: "step", from }, { kind: scoreKind(task), from }];
 }
 
-function flopsOf(spec: ModelSpec, { cutLayer, tailFrom: from }: Cuts) {
+/** What scores a hold-out. */
+function scoreKind({ head }: Task): "loss" | "logits" {
+  return head.kind === "lm" ? "loss" : "logits";
+}
+
+function flopsOf(task: Task, { cutLayer, tailFrom: from }: Cuts) {
+  const spec = sketchSpec(task);
   const forward = graphFlops(frontForwardGraph(spec, cutLayer).graph);
   const backward = graphFlops(frontBackwardGraph(spec, cutLayer).graph);
-  const of = (kind: "step" | "logits") =>
+  const of = (kind: "step" | "loss" | "logits") =>
     from === undefined ? 0 : workloadFlops(spec, { kind, from });
-  return { step: forward + backward + of("step"), evaluation: forward + of("logits") };
+  return { step: forward + backward + of("step"), evaluation: forward + of(scoreKind(task)) };
 }

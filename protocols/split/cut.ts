@@ -54,8 +54,10 @@ export function coordinatorShapes(
 }
 
 /** Why labels keep a task from being cut, or undefined when they may leave or need not. */
-export function labelRefusal({ labelsMayLeave, split }: Task): string | undefined {
-  if (labelsMayLeave || split.uShape) return undefined;
+export function labelRefusal({ head, labelsMayLeave, split }: Task): string | undefined {
+  if (split.uShape) return undefined;
+  if (head.kind === "lm") return "the labels of a language model are the private texts themselves";
+  if (labelsMayLeave) return undefined;
   return "labels would leave the device and the task does not say labelsMayLeave";
 }
 

@@ -7,7 +7,7 @@ import {
   type Parameters,
   squaredNorms,
 } from "../../runtime/index.ts";
-import type { Score } from "../local-training.ts";
+import type { HoldOutScore } from "../local-training.ts";
 import { outOfTurn } from "../payload.ts";
 import type { ClientContext, RoundLink } from "../protocol.ts";
 import type { Down, SplitDown, SplitUp } from "./messages.ts";
@@ -19,7 +19,7 @@ export interface DevicePart {
   /** Forward, exchange, backward, step; gives the loss. */
   step(round: DeviceRound, batch: Batch, place: StepPlace): Promise<number>;
   /** What the cut model is worth on the hold-out; undefined without one. */
-  score(round: DeviceRound, signal: AbortSignal): Promise<Score | undefined>;
+  score(round: DeviceRound, signal: AbortSignal): Promise<HoldOutScore | undefined>;
   close(): Promise<void>;
 }
 

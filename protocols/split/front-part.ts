@@ -1,8 +1,14 @@
 // A device with the front alone: activations and labels go up, the gradient at the cut comes down.
-import { type Batch, type Front, loadFront, makeBatch } from "../../runtime/index.ts";
-import { accuracyOf, batchCount, type Score } from "../local-training.ts";
+import {
+  type Batch,
+  type Front,
+  loadFront,
+  makeBatch,
+  scoreClassification,
+} from "../../runtime/index.ts";
+import { batchCount, type HoldOutScore } from "../local-training.ts";
 import { decodeOnly } from "../payload.ts";
-import { batchShape, modelSpec } from "../plan.ts";
+import { batchShape, labelsOf, modelSpec } from "../plan.ts";
 import type { ClientContext } from "../protocol.ts";
 import { type Crossings, crossingsOf, decodeCrossing, encodeCrossing } from "./crossing.ts";
 import type { Cuts } from "./cut.ts";
@@ -57,12 +63,12 @@ async function scoreHoldOut(
   { front, crossings }: LoadedFront,
   round: DeviceRound,
   signal: AbortSignal,
-): Promise<Score | undefined> {
+): Promise<HoldOutScore | undefined> {
   const { optimizer, link, context } = round;
   const { task, holdOut } = context;
   if (holdOut.length === 0) return undefined;
   const shape = batchShape(task);
-  const classes = task.head.labels.length;
+  const classes = labelsOf(task).length;
   const logits = new Float32Array(holdOut.length * classes);
   for (let first = 0; first < holdOut.length; first += shape.batch) {
     signal.throwIfAborted();
@@ -76,5 +82,6 @@ async function scoreHoldOut(
     logits.set(data.subarray(0, size * classes), first * classes);
   }
   const flops = batchCount(holdOut.length, shape.batch) * front.forwardFlops;
-  return { accuracy: accuracyOf(logits, holdOut), flops };
+  const labels = holdOut.map(({ label }) => label);
+  return { score: { accuracy: scoreClassification(logits, labels).accuracy }, flops };
 }

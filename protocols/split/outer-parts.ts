@@ -6,16 +6,13 @@ import {
   type Float32Tensor,
   type Front,
   loadFront,
-  loadPredictor,
   loadStep,
-  makeBatch,
-  type Predictor,
   squaredNorms,
   type TensorBundle,
   type TrainingStep,
 } from "../../runtime/index.ts";
-import { accuracyOf, batchCount, type Score } from "../local-training.ts";
-import { batchShape, modelSpec } from "../plan.ts";
+import type { HoldOutScore } from "../local-training.ts";
+import { batchesOf, modelSpec } from "../plan.ts";
 import type { ClientContext } from "../protocol.ts";
 import { type Crossings, crossingsOf, decodeCrossing, encodeCrossing } from "./crossing.ts";
 import type { Cuts } from "./cut.ts";
@@ -27,6 +24,7 @@ import {
   type StepPlace,
   stepDevice,
 } from "./device-part.ts";
+import { loadTailScorer, type TailScorer } from "./tail-scorer.ts";
 
 /** Loads the front and the tail. */
 export async function openOuterParts(context: ClientContext, cuts: Cuts): Promise<DevicePart> {
@@ -35,8 +33,8 @@ export async function openOuterParts(context: ClientContext, cuts: Cuts): Promis
   const from = cuts.tailFrom ?? spec.model.config.layers;
   const front = await loadFront(engine, spec, cuts.cutLayer);
   const tail = await loadStep(engine, spec, { from });
-  const predictor = await loadPredictor(engine, spec, { from });
-  const loaded = { front, tail, predictor, crossings: crossingsOf(task, cuts) };
+  const scorer = await loadTailScorer(engine, spec, from);
+  const loaded = { front, tail, scorer, crossings: crossingsOf(task, cuts) };
   return {
     flops: front.flops + tail.flops,
     step: (round, batch, place) => trainStep(loaded, round, { batch, ...place }),
@@ -44,7 +42,7 @@ export async function openOuterParts(context: ClientContext, cuts: Cuts): Promis
     close: async () => {
       await front.close();
       await tail.close();
-      await predictor.close();
+      await scorer.close();
     },
   };
 }
@@ -52,7 +50,7 @@ export async function openOuterParts(context: ClientContext, cuts: Cuts): Promis
 interface LoadedParts {
   readonly front: Front;
   readonly tail: TrainingStep;
-  readonly predictor: Predictor;
+  readonly scorer: TailScorer;
   readonly crossings: Crossings;
 }
 
@@ -83,33 +81,39 @@ async function trainStep(
   return behind.loss;
 }
 
-/** Accuracy on the hold-out; its logits stay here. */
+/** The worth of the cut model on the hold-out; what the tail makes of it stays here. */
 async function scoreHoldOut(
-  { front, predictor, crossings }: LoadedParts,
+  { front, scorer, crossings }: LoadedParts,
   round: DeviceRound,
   signal: AbortSignal,
-): Promise<Score | undefined> {
+): Promise<HoldOutScore | undefined> {
   const { optimizer, link, context } = round;
   const { task, holdOut } = context;
   if (holdOut.length === 0) return undefined;
   const { parameters } = optimizer;
-  const shape = batchShape(task);
-  const classes = task.head.labels.length;
-  const logits = new Float32Array(holdOut.length * classes);
-  for (let first = 0; first < holdOut.length; first += shape.batch) {
+  const { batchSize } = task.training;
+  const places = Array.from(holdOut, (_, i) => i);
+  const order = chunksOf(places, batchSize);
+  const running = scorer.begin();
+  let first = 0;
+  for (const batch of batchesOf(task, holdOut, order)) {
     signal.throwIfAborted();
-    const { feeds, lengths, size } = makeBatch(holdOut.slice(first, first + shape.batch), shape);
-    const activations = await front.evaluate(parameters, feeds);
-    const tensors = encodeCrossing(crossings.activations, activations, lengths);
-    const fields = { lengths: [...lengths], squares: round.squares };
+    const activations = await front.evaluate(parameters, batch.feeds);
+    const tensors = encodeCrossing(crossings.activations, activations, batch.lengths);
+    const fields = { lengths: [...batch.lengths], squares: round.squares };
     const answer = expectKind(await link.ask({ kind: "evaluate", fields, tensors }), "states");
     round.squares = {};
-    const states = decodeCrossing(crossings.states, answer.tensors, lengths);
-    const { data } = await predictor.run(parameters, withStates(feeds, states));
-    logits.set(data.subarray(0, size * classes), first * classes);
+    const states = decodeCrossing(crossings.states, answer.tensors, batch.lengths);
+    const texts = holdOut.slice(first, first + batchSize);
+    await running.take(parameters, withStates(batch.feeds, states), texts);
+    first += batchSize;
   }
-  const flops = batchCount(holdOut.length, shape.batch) * (front.forwardFlops + predictor.flops);
-  return { accuracy: accuracyOf(logits, holdOut), flops };
+  return { score: running.score(), flops: order.length * (front.forwardFlops + scorer.flops) };
+}
+
+function chunksOf(places: readonly number[], size: number): number[][] {
+  const count = Math.ceil(places.length / size);
+  return Array.from({ length: count }, (_, i) => places.slice(i * size, (i + 1) * size));
 }
 
 function withStates(feeds: TensorBundle, states: Float32Tensor): TensorBundle {

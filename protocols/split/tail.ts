@@ -9,6 +9,7 @@ import {
 } from "../../runtime/index.ts";
 import { encodeTensor } from "../encoding/index.ts";
 import { protocolErrors } from "../errors.ts";
+import { labelsOf } from "../plan.ts";
 import type { Task } from "../task.ts";
 import { type Crossings, decodeCrossing, encodeCrossing } from "./crossing.ts";
 import { type CoordinatorHalf, coordinatorHalf, type HalfOptions } from "./half.ts";
@@ -78,7 +79,7 @@ function tailFeeds(
 }
 
 function checkLabels(task: Task, labels: readonly number[], lengths: readonly number[]): void {
-  const classes = task.head.labels.length;
+  const classes = labelsOf(task).length;
   const known = labels.every((label) => label >= 0 && label < classes);
   if (known && labels.length === lengths.length) return;
   throw protocolErrors.error(

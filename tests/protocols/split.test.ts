@@ -77,6 +77,33 @@ function adapterOf(family: "gpt2" | "llama") {
   return { rank: 2, alpha: 4, targets, dropout: 0.3 };
 }
 
+t.test("a language model is cut in a U-shape alone, and trains as a whole one does", async (t) => {
+  const toy = await openToy(t);
+  const settings = { head: { kind: "lm" }, training: { maxGradientNorm: 0.05 } } as const;
+  const holdOut = toyExamples("hold-out", 6);
+  const devices = whole.map((device) => ({ ...device, holdOut }));
+  const wire = { activations: "float32", gradients: "float32" };
+  const expected = await play(toy, settings, devices);
+  for (const [cutLayer, tailLayers] of [
+    [1, 0],
+    [2, 1],
+  ] as const) {
+    const split = { ...wire, uShape: true, tailLayers };
+    const cut = devices.map((device) => cutAt(device, cutLayer));
+    const played = await play(toy, { ...settings, labelsMayLeave: false, split }, cut);
+    t.ok(isDeepStrictEqual(parametersAfter(played), parametersAfter(expected)));
+    const reports = [played, expected].map((rounds) => rounds[1]?.devices.get("c")?.report);
+    t.equal(reports[0]?.loss, reports[1]?.loss);
+    t.equal(reports[0]?.perplexity, reports[1]?.perplexity);
+    t.ok((reports[0]?.perplexity ?? 0) > 1);
+  }
+  const between = toy.task({ ...settings, labelsMayLeave: true });
+  await t.rejects(openFederation(toy, between, [cutAt(whole[0] as ToyDevice, 1)]), {
+    code: "PROTOCOL_LABELS_WOULD_LEAVE",
+    message: /the private texts themselves/,
+  });
+});
+
 t.test("no label and no loss of a U-shape leaves its device", async (t) => {
   const toy = await openToy(t);
   const device = { ...cutAt(whole[0] as ToyDevice, 1), holdOut: toyExamples("hold-out", 6) };
