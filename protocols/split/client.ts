@@ -3,6 +3,7 @@ import { adamW, type Parameters } from "../../runtime/index.ts";
 import { readSection, stageSections } from "../client-memory.ts";
 import { protocolErrors } from "../errors.ts";
 import { type EncodedGlobal, receiveGlobal, rememberGlobal } from "../global-model.ts";
+import { gradientRule } from "../gradient-rule.ts";
 import { reportOf } from "../local-training.ts";
 import { difference, subset } from "../payload.ts";
 import { batchesOf, initialOf, rateOf, roundBatches, roundMaskKey } from "../plan.ts";
@@ -75,6 +76,8 @@ function openRound(
     rateAt,
   }: { readonly link: RoundLink<SplitDown, SplitUp>; readonly rateAt: (step: number) => number },
 ): DeviceRound {
-  const { weightDecay } = context.task.training;
-  return { context, link, rateAt, optimizer: adamW(theta, { weightDecay }), squares: {} };
+  const { task } = context;
+  const optimizer = adamW(theta, { weightDecay: task.training.weightDecay });
+  const adjust = gradientRule(task, theta);
+  return { context, link, rateAt, optimizer, adjust, squares: {} };
 }

@@ -1,5 +1,6 @@
 // What the two shapes of a cut have in common on the device.
 import {
+  type AdjustGradients,
   type Batch,
   clipScale,
   type MaskKey,
@@ -34,6 +35,7 @@ export interface StepPlace {
 export interface DeviceRound {
   readonly context: ClientContext;
   readonly optimizer: Optimizer;
+  readonly adjust: AdjustGradients;
   readonly link: RoundLink<SplitDown, SplitUp>;
   readonly rateAt: (step: number) => number;
   /** The device's squared norms that the coordinator has not seen: its part steps once it has. */
@@ -43,10 +45,11 @@ export interface DeviceRound {
 /** Steps the device's parameters as an uncut model would, with the coordinator's squared norms. */
 export function stepDevice(
   round: DeviceRound,
-  gradients: Parameters,
+  found: Parameters,
   { fields: { step, squares } }: Down<"gradient">,
 ): void {
-  const { optimizer, rateAt, context } = round;
+  const { optimizer, adjust, rateAt, context } = round;
+  const gradients = adjust(found, optimizer.parameters);
   const own = squaredNorms(gradients);
   const all = new Map([...Object.entries(squares), ...own]);
   const scale = clipScale(all, context.task.training.maxGradientNorm);

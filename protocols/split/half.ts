@@ -8,6 +8,7 @@ import {
   squaredNorms,
 } from "../../runtime/index.ts";
 import { protocolErrors } from "../errors.ts";
+import { gradientRule } from "../gradient-rule.ts";
 import { difference, outOfTurn } from "../payload.ts";
 import { rateOf, roundMaskKey } from "../plan.ts";
 import type { RoundInfo } from "../protocol.ts";
@@ -47,6 +48,7 @@ export function coordinatorHalf(options: HalfOptions): CoordinatorHalf {
   const { task, info, deviceId, start, deviceNames } = options;
   const { maxGradientNorm, weightDecay, localSteps } = task.training;
   const optimizer = adamW(start, { weightDecay });
+  const adjust = gradientRule(task, start);
   const rateAt = rateOf(task, info);
   const roundKey = roundMaskKey(task, deviceId, info.round);
   let steps = 0;
@@ -72,7 +74,8 @@ export function coordinatorHalf(options: HalfOptions): CoordinatorHalf {
         throw outOfTurn(`split: step ${step} came, ${expected}`);
     },
     settle,
-    take: (gradients, loss = 0) => {
+    take: (found, loss = 0) => {
+      const gradients = adjust(found, optimizer.parameters);
       const squares = squaredNorms(gradients);
       checkFinite(steps, loss, squares);
       pending = { gradients, squares };
