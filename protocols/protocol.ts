@@ -51,6 +51,8 @@ export interface Protocol<Down extends Payload = Payload, Up extends Payload = P
 export interface CostOptions extends Way {
   /** Private examples held out for the local accuracy. */
   readonly holdOut: number;
+  /** Mean tokens of a private text; protocols whose bytes grow with them count full sequences when left out. */
+  readonly textTokens?: number;
 }
 
 /** What identifies a round for one device. */
@@ -206,4 +208,8 @@ export interface GlobalModel {
   readonly change?: ReadonlyMap<string, EncodedTensor>;
   /** What the encoding of changes has lost so far, for the next one. */
   readonly residual?: Parameters;
+  /** What the server's optimizer goes on from; absent where it remembers nothing. */
+  readonly optimizer?: Parameters;
+  /** Of the round that made this model with `stack`: by adapted layer, the share of the mean that its rank could not hold. */
+  readonly truncation?: ReadonlyMap<string, number>;
 }
