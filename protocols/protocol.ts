@@ -189,6 +189,18 @@ export interface RefinementInput {
   readonly global: GlobalModel;
   /** Sum of the parameter contributors' n_i: the weight of the global model's own distribution in the teacher. */
   readonly contributorWeight: number;
+  /** Told what the refinement came to, once. */
+  readonly record?: (figures: RefinementFigures) => void;
+}
+
+/** How near the global model is to its teacher on the round's public texts, before and after a refinement. */
+export interface RefinementFigures {
+  /** Mean KL(teacher || model) of a text or position at the task's temperature, in nats. */
+  readonly divergenceBefore: number;
+  readonly divergenceAfter: number;
+  /** Share of texts or positions, 0..1, on whose most probable class both agree. */
+  readonly agreementBefore: number;
+  readonly agreementAfter: number;
 }
 
 /** The one global adapter set. */

@@ -15,6 +15,7 @@ import {
   initialOf,
   type KnowledgeReport,
   modelSpec,
+  type RefinementFigures,
 } from "../../protocols/index.ts";
 import {
   type Engine,
@@ -210,12 +211,18 @@ async function closeRound(
   }
   let next = foldRound(global, contributions);
   const contributorWeight = contributions.reduce((sum, { weight }) => sum + weight, 0);
-  for (const [, server] of await servers.open()) {
+  for (const [protocol, server] of await servers.open()) {
+    let figures: RefinementFigures | undefined;
     const refined = await server.refine?.(knowledge, {
       round: next.round,
       global: next,
       contributorWeight,
+      record: (reached) => {
+        figures = reached;
+      },
     });
+    if (figures)
+      await folder.appendMetrics({ kind: "refinement", round: next.round, protocol, ...figures });
     if (refined) next = { ...next, parameters: refined };
   }
   await closeLanes(outcome);

@@ -1,7 +1,13 @@
 // What `kd` adds: logits that travel, a teacher of weighted voices, and a local model that a device keeps.
 import { isDeepStrictEqual } from "node:util";
 import t from "tap";
-import { batchShape, initialOf, modelSpec, type Payload } from "../../protocols/index.ts";
+import {
+  batchShape,
+  initialOf,
+  modelSpec,
+  type Payload,
+  type RefinementFigures,
+} from "../../protocols/index.ts";
 import { kd } from "../../protocols/kd/index.ts";
 import { unpackLogits } from "../../protocols/kd/logits.ts";
 import { keepCounts, rankRow, type SparseLogits } from "../../protocols/kd/sparse-logits.ts";
@@ -61,12 +67,22 @@ t.test("a refinement nears the teacher and cannot be pulled away by a small boar
   const report = { kind: "knowledge", deviceId: "c", weight: 1, logits } as const;
   const moves: number[] = [];
   for (const contributorWeight of [0, 1, 10, 1000]) {
-    const input = { round: 1, global: { round: 1, parameters: start }, contributorWeight };
+    const recorded: RefinementFigures[] = [];
+    const record = (figures: RefinementFigures) => recorded.push(figures);
+    const input = { round: 1, global: { round: 1, parameters: start }, contributorWeight, record };
     const refined = (await server.refine?.([report], input)) ?? start;
     const reached = await distributions(refined);
     const teacher = own.map((p) => (contributorWeight * p + opinion) / (contributorWeight + 1));
     const [before, after] = [divergence(teacher, own), divergence(teacher, reached)];
     t.ok(after < before, `weight ${contributorWeight}: from ${before} to ${after} nats`);
+    // Logits are float32: 6e-8 of values below 8 in each of some dozen terms.
+    const [figures] = recorded;
+    t.ok(Math.abs((figures?.divergenceBefore ?? 0) - before) < 1e-5, "the distance is recorded");
+    t.ok(Math.abs((figures?.divergenceAfter ?? 0) - after) < 1e-5);
+    const agreement = (student: readonly number[]) =>
+      student.filter((p, i) => p > 0.5 === (teacher[i] as number) > 0.5).length / 18;
+    t.equal(figures?.agreementBefore, agreement(own), "and how often both say the same");
+    t.equal(figures?.agreementAfter, agreement(reached));
     moves.push(Math.max(...reached.map((p, i) => Math.abs(p - (own[i] as number)))));
   }
   t.ok((moves[0] ?? 0) > 0.03, `alone, the board moves probabilities by up to ${moves[0]}`);
