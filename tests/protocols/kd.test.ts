@@ -1,6 +1,7 @@
 // What `kd` adds: logits that travel, a teacher of weighted voices, and a local model that a device keeps.
 import { isDeepStrictEqual } from "node:util";
 import t from "tap";
+import { stageSections } from "../../protocols/client-memory.ts";
 import {
   batchShape,
   initialOf,
@@ -11,7 +12,14 @@ import {
 import { kd } from "../../protocols/kd/index.ts";
 import { unpackLogits } from "../../protocols/kd/logits.ts";
 import { keepCounts, rankRow, type SparseLogits } from "../../protocols/kd/sparse-logits.ts";
-import { loadPredictor, type Parameters, predictAll, randomStream } from "../../runtime/index.ts";
+import { endOf, startOf } from "../../protocols/kd/start.ts";
+import {
+  float32,
+  loadPredictor,
+  type Parameters,
+  predictAll,
+  randomStream,
+} from "../../runtime/index.ts";
 import { openFederation, type ToyDevice } from "./loopback.ts";
 import { openToy, type TaskInput, toyExamples } from "./toy.ts";
 
@@ -184,3 +192,39 @@ t.test("a round that is not accepted leaves the device's model as it was", async
     "the second round goes on from the first",
   );
 });
+
+t.test(
+  "a device that comes from full starts from the last theta, then from its own model",
+  async (t) => {
+    const task = (await openToy(t)).task();
+    const initial = initialOf(task);
+    const shifted = (by: number) =>
+      new Map(
+        [...initial].map(([name, { shape, data }]) => [
+          name,
+          float32(
+            shape,
+            data.map((value) => value + by),
+          ),
+        ]),
+      );
+    let committed: Parameters | undefined;
+    const state = {
+      read: async () => committed,
+      stage: async (tensors: Parameters) => {
+        committed = tensors;
+      },
+    };
+    t.same(await startOf(task, state), initial, "new devices start as the coordinator does");
+    await stageSections(state, endOf(shifted(1)));
+    t.same(await startOf(task, state), shifted(1));
+    // A full round keeps what it decoded, with its round.
+    await stageSections(state, { theta: new Map([...shifted(2), ["theta.round", float32([1])]]) });
+    t.same(await startOf(task, state), shifted(2), "what was decoded since is newer");
+    await stageSections(state, endOf(shifted(3)));
+    t.same(await startOf(task, state), shifted(3), "and older after the next kd round");
+    const front = [...shifted(4)].slice(0, 1);
+    await stageSections(state, { theta: new Map(front) });
+    t.same(await startOf(task, state), shifted(3), "a front alone is no model");
+  },
+);
