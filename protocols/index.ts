@@ -9,6 +9,7 @@ export * from "./exclusions.ts";
 export * from "./fold-round.ts";
 export * from "./global-model.ts";
 export * from "./loopback-link.ts";
+export * from "./own-model.ts";
 export { difference } from "./payload.ts";
 export * from "./plan.ts";
 export type * from "./protocol.ts";

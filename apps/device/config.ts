@@ -1,5 +1,6 @@
 // The device's own configuration: YAML that its owner writes. Everything in it may be left out.
 import { readFile } from "node:fs/promises";
+import { dirname, resolve } from "node:path";
 import { parse } from "yaml";
 import { z } from "zod";
 import {
@@ -8,7 +9,7 @@ import {
   parseBudget,
   parseProfile,
 } from "../../devices/index.ts";
-import { idPattern } from "../../protocols/index.ts";
+import { adapterSchema, idPattern, type Task } from "../../protocols/index.ts";
 import { deviceProgramErrors } from "./errors.ts";
 
 /** What the owner declares. */
@@ -21,8 +22,16 @@ export interface DeviceConfig {
   readonly threads?: number;
   /** What a task's assignments may call the devices of an owner. */
   readonly group?: string;
+  /** A model of its own for `kd`, in place of the task's. */
+  readonly ownModel?: OwnModelPlace;
   /** Share of the private examples held out for the local accuracy. */
   readonly holdOutFraction: number;
+}
+
+/** Where a model of the device's own is and how it is adapted; as the task says when left out. */
+export interface OwnModelPlace {
+  readonly folder: string;
+  readonly adapter?: Task["adapter"];
 }
 
 const schema = z.strictObject({
@@ -30,6 +39,13 @@ const schema = z.strictObject({
   budget: z.unknown().optional(),
   group: z.string().regex(idPattern).optional(),
   threads: z.int().min(1).max(256).optional(),
+  kd: z
+    .strictObject({
+      /** Folder of a model of the device's own, relative to this file. */
+      model: z.string().min(1),
+      adapter: adapterSchema.exactOptional(),
+    })
+    .optional(),
   holdOutFraction: z.number().min(0).max(0.9).default(0.2),
 });
 
@@ -41,14 +57,22 @@ export async function readDeviceConfig(path?: string): Promise<DeviceConfig> {
     const issue = parsed.error.issues[0];
     throw invalid(path, `${issue?.path.join(".") || "configuration"}: ${issue?.message}`);
   }
-  const { profile, budget, threads, group, holdOutFraction } = parsed.data;
+  const { profile, budget, threads, group, kd, holdOutFraction } = parsed.data;
   return {
     budget: parseBudget(budget ?? {}, `${path ?? "device"}: budget`),
     holdOutFraction,
     ...(profile === undefined ? {} : { profile: parseProfile(profile, `${path}: profile`) }),
     ...(threads === undefined ? {} : { threads }),
     ...(group === undefined ? {} : { group }),
+    ...(kd === undefined ? {} : { ownModel: ownModelPlace(path, kd) }),
   };
+}
+
+function ownModelPlace(
+  path: string | undefined,
+  { model, ...adapted }: { readonly model: string; readonly adapter?: Task["adapter"] },
+): OwnModelPlace {
+  return { folder: resolve(dirname(path ?? "."), model), ...adapted };
 }
 
 async function readYaml(path: string): Promise<unknown> {

@@ -17,12 +17,12 @@ import {
   type TrainReport,
   wayOf,
 } from "../../protocols/index.ts";
-import { type Engine, type Example, TrifoldError } from "../../runtime/index.ts";
+import { type Engine, type Example, type Tokenizer, TrifoldError } from "../../runtime/index.ts";
 import type { DeviceRoundReport } from "../control-messages.ts";
 import { errorText } from "../error-text.ts";
 import { isInterruption } from "../failure.ts";
 import { markPeak, peakResidentBytes, settledResidentBytes } from "./process-memory.ts";
-import type { Workplace } from "./workplace.ts";
+import { heldFor, type Workplace } from "./workplace.ts";
 
 /** What a round is started with. */
 export interface RoundStart {
@@ -39,7 +39,8 @@ export interface RoundWorkerOptions {
   readonly engine: Engine;
   readonly protocols: readonly AnyProtocol[];
   readonly workplace: Workplace;
-  readonly publicSet: () => Promise<readonly Example[]>;
+  /** The public texts in a tokenizer's tokens. */
+  readonly publicSet: (tokenizer: Tokenizer) => Promise<readonly Example[]>;
   /** Told when a lane begins and ends. */
   readonly onActivity: (activity: string, info: RoundInfo) => void;
   readonly log: (message: string) => void;
@@ -213,7 +214,8 @@ class StandingWorker implements RoundWorker {
     await this.#loaded?.client.close();
     this.#loaded = undefined;
     const protocol = findProtocol(protocols, name, protocolVersion);
-    const { task, model, train, holdOut, state } = workplace;
+    const { state } = workplace;
+    const { task, model, tokenizer, train, holdOut } = heldFor(workplace, protocol);
     const lane = () => this.#runningLane;
     const client = await protocol.createClient({
       task,
@@ -223,7 +225,7 @@ class StandingWorker implements RoundWorker {
       model,
       train,
       holdOut,
-      publicSet: () => this.#provision(publicSet),
+      publicSet: () => this.#provision(() => publicSet(tokenizer)),
       state: {
         read: () => state.forLane(lane()).read(),
         stage: (tensors) => state.forLane(lane()).stage(tensors),

@@ -12,6 +12,7 @@ import { allowanceOf } from "./top-k.ts";
 export const kd: Protocol<KdDown, KdUp> = {
   name: "kd",
   version: 2,
+  runsOwnModel: true,
   estimate: estimateKd,
   allowance: allowanceOf,
   modes: ({ execution }) => execution.modes,
