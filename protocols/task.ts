@@ -34,11 +34,15 @@ export const adapterSchema = z.strictObject({
 export const taskSchema = z.strictObject({
   name: z.string().regex(idPattern),
   seed: z.int().nonnegative().default(1),
-  head: z.strictObject({
-    kind: z.literal("classification"),
-    /** Ordered: the class index is the position here. */
-    labels: z.array(z.string().min(1).max(200)).min(2).max(1000),
-  }),
+  head: z.discriminatedUnion("kind", [
+    z.strictObject({
+      kind: z.literal("classification"),
+      /** Ordered: the class index is the position here. */
+      labels: z.array(z.string().min(1).max(200)).min(2).max(1000),
+    }),
+    /** The base model's own head: texts are continued, there are no labels. */
+    z.strictObject({ kind: z.literal("lm") }),
+  ]),
   adapter: adapterSchema.default({
     rank: 8,
     alpha: 16,

@@ -109,11 +109,11 @@ function demoText(json: DemoJson, report: RunReport): string {
     prose(...devices.map(({ id, board, reason }) => `${id} (${board}): ${reason}`)),
     textTable(
       ["accuracy on the test set", ""],
-      [federation, ...baselines].map(({ name, accuracy }) => [name, percent(accuracy)]),
+      [federation, ...baselines].map(({ name, accuracy }) => [name, percent(accuracy ?? 0)]),
       { right: [1] },
     ),
     prose(
-      `Federation after each round: ${rounds.map(({ accuracy }) => percent(accuracy)).join(", ")}.`,
+      `Federation after each round: ${rounds.map(({ accuracy }) => percent(accuracy ?? 0)).join(", ")}.`,
       took,
       ...notes,
     ),

@@ -3,13 +3,14 @@
 import { join } from "node:path";
 import {
   type AnyProtocol,
+  labelsOf,
   type OwnModel,
   type Task,
   taskFingerprint,
   withOwnModel,
 } from "../../protocols/index.ts";
 import { type BaseModel, type Example, readTable, type Tokenizer } from "../../runtime/index.ts";
-import { examplesOf, holdOut } from "../examples.ts";
+import { columnsOf, examplesOf, holdOut } from "../examples.ts";
 import type { ModelAndTokenizer } from "../model-and-tokenizer.ts";
 import { type DeviceState, openDeviceState } from "./client-state.ts";
 import { deviceProgramErrors } from "./errors.ts";
@@ -19,7 +20,8 @@ import { findModels, type ModelPlaces } from "./model-store.ts";
 export interface PrivateData {
   readonly file: string;
   readonly textColumn: string;
-  readonly labelColumn: string;
+  /** False for texts without labels. */
+  readonly labelColumn: string | false;
   readonly holdOutFraction: number;
 }
 
@@ -55,10 +57,9 @@ export async function openWorkplace(
     data,
   }: { readonly deviceId: string; readonly places: ModelPlaces; readonly data: PrivateData },
 ): Promise<Workplace> {
-  const { labels } = task.head;
-  const { textColumn, labelColumn } = data;
+  const labels = labelsOf(task);
   const found = await findModels(task, places);
-  const rows = await readTable(data.file, { textColumn, labelColumn, labels });
+  const rows = await readTable(data.file, columnsOf(task, data));
   const held = (seen: Task, { model, tokenizer }: ModelAndTokenizer): HeldModel => {
     const sequence = seen.training.sequenceLength;
     const examples = examplesOf(rows, { tokenizer, labels, sequence });

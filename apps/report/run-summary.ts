@@ -1,5 +1,6 @@
 // What a run amounts to, from its journal: per device and per round. Pure; every figure was journaled.
 import { type RoundCost, type Way, wayOf } from "../../protocols/index.ts";
+import type { Score } from "../../runtime/index.ts";
 import type { JournalRecord } from "../coordinator/journal.ts";
 
 /** One device over all its accepted rounds. */
@@ -23,19 +24,20 @@ export interface DeviceSummary extends Way {
   /** Highest of all rounds, above the idle process. */
   readonly peakMemoryBytes: number;
   readonly idleMemoryBytes: number;
-  /** On the device's own hold-out after its last round; absent without one. */
+  /** On the device's own hold-out after its last round; absent without one and for language models. */
   readonly accuracy?: number;
+  /** The same of a language model. */
+  readonly perplexity?: number;
   /** What selection expected one round to take; absent in journals of older versions. */
   readonly estimate?: RoundCost;
 }
 
-/** One finished round. */
-export interface RoundSummary {
+/** One finished round, and what the global model was worth after it. */
+export type RoundSummary = Score & {
   readonly round: number;
   readonly devices: readonly string[];
-  readonly accuracy: number;
   readonly seconds: number;
-}
+};
 
 /** A run in figures. */
 export interface RunSummary {
@@ -63,8 +65,8 @@ export function summarise(records: readonly JournalRecord[]): RunSummary {
         reports.filter(({ deviceId }) => deviceId === id),
       ),
     ),
-    rounds: closed.map(({ round, accuracy, seconds, accepted: folded }) => {
-      return { round, devices: Object.keys(folded).sort(), accuracy, seconds };
+    rounds: closed.map(({ kind: _, attempt: __, accepted: folded, ...round }) => {
+      return { ...round, devices: Object.keys(folded).sort() };
     }),
   };
 }
@@ -82,7 +84,7 @@ function summariseDevice(
     reports.reduce((sum, report) => sum + read(report), 0);
   const most = (read: (report: ReportRecord["report"]) => number) =>
     Math.max(0, ...reports.map(read));
-  const accuracy = reports.at(-1)?.accuracy;
+  const { accuracy, perplexity } = reports.at(-1) ?? {};
   return {
     id: deviceId,
     board,
@@ -102,6 +104,7 @@ function summariseDevice(
     peakMemoryBytes: most((report) => report.peakMemoryBytes),
     idleMemoryBytes: most((report) => report.idleMemoryBytes),
     ...(accuracy === undefined ? {} : { accuracy }),
+    ...(perplexity === undefined ? {} : { perplexity }),
     ...(estimate === undefined ? {} : { estimate }),
   };
 }
