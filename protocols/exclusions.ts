@@ -45,6 +45,11 @@ export const exclusions: readonly Exclusion[] = [
       combine === "krum" && cohort.minimumDevices < 2 * byzantine + 3,
     reason: "krum needs at least 2 * aggregation.byzantine + 3 devices in every round",
   },
+  {
+    fields: ["kd.aggregation", "head.kind"],
+    excludes: ({ kd: { aggregation }, head }) => aggregation === "perClass" && head.kind === "lm",
+    reason: "the classes of a language model are tokens, and no device lacks one",
+  },
 ];
 
 /**
