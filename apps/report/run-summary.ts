@@ -45,8 +45,15 @@ export interface RunSummary {
   readonly rounds: readonly RoundSummary[];
 }
 
-/** Sums up the accepted lanes of a journal; devices in id order. */
-export function summarise(records: readonly JournalRecord[]): RunSummary {
+/** The records of what was folded into the global model; work that was given up or came late is left out. */
+export interface AcceptedRecords {
+  readonly closed: readonly Extract<JournalRecord, { kind: "closed" }>[];
+  readonly lanes: readonly LaneRecord[];
+  readonly reports: readonly ReportRecord[];
+}
+
+/** The finished rounds of a journal with the lanes that they accepted. */
+export function acceptedRecords(records: readonly JournalRecord[]): AcceptedRecords {
   const closed = records.filter((record) => record.kind === "closed");
   const accepted = new Set(
     closed.flatMap(({ accepted: lanes }) =>
@@ -55,8 +62,16 @@ export function summarise(records: readonly JournalRecord[]): RunSummary {
   );
   const isAccepted = ({ deviceId, lane }: { readonly deviceId: string; readonly lane: number }) =>
     accepted.has(`${deviceId} ${lane}`);
-  const lanes = records.filter((record) => record.kind === "lane").filter(isAccepted);
-  const reports = records.filter((record) => record.kind === "report").filter(isAccepted);
+  return {
+    closed,
+    lanes: records.filter((record) => record.kind === "lane").filter(isAccepted),
+    reports: records.filter((record) => record.kind === "report").filter(isAccepted),
+  };
+}
+
+/** Sums up the accepted lanes of a journal; devices in id order. */
+export function summarise(records: readonly JournalRecord[]): RunSummary {
+  const { closed, lanes, reports } = acceptedRecords(records);
   const ids = [...new Set(lanes.map(({ deviceId }) => deviceId))].sort();
   return {
     devices: ids.map((id) =>
