@@ -200,10 +200,12 @@ async function closeRound(
     const result = await outcome.lanes.get(deviceId)?.result();
     if (result) results.push(result);
   }
-  const open = (await servers.open()).map(([, server]) => server);
   const refinements: RefinementFigures[] = [];
-  const record = (figures: RefinementFigures) => refinements.push(figures);
-  const next = await foldRound(prepared.task, global, { results, servers: open, record });
+  const next = await foldRound(prepared.task, global, {
+    results,
+    servers: new Map(await servers.open()),
+    record: (figures) => refinements.push(figures),
+  });
   for (const figures of refinements)
     await folder.appendMetrics({ kind: "refinement", round: next.round, ...figures });
   await closeLanes(outcome);

@@ -9,7 +9,14 @@ import {
   parseBudget,
   parseProfile,
 } from "../../devices/index.ts";
-import { adapterSchema, idPattern, type Task } from "../../protocols/index.ts";
+import {
+  type AnyProtocol,
+  adapterSchema,
+  builtInProtocols,
+  idPattern,
+  type Task,
+} from "../../protocols/index.ts";
+import { loadProtocols } from "../protocol-packages.ts";
 import { deviceProgramErrors } from "./errors.ts";
 
 /** What the owner declares. */
@@ -20,6 +27,8 @@ export interface DeviceConfig {
   readonly budget: DeviceBudget;
   /** Threads of one operator. */
   readonly threads?: number;
+  /** Protocols that the device takes part with; every built-in one when left out. */
+  readonly protocols: readonly AnyProtocol[];
   /** What a task's assignments may call the devices of an owner. */
   readonly group?: string;
   /** A model of its own for `kd`, in place of the task's. */
@@ -37,6 +46,7 @@ export interface OwnModelPlace {
 const schema = z.strictObject({
   profile: z.unknown().optional(),
   budget: z.unknown().optional(),
+  protocols: z.array(z.string().min(1).max(500)).min(1).optional(),
   group: z.string().regex(idPattern).optional(),
   threads: z.int().min(1).max(256).optional(),
   kd: z
@@ -49,7 +59,7 @@ const schema = z.strictObject({
   holdOutFraction: z.number().min(0).max(0.9).default(0.2),
 });
 
-/** Reads the configuration; without a path, the defaults. Throws `DEVICE_CONFIG_INVALID`, `PROFILE_INVALID` or `BUDGET_INVALID`. */
+/** Reads the configuration; without a path, the defaults. Throws `DEVICE_CONFIG_INVALID`, `PROFILE_INVALID`, `BUDGET_INVALID` or `PROTOCOL_PACKAGE_*`. */
 export async function readDeviceConfig(path?: string): Promise<DeviceConfig> {
   const input = path === undefined ? {} : await readYaml(path);
   const parsed = schema.safeParse(input ?? {});
@@ -57,10 +67,12 @@ export async function readDeviceConfig(path?: string): Promise<DeviceConfig> {
     const issue = parsed.error.issues[0];
     throw invalid(path, `${issue?.path.join(".") || "configuration"}: ${issue?.message}`);
   }
-  const { profile, budget, threads, group, kd, holdOutFraction } = parsed.data;
+  const { profile, budget, threads, group, protocols, kd, holdOutFraction } = parsed.data;
+  const folder = dirname(resolve(path ?? "."));
   return {
     budget: parseBudget(budget ?? {}, `${path ?? "device"}: budget`),
     holdOutFraction,
+    protocols: protocols ? await loadProtocols({ names: protocols, folder }) : builtInProtocols,
     ...(profile === undefined ? {} : { profile: parseProfile(profile, `${path}: profile`) }),
     ...(threads === undefined ? {} : { threads }),
     ...(group === undefined ? {} : { group }),

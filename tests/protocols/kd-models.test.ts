@@ -87,12 +87,15 @@ t.test("a language model nears its teacher position by position", async (t) => {
     rows.map(() => 64),
   );
   const figures: RefinementFigures[] = [];
-  const refined = await server.refine?.([{ kind: "knowledge", deviceId: "a", weight: 1, logits }], {
-    round: 1,
-    global: { round: 1, parameters: start },
-    contributorWeight: 0,
-    record: (reached) => figures.push(reached),
-  });
+  const refined = await server.refine?.(
+    [{ kind: "knowledge", protocol: "kd", deviceId: "a", weight: 1, logits }],
+    {
+      round: 1,
+      global: { round: 1, parameters: start },
+      contributorWeight: 0,
+      record: (reached) => figures.push(reached),
+    },
+  );
   const [{ divergenceBefore = 0, divergenceAfter = 1 } = {}] = figures;
   // float32 logits: 1e-6 of differences below 20 in the mean.
   t.ok(Math.abs(divergenceBefore - expected / said.length) < 1e-5, `${divergenceBefore} nats`);
