@@ -129,7 +129,7 @@ async function runRounds(run: Run): Promise<RunResult> {
     await folder.journal.append({ kind: "closed", round, attempt, accepted, ...score, seconds });
     await run.revisions.note(round, outcome);
     for (const [deviceId, lane] of Object.entries(accepted)) acceptedLanes.set(deviceId, lane);
-    await record(run, round, outcome, { ...score, seconds });
+    await record(run, round, outcome, { ...score, ...truncationOf(global), seconds });
     onEvent({ kind: "closed", round, accepted: outcome.decision.accepted, ...score, seconds });
     void tellDevices(run, "close", (deviceId) => ({
       acceptedLane: acceptedLanes.get(deviceId) ?? 0,
@@ -231,7 +231,7 @@ async function record(
   { folder }: Run,
   round: number,
   { lanes, reports, decision }: AttemptOutcome,
-  scores: Score & { readonly seconds: number },
+  scores: Score & { readonly seconds: number; readonly truncation?: number },
 ): Promise<void> {
   const accepted = decision.kind === "close" ? decision.accepted : [];
   for (const [deviceId, { assignment }] of lanes) {
@@ -248,6 +248,11 @@ async function record(
   }
   await folder.appendMetrics({ kind: "round", round, devices: accepted.length, ...scores });
   await folder.clearUploads();
+}
+
+/** Of `stack`: the largest share of a layer's mean that the rank could not hold. */
+function truncationOf({ truncation }: GlobalModel): { readonly truncation?: number } {
+  return truncation ? { truncation: Math.max(...truncation.values()) } : {};
 }
 
 /** The adapter, and the run in figures. */
