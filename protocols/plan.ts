@@ -17,8 +17,9 @@ import {
   type Parameters,
   parameterShapes,
 } from "../runtime/index.ts";
+import { isTrained } from "./aggregation/index.ts";
 import type { RoundInfo } from "./protocol.ts";
-import type { Task } from "./task.ts";
+import type { Task, TaskSettings } from "./task.ts";
 
 /** The task's head in the runtime's words. */
 export function headOf(task: Task): HeadSettings {
@@ -51,20 +52,29 @@ export function shapesOf(task: Task, blocks?: BlockRange): ReadonlyMap<string, r
   return parameterShapes(task.manifest.config, task.adapter, headOf(task), blocks);
 }
 
+/** Those of some parameters that the task's method trains and sends; with `ffa` A stays as both ends made it. */
+export function trainedPart<T>(
+  { aggregation }: TaskSettings,
+  tensors: ReadonlyMap<string, T>,
+): ReadonlyMap<string, T> {
+  return new Map([...tensors].filter(([name]) => isTrained(aggregation, name)));
+}
+
 /** The parameters before the first round: both ends make the same ones from the task's seed. */
 export function initialOf(task: Task): Parameters {
   return initialParameters(task.manifest.config, task.adapter, headOf(task), task.seed);
 }
 
-/** Example indices of each local step; equal for `full`, `kd` and `split`, for every attempt. */
+/** Example indices of each step of a round; equal for `full`, `kd` and `split`, for every attempt. More or fewer steps begin alike. */
 export function roundBatches(
   task: Task,
   deviceId: string,
   round: number,
   examples: number,
+  steps: number = task.training.localSteps,
 ): number[][] {
-  const { batchSize, localSteps } = task.training;
-  return batchIndices(examples, batchSize, localSteps, [task.seed, "batches", round, deviceId]);
+  const key = [task.seed, "batches", round, deviceId];
+  return batchIndices(examples, task.training.batchSize, steps, key);
 }
 
 /** What names a device's dropout masks of a round, equal whatever its framework; the local step counts behind it. */

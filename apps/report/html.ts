@@ -17,7 +17,7 @@ import type { DeviceSummary } from "./run-summary.ts";
 
 /** The whole HTML document. Whatever the report's texts hold is escaped. */
 export function reportPage(report: RunReport): string {
-  const { task, devices, notes = [], machine, date, version } = report;
+  const { task, devices, revisions, notes = [], machine, date, version } = report;
   const made = [`${date.slice(0, 16).replace("T", " ")} UTC`, `Trifold ${version}`, machine];
   const body = html`${notes.map((note) => html`<p class="note">${note}</p>`)}
 <div class="tiles">${tiles(report)}</div>
@@ -26,9 +26,20 @@ ${scoreChart(report)}
 ${devices.length > 0 ? [bytesChart(devices), workChart(devices), memoryChart(devices)] : undefined}
 </div>
 <section><h2>Devices</h2>${deviceTable(devices)}</section>
+${revisionSection(revisions)}
 ${estimateSection(devices)}
 <section><h2>Task</h2>${settingsList(task)}</section>`;
   return documentPage({ title: task.name, made, body });
+}
+
+/** Who was given something else to do, and why; nothing when nobody was. */
+function revisionSection(revisions: RunReport["revisions"]): Markup | undefined {
+  if (revisions.length === 0) return undefined;
+  const rows = revisions.map(
+    ({ round, deviceId, from, to, because }) =>
+      html`<div><dt>round ${round}: ${deviceId}</dt><dd>${from} → ${to}: ${because}</dd></div>`,
+  );
+  return html`<section><h2>Reassigned</h2><dl class="settings">${rows}</dl></section>`;
 }
 
 function tiles({ rounds, devices, ...score }: RunReport): Markup[] {

@@ -3,17 +3,17 @@ import { parsePayload, rawTensorBytes } from "../payload.ts";
 import type { Protocol } from "../protocol.ts";
 import { createSplitClient } from "./client.ts";
 import { estimateSplit } from "./cost.ts";
-import { cutLayers, labelRefusal } from "./cut.ts";
+import { cutLayers, labelRefusal, momentsRefusal } from "./cut.ts";
 import { type SplitDown, type SplitUp, splitDownKinds, splitUpKinds } from "./messages.ts";
 import { createSplitServer } from "./server.ts";
 
 /** The front on the device, the tail on the coordinator. */
 export const split: Protocol<SplitDown, SplitUp> = {
   name: "split",
-  version: 1,
+  version: 2,
   estimate: estimateSplit,
   cutLayers,
-  refusal: labelRefusal,
+  refusal: (task) => labelRefusal(task) ?? momentsRefusal(task),
   parseDown: (payload) => parsePayload(payload, splitDownKinds),
   parseUp: (payload) => parsePayload(payload, splitUpKinds),
   rawBytes: rawTensorBytes,
