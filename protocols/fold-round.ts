@@ -1,5 +1,6 @@
 // From what a round's lanes yielded to the next global model: the one path of coordinators, tests and comparisons.
-import { applyUpdate, compareDeviceIds, meanAccumulator } from "./aggregation/index.ts";
+import { loraScale } from "../runtime/index.ts";
+import { aggregateRound, compareDeviceIds } from "./aggregation/index.ts";
 import { nextGlobal } from "./global-model.ts";
 import type {
   Contribution,
@@ -7,6 +8,7 @@ import type {
   KnowledgeReport,
   LaneResult,
   Payload,
+  RefinementFigures,
   ServerSide,
 } from "./protocol.ts";
 import type { TaskSettings } from "./task.ts";
@@ -15,31 +17,51 @@ import type { TaskSettings } from "./task.ts";
 export interface RoundYield {
   /** One for each accepted device, in any order. */
   readonly results: readonly LaneResult[];
-  /** Coordinator ends that may refine, in name order. */
-  readonly servers: readonly Pick<ServerSide<Payload, Payload>, "refine">[];
+  /** Coordinator ends that may refine, by the protocol's name and in the order of names. */
+  readonly servers: ReadonlyMap<string, Pick<ServerSide<Payload, Payload>, "refine">>;
+  /** Told what each refinement came to. */
+  readonly record?: (figures: RefinementFigures) => void;
 }
 
 /**
- * The global model after a round: theta + the mean of the contributions, per tensor over those that carry it (FRAMEWORKS.md
- * section 4), refined by what the reports teach, as devices will decode it. A round without results changes nothing but
- * what an earlier one's encoding had lost.
+ * The global model after a round: theta moved by the contributions as `task.aggregation` says, by default the mean per tensor
+ * over those that carry it (FRAMEWORKS.md section 4), refined by what the reports teach, as devices will decode it. A round
+ * without results changes nothing but what an earlier one's encoding had lost.
  */
 export async function foldRound(
   task: TaskSettings,
   global: GlobalModel,
-  { results, servers }: RoundYield,
+  { results, servers, record }: RoundYield,
 ): Promise<GlobalModel> {
   const ordered = results.toSorted((a, b) => compareDeviceIds(a.deviceId, b.deviceId));
   const contributions = ordered.filter((one): one is Contribution => one.kind === "contribution");
   const reports = ordered.filter((one): one is KnowledgeReport => one.kind === "knowledge");
-  const mean = meanAccumulator();
-  for (const contribution of contributions) mean.add(contribution);
-  let parameters = applyUpdate(global.parameters, mean.finish());
+  const aggregated = aggregateRound(
+    {
+      options: task.aggregation,
+      parameters: global.parameters,
+      scale: loraScale(task.adapter),
+      ...(global.optimizer ? { state: global.optimizer } : {}),
+    },
+    contributions,
+  );
+  const { state: optimizer, truncation } = aggregated;
+  let { parameters } = aggregated;
   const round = global.round + 1;
   const contributorWeight = contributions.reduce((sum, { weight }) => sum + weight, 0);
-  for (const server of servers) {
-    const input = { round, global: { round, parameters }, contributorWeight };
-    parameters = (await server.refine?.(reports, input)) ?? parameters;
+  for (const [name, server] of servers) {
+    const own = reports.filter(({ protocol }) => protocol === name);
+    const input = {
+      round,
+      global: { round, parameters },
+      contributorWeight,
+      ...(record ? { record } : {}),
+    };
+    parameters = (await server.refine?.(own, input)) ?? parameters;
   }
-  return nextGlobal(task, global, parameters);
+  return {
+    ...nextGlobal(task, global, parameters),
+    ...(optimizer.size > 0 ? { optimizer } : {}),
+    ...(truncation.size > 0 ? { truncation } : {}),
+  };
 }

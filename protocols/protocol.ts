@@ -27,6 +27,8 @@ export interface Protocol<Down extends Payload = Payload, Up extends Payload = P
   estimate(task: Task, options: CostOptions): RoundCost;
   /** Where this protocol can cut the model (blocks on the device); absent for protocols that do not cut. */
   cutLayers?(task: Task): readonly number[];
+  /** Whether a device may run a model of its own in place of the task's: nothing that travels depends on the model's shape. */
+  readonly runsOwnModel?: boolean;
   /** What a device's link and limits leave for a round's messages; absent for protocols whose messages do not adapt. */
   allowance?(
     task: Task,
@@ -51,6 +53,8 @@ export interface Protocol<Down extends Payload = Payload, Up extends Payload = P
 export interface CostOptions extends Way {
   /** Private examples held out for the local accuracy. */
   readonly holdOut: number;
+  /** Mean tokens of a private text; protocols whose bytes grow with them count full sequences when left out. */
+  readonly textTokens?: number;
 }
 
 /** What identifies a round for one device. */
@@ -181,6 +185,8 @@ export interface Contribution {
 /** Logits of a device on the public set. */
 export interface KnowledgeReport {
   readonly kind: "knowledge";
+  /** Name of the protocol whose `refine` takes it. */
+  readonly protocol: string;
   readonly deviceId: string;
   readonly weight: number;
   /** Of the round's public texts, as few as travelled. */
@@ -193,6 +199,18 @@ export interface RefinementInput {
   readonly global: GlobalModel;
   /** Sum of the parameter contributors' n_i: the weight of the global model's own distribution in the teacher. */
   readonly contributorWeight: number;
+  /** Told what the refinement came to, once. */
+  readonly record?: (figures: RefinementFigures) => void;
+}
+
+/** How near the global model is to its teacher on the round's public texts, before and after a refinement. */
+export interface RefinementFigures {
+  /** Mean KL(teacher || model) of a text or position at the task's temperature, in nats. */
+  readonly divergenceBefore: number;
+  readonly divergenceAfter: number;
+  /** Share of texts or positions, 0..1, on whose most probable class both agree. */
+  readonly agreementBefore: number;
+  readonly agreementAfter: number;
 }
 
 /** The one global adapter set. */
@@ -204,4 +222,8 @@ export interface GlobalModel {
   readonly change?: ReadonlyMap<string, EncodedTensor>;
   /** What the encoding of changes has lost so far, for the next one. */
   readonly residual?: Parameters;
+  /** What the server's optimizer goes on from; absent where it remembers nothing. */
+  readonly optimizer?: Parameters;
+  /** Of the round that made this model with `stack`: by adapted layer, the share of the mean that its rank could not hold. */
+  readonly truncation?: ReadonlyMap<string, number>;
 }

@@ -5,8 +5,8 @@ import {
   formatQuantity,
   type LinkRates,
   measureProfile,
+  readBoardState,
 } from "../../devices/index.ts";
-import { builtInProtocols } from "../../protocols/index.ts";
 import {
   openBaseModel,
   ortEngine,
@@ -53,7 +53,7 @@ export async function startDevice(start: DeviceStart): Promise<void> {
   const secrets = await readSecrets(start);
   await checkInputs(start);
   const username = secrets.username ?? (secrets.password === undefined ? undefined : id);
-  const { threads, budget, group, holdOutFraction } = config;
+  const { threads, budget, group, ownModel, protocols, holdOutFraction } = config;
   const providers = await engineProviders(start.provider, log);
   const engine = ortEngine({ ...(threads && { threads }), providers, signal });
   log(`joining "${federation}" at ${start.broker}`);
@@ -72,6 +72,7 @@ export async function startDevice(start: DeviceStart): Promise<void> {
         return profile;
       },
       budget,
+      ...(config.profile ? {} : { readState: () => readBoardState() }),
       ...(group === undefined ? {} : { group }),
       data: {
         file: start.data,
@@ -83,9 +84,10 @@ export async function startDevice(start: DeviceStart): Promise<void> {
         modelFolder: start.model,
         stateFolder: start.state,
         cacheFolder: start.cacheFolder,
+        ownModel,
       },
       engine,
-      protocols: builtInProtocols,
+      protocols,
       signal,
       log,
     });

@@ -39,12 +39,13 @@ export async function createKdServer(context: ServerContext): Promise<ServerSide
             };
       return deliveryLane(first, (up) => ({
         kind: "knowledge",
+        protocol: "kd",
         deviceId,
         weight: contributionWeight(task, up.fields),
         logits: unpackLogits(up, rowsOf(round)),
       }));
     },
-    refine: async (reports, { round, global, contributorWeight }) => {
+    refine: async (reports, { round, global, contributorWeight, record }) => {
       if (reports.length === 0) return undefined;
       const start = global.parameters;
       const rows = rowsOf(round);
@@ -57,6 +58,13 @@ export async function createKdServer(context: ServerContext): Promise<ServerSide
         distanceTo(task, rows, { teacher, predictor, parameters });
       const startDistance = await distanceOf(start);
       const reached = await approach({ start, aim, startDistance, distanceOf });
+      const endDistance = reached?.distance ?? startDistance;
+      record?.({
+        divergenceBefore: startDistance.divergence,
+        divergenceAfter: endDistance.divergence,
+        agreementBefore: startDistance.agreement,
+        agreementAfter: endDistance.agreement,
+      });
       return reached?.parameters;
     },
     close: async () => {

@@ -7,10 +7,16 @@ export const splitOptions = z
   .strictObject({
     /** Blocks on the device; "auto" takes the one that needs the least memory. */
     cutLayer: z.union([z.literal("auto"), z.int().positive()]).default("auto"),
+    /** Whether the device holds the end of the model and the loss as well, so that labels never leave it. */
+    uShape: z.boolean().default(false),
+    /** Last blocks on a device with a U-shape, beside the final norm and the head. */
+    tailLayers: z.int().nonnegative().default(0),
     /** Not `topk`: each step's activations are others, so what one drops the next cannot bring. */
     activations: z.enum(denseEncodingNames).default("int8"),
     gradients: z.enum(encodingNames).default("bf16"),
     /** Share of a gradient's values that `topk` sends. */
     keepFraction: z.number().min(0.001).max(1).default(0.1),
+    /** Share of each channel's values, the largest, that `int8` sends apart in bf16, both ways. */
+    outliers: z.number().min(0).max(0.25).default(0),
   })
   .prefault({});

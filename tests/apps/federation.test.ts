@@ -12,6 +12,7 @@ import { runTrifold } from "./program.ts";
 import {
   type Federated,
   federate,
+  frameworksOf,
   makeWorld,
   type SmallDevice,
   smallTexts,
@@ -95,6 +96,21 @@ t.test("a run folder holds the task, a line per round and device, and a checkpoi
   const lines = (await readFile(join(runFolder, "metrics.jsonl"), "utf8")).trim().split("\n");
   const metrics = lines.map((line) => JSON.parse(line));
   t.equal(metrics.filter(({ kind }) => kind === "device").length, 6);
+  const refinements = metrics.filter(({ kind }) => kind === "refinement");
+  t.same(
+    refinements.map(({ round }) => round),
+    [1, 2],
+  );
+  for (const {
+    divergenceBefore,
+    divergenceAfter,
+    agreementBefore,
+    agreementAfter,
+  } of refinements) {
+    t.ok(divergenceAfter <= divergenceBefore, `${divergenceBefore} to ${divergenceAfter} nats`);
+    // Of 13 public texts.
+    for (const share of [agreementBefore, agreementAfter]) t.ok(Number.isInteger(share * 13));
+  }
   t.match(metrics.at(-1), { kind: "round", round: 2, devices: 3, accuracy: result.accuracy });
   t.same(await readdir(join(runFolder, "checkpoints")), [
     "round-0001.safetensors",
@@ -228,20 +244,6 @@ t.test("kd alone teaches the coordinator's model what its devices know", async (
     [2, false],
   ]);
 });
-
-/** What selection chose for each device. */
-function frameworksOf({ events }: Federated): Record<string, string> {
-  const assigned = events.flatMap((event) =>
-    event.kind === "assigned" && event.selection.assignment ? [event.selection.assignment] : [],
-  );
-  return Object.fromEntries(
-    assigned
-      .map(({ deviceId, protocol, cutLayer }): [string, string] => {
-        return [deviceId, cutLayer === undefined ? protocol : `${protocol} (cut ${cutLayer})`];
-      })
-      .sort(),
-  );
-}
 
 /** Everything that must not depend on time: all but seconds, memory and repeats. */
 function numbersOf({ records }: Federated): unknown {

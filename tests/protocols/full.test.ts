@@ -168,12 +168,13 @@ t.test("a device whose cut moved deeper asks for the front that it lacks", async
   for (const cutLayer of [2, 3, 1]) {
     const shapes = shapesOf(task, { from: 0, to: cutLayer });
     const initial = subset(initialOf(task), shapes.keys());
-    const sender = globalSender()(global);
+    const sender = globalSender(task)(global);
     const catchUp = async () => {
       askedAt.push(cutLayer);
       return partOf(sender.whole(), shapes.keys());
     };
     const theta = await receiveGlobal(partOf(sender.first, shapes.keys()), {
+      task,
       state,
       initial,
       catchUp,
@@ -195,7 +196,7 @@ t.test("what an encoding loses is sent later, at both ends", async (t) => {
     const mean = difference(moved(global.parameters, `mean ${round}`), global.parameters);
     const contribution = { kind: "contribution", deviceId: "a", weight: 1, update: mean } as const;
     const before = wanted(global, mean);
-    global = await foldRound(task, global, { results: [contribution], servers: [] });
+    global = await foldRound(task, global, { results: [contribution], servers: new Map() });
     const after = combine(global.parameters, global.residual ?? new Map());
     // Three float32 roundings of values below 1 lie between the two sums.
     t.ok(largestDistance(after, before) < 3 * 2 ** -24, `${largestDistance(after, before)}`);
