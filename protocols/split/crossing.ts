@@ -83,4 +83,5 @@ export function crossingBytes(
   return encodedByteLength([rows, layout.hidden], encoding, { keepFraction, axis: channelAxis });
 }
 
-const channelAxis = 1;
+/** Rows are [tokens, hidden]: each channel of them has an int8 scale. */
+export const channelAxis = 1;
