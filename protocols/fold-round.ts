@@ -1,5 +1,6 @@
 // From what a round's lanes yielded to the next global model: the one path of coordinators, tests and comparisons.
-import { applyUpdate, compareDeviceIds, meanAccumulator } from "./aggregation/index.ts";
+import { loraScale } from "../runtime/index.ts";
+import { aggregateRound, compareDeviceIds } from "./aggregation/index.ts";
 import { nextGlobal } from "./global-model.ts";
 import type {
   Contribution,
@@ -20,9 +21,9 @@ export interface RoundYield {
 }
 
 /**
- * The global model after a round: theta + the mean of the contributions, per tensor over those that carry it (FRAMEWORKS.md
- * section 4), refined by what the reports teach, as devices will decode it. A round without results changes nothing but
- * what an earlier one's encoding had lost.
+ * The global model after a round: theta moved by the contributions as `task.aggregation` says, by default the mean per tensor
+ * over those that carry it (FRAMEWORKS.md section 4), refined by what the reports teach, as devices will decode it. A round
+ * without results changes nothing but what an earlier one's encoding had lost.
  */
 export async function foldRound(
   task: TaskSettings,
@@ -32,9 +33,17 @@ export async function foldRound(
   const ordered = results.toSorted((a, b) => compareDeviceIds(a.deviceId, b.deviceId));
   const contributions = ordered.filter((one): one is Contribution => one.kind === "contribution");
   const reports = ordered.filter((one): one is KnowledgeReport => one.kind === "knowledge");
-  const mean = meanAccumulator();
-  for (const contribution of contributions) mean.add(contribution);
-  let parameters = applyUpdate(global.parameters, mean.finish());
+  const aggregated = aggregateRound(
+    {
+      options: task.aggregation,
+      parameters: global.parameters,
+      scale: loraScale(task.adapter),
+      ...(global.optimizer ? { state: global.optimizer } : {}),
+    },
+    contributions,
+  );
+  const { state: optimizer, truncation } = aggregated;
+  let { parameters } = aggregated;
   const round = global.round + 1;
   const contributorWeight = contributions.reduce((sum, { weight }) => sum + weight, 0);
   for (const [name, server] of servers) {
@@ -42,5 +51,9 @@ export async function foldRound(
     const input = { round, global: { round, parameters }, contributorWeight };
     parameters = (await server.refine?.(own, input)) ?? parameters;
   }
-  return nextGlobal(task, global, parameters);
+  return {
+    ...nextGlobal(task, global, parameters),
+    ...(optimizer.size > 0 ? { optimizer } : {}),
+    ...(truncation.size > 0 ? { truncation } : {}),
+  };
 }

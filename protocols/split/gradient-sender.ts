@@ -42,7 +42,7 @@ interface OwedBatch extends Required<SentTexts> {
 }
 
 function encodeOwed(
-  { name, layout, encoding, keepFraction }: Crossing,
+  { name, layout, encoding, ...own }: Crossing,
   owed: RowStore,
   { gradient, lengths, texts }: OwedBatch,
 ): ReadonlyMap<string, EncodedTensor> {
@@ -55,7 +55,7 @@ function encodeOwed(
   });
   const before = new Map([[name, joinRows(debts, layout.hidden)]]);
   const value = new Map([[name, packRows(gradient, lengths, layout)]]);
-  const options = { keepFraction, axis: channelAxis };
+  const options = { ...own, axis: channelAxis };
   const { encoded, residual } = encodeWithResidual(value, before, encoding, options);
   rowsOf(residual.get(name) as Float32Tensor, sizes).forEach((row, i) => {
     const text = texts[i] as number;

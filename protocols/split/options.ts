@@ -16,6 +16,8 @@ export const splitOptions = z
     gradients: z.enum(encodingNames).default("bf16"),
     /** Share of a gradient's values that `topk` sends. */
     keepFraction: z.number().min(0.001).max(1).default(0.1),
+    /** Share of each channel's values, the largest, that `int8` sends apart in bf16, both ways. */
+    outliers: z.number().min(0).max(0.25).default(0),
     /** Whether what the encoding loses of a text's gradient is added when that text comes again. */
     errorFeedback: z.boolean().default(false),
     /** Most bytes that an end keeps of each of these for a device: rows for reuse, what is owed of gradients. */

@@ -35,7 +35,7 @@ interface SentActivations extends Pick<Up<"activations">, "tensors"> {
 /** The wire of a device with `texts` training texts. */
 export function deviceWire(task: Task, crossings: Crossings, texts: number): DeviceWire {
   const { reuse, cacheBytes, errorFeedback } = task.split;
-  const { layout, encoding } = crossings.activations;
+  const { layout, encoding, outliers } = crossings.activations;
   const threshold = thresholdOf(task, texts);
   const memory = threshold && rowMemory(cacheBytes, layout);
   const owed = task.split.uShape ? owedRows(task, crossings.statesGradient) : undefined;
@@ -55,7 +55,7 @@ export function deviceWire(task: Task, crossings: Crossings, texts: number): Dev
       }
       const known = memory.digest;
       const { changes } = reuse;
-      const options = { memory, layout, encoding, changes, threshold: threshold.value };
+      const options = { memory, layout, encoding, outliers, changes, threshold: threshold.value };
       const { modes, tensors } = sendRows(options, padded, batch);
       const row = { memory: known, modes: [...modes], hidden: layout.hidden };
       return { fields: { lengths, ...numbers, reuse: row }, tensors };

@@ -15,6 +15,8 @@ export interface RowSenderOptions {
   readonly threshold: number;
   /** How whole rows are narrowed. */
   readonly encoding: EncodingName;
+  /** Share of each channel's values that int8 sends apart. */
+  readonly outliers: number;
   /** How changes are narrowed. */
   readonly changes: EncodingName;
 }
@@ -25,7 +27,7 @@ export function sendRows(
   activations: Float32Tensor,
   { lengths, texts }: Pick<RowMessage, "lengths" | "texts">,
 ): RowMessage {
-  const { memory, layout, encoding, changes } = options;
+  const { memory, layout, encoding, changes, outliers } = options;
   const rows = rowsOf(packRows(activations, lengths, layout), rowSizes(lengths, layout));
   const modes = chooseModes(options, rows, texts);
   const ofMode = (mode: number) =>
@@ -43,7 +45,7 @@ export function sendRows(
   for (const [name, sent, narrowed] of parts) {
     if (sent.length === 0) continue;
     const joined = joinRows(sent, layout.hidden);
-    tensors.set(name, encodeTensor(joined, narrowed, { name, axis: channelAxis }));
+    tensors.set(name, encodeTensor(joined, narrowed, { name, outliers, axis: channelAxis }));
   }
   const message = { lengths, texts, modes, tensors };
   receiveRows(memory, layout, message).keep();

@@ -29,6 +29,7 @@ t.test("rows travel whole, as a change or not at all, by how far they moved", (t
   const options = {
     memory: device,
     layout,
+    outliers: 0,
     threshold: 0.05,
     encoding: "float32",
     changes: "int8",
@@ -54,6 +55,7 @@ t.test("what a coordinator makes of rows is never further away than the threshol
       const options = {
         memory: device,
         layout,
+        outliers: 0,
         threshold: 0.1,
         encoding: "int8",
         changes: "int4",
@@ -87,7 +89,14 @@ function distance(a: Float32Tensor, b: Float32Tensor): number {
 
 t.test("ends that remember other rows do not go on", (t) => {
   const memory = rowMemory(1e6, layout);
-  const options = { memory, layout, threshold: 0.05, encoding: "int8", changes: "int4" } as const;
+  const options = {
+    memory,
+    layout,
+    outliers: 0,
+    threshold: 0.05,
+    encoding: "int8",
+    changes: "int4",
+  } as const;
   const message = sendRows(options, activations(1), batch);
   const elsewhere = rowMemory(1e6, layout);
   const outOfTurn = { code: "PROTOCOL_OUT_OF_TURN" };
@@ -133,7 +142,13 @@ t.test("a threshold widens while the loss of an epoch falls and narrows when it 
 });
 
 t.test("what an encoding loses of a text's gradient comes with that text again", (t) => {
-  const crossing = { name: "gradient", layout, encoding: "int4", keepFraction: 0.1 } as const;
+  const crossing = {
+    name: "gradient",
+    layout,
+    encoding: "int4",
+    keepFraction: 0.1,
+    outliers: 0,
+  } as const;
   const sums = [0, 1].map((feedback) => {
     const owed = feedback ? rowStore({ ...sizes, encoding: "float32" }) : undefined;
     const sender = gradientSender(crossing, owed);
