@@ -21,7 +21,7 @@ td small, figcaption small { display: block; line-height: 1.4; }
 .tiles div, figure, section { background: var(--card); border: 1px solid var(--rule); border-radius: 10px; padding: 14px 18px; }
 .tiles strong { display: block; font-size: 24px; line-height: 1.25; }
 .tiles span { color: var(--soft); }
-.charts { display: grid; grid-template-columns: 1fr 1fr; gap: 12px; }
+.charts { display: grid; margin-top: 12px; grid-template-columns: 1fr 1fr; gap: 12px; }
 figure { margin: 0; }
 figure > svg { display: block; width: 100%; max-width: 520px; height: auto; font-size: 12px; fill: var(--ink); }
 section { margin-top: 12px; }
