@@ -4,16 +4,13 @@ import { join } from "node:path";
 import type { Log, Presence, Transport } from "../../broker/index.ts";
 import {
   type AnyProtocol,
-  adoptDecoded,
   batchShape,
-  type Contribution,
   chooseCohort,
-  compareDeviceIds,
   foldRound,
   type GlobalModel,
   headOf,
   initialOf,
-  type KnowledgeReport,
+  type LaneResult,
   modelSpec,
 } from "../../protocols/index.ts";
 import {
@@ -192,37 +189,21 @@ async function cohortReady(
   }
 }
 
-/** Folds what the accepted devices delivered, lets the protocols refine it, and saves the checkpoint. */
+/** Folds what the accepted devices delivered into the next global model, and saves it. */
 async function closeRound(
-  run: Run,
+  { prepared, folder, servers }: Run,
   global: GlobalModel,
   outcome: AttemptOutcome,
   accepted: readonly string[],
 ): Promise<GlobalModel> {
-  const { prepared, folder, servers } = run;
-  const { task } = prepared;
-  const contributions: Contribution[] = [];
-  const knowledge: KnowledgeReport[] = [];
-  for (const deviceId of [...accepted].sort(compareDeviceIds)) {
+  const results: LaneResult[] = [];
+  for (const deviceId of accepted) {
     const result = await outcome.lanes.get(deviceId)?.result();
-    if (result?.kind === "contribution") contributions.push(result);
-    else if (result) knowledge.push(result);
+    if (result) results.push(result);
   }
-  let next = foldRound(global, contributions);
-  const contributorWeight = contributions.reduce((sum, { weight }) => sum + weight, 0);
-  for (const [, server] of await servers.open()) {
-    const refined = await server.refine?.(knowledge, {
-      round: next.round,
-      global: next,
-      contributorWeight,
-    });
-    if (refined) next = { ...next, parameters: refined };
-  }
+  const open = (await servers.open()).map(([, server]) => server);
+  const next = await foldRound(prepared.task, global, { results, servers: open });
   await closeLanes(outcome);
-  next = {
-    ...next,
-    parameters: adoptDecoded(next.parameters, initialOf(task), task.full),
-  };
   await folder.saveCheckpoint(next);
   return next;
 }

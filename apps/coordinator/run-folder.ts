@@ -15,6 +15,7 @@ import {
   writeFileAtomic,
   writeSafetensors,
 } from "../../runtime/index.ts";
+import { type Checkpoints, openCheckpoints } from "./checkpoints.ts";
 import { coordinatorErrors } from "./errors.ts";
 import { type Journal, journalFile, openJournal } from "./journal.ts";
 import { lockRunFolder } from "./run-lock.ts";
@@ -53,12 +54,11 @@ export interface DeviceFacts {
  * `TASK_CHANGED` when the folder belongs to a task with other settings, data or model.
  */
 export async function openRunFolder(path: string, task: Task): Promise<RunFolder> {
-  const folders = {
-    uploads: join(path, "journal", "uploads"),
-    checkpoints: join(path, "checkpoints"),
-  };
+  const uploads = join(path, "journal", "uploads");
+  let checkpoints: Checkpoints;
   try {
-    for (const folder of Object.values(folders)) await mkdir(folder, { recursive: true });
+    await mkdir(uploads, { recursive: true });
+    checkpoints = await openCheckpoints(path);
   } catch (cause) {
     throw coordinatorErrors.error("RUN_FOLDER_UNUSABLE", `cannot create the run folder ${path}`, {
       hint: "Give a folder on a disk with room that this user may write to.",
@@ -69,13 +69,12 @@ export async function openRunFolder(path: string, task: Task): Promise<RunFolder
   try {
     await checkTask(join(path, "task.json"), task);
     const journal = await openJournal(journalFile(path));
-    const upload = (name: string) => join(folders.uploads, name);
+    const upload = (name: string) => join(uploads, name);
     return {
       path,
       journal,
-      checkpoint: await lastCheckpoint(folders.checkpoints, journal),
-      saveCheckpoint: async ({ round, parameters }) =>
-        writeSafetensors(checkpointFile(folders.checkpoints, round), parameters),
+      checkpoint: await lastCheckpoint(checkpoints, journal),
+      saveCheckpoint: (global) => checkpoints.save(global),
       saveUpload: async (name, bytes) => {
         await writeFileAtomic(upload(name), bytes);
         return name;
@@ -87,7 +86,7 @@ export async function openRunFolder(path: string, task: Task): Promise<RunFolder
       },
       readUpdate: (name) => readParameterFile(upload(name)),
       clearUploads: async () => {
-        for (const name of await readdir(folders.uploads)) await rm(upload(name), { force: true });
+        for (const name of await readdir(uploads)) await rm(upload(name), { force: true });
       },
       appendMetrics: (line) => appendFile(join(path, "metrics.jsonl"), `${JSON.stringify(line)}\n`),
       saveProfiles: (devices) => saveProfiles(join(path, "profiles.json"), devices),
@@ -125,15 +124,10 @@ async function checkTask(path: string, task: Task): Promise<void> {
 }
 
 /** The checkpoint that the journal says is finished: a later file may have been written just before a crash. */
-async function lastCheckpoint(folder: string, journal: Journal): Promise<GlobalModel | undefined> {
+async function lastCheckpoint(
+  checkpoints: Checkpoints,
+  journal: Journal,
+): Promise<GlobalModel | undefined> {
   const closed = journal.records.findLast((record) => record.kind === "closed");
-  if (!closed) return undefined;
-  return {
-    round: closed.round,
-    parameters: await readParameterFile(checkpointFile(folder, closed.round)),
-  };
-}
-
-function checkpointFile(folder: string, round: number): string {
-  return join(folder, `round-${String(round).padStart(4, "0")}.safetensors`);
+  return closed && checkpoints.read(closed.round);
 }

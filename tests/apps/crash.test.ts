@@ -97,6 +97,31 @@ t.test(
   },
 );
 
+t.test("a coordinator killed in a later round has its change and its residual still", async (t) => {
+  const broker = await startBroker({ log: () => {} });
+  t.teardown(() => broker.close());
+  const lossy = await writeTask(world, "lossy", {
+    full: { encoding: "int8" },
+    cohort: { minimumDevices: 2 },
+    training: { rounds: 3 },
+  });
+  const expected = await federate(world, { task: lossy, run: run("lossy"), devices: whole });
+  const folder = run("killed-later");
+  const place = ["--broker", broker.url];
+  const first = coordinator(t, folder, place, lossy);
+  const devices = whole.map((one) => joined(t, one, folder, broker.url, () => {}, lossy));
+  await journaled(folder, (record) => record.kind === "round" && record.round === 3);
+  await kill(first);
+  const { status, stderr } = await coordinator(t, folder, place, lossy).finished;
+  t.equal(status, 0, stderr);
+  await Promise.all(devices);
+  const uploads = (await recordsOf(folder)).filter(({ kind }) => kind === "upload").map(placeOf);
+  // A device that asked for the whole parameters would have two in its lane.
+  t.equal(new Set(uploads).size, uploads.length, uploads.join(", "));
+  t.equal(new Set(uploads.filter((place) => place.startsWith("a"))).size, 3);
+  t.ok((await adapterOf(folder)).equals(expected.adapter));
+});
+
 t.test("a device killed in its round comes back with the same command and delivers", async (t) => {
   const folder = run("killed-device");
   let lost: Running | undefined;
@@ -244,6 +269,7 @@ function joined(
   folder: string,
   address: string,
   onLine: (line: string) => void = () => {},
+  taskFile: string = task,
 ): Promise<{ readonly log: readonly string[] }> {
   const ending = new AbortController();
   t.teardown(() => ending.abort(new Error("the test is over")));
@@ -252,7 +278,7 @@ function joined(
     log.push(line);
     onLine(line);
   };
-  const place = { task, run: folder, address, signal: ending.signal };
+  const place = { task: taskFile, run: folder, address, signal: ending.signal };
   const ended = joinDevice(world, smallDevice, { ...place, log: note }).then(() => ({ log }));
   // A test that fails does not wait for its devices.
   ended.catch(() => {});

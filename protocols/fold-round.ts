@@ -1,0 +1,45 @@
+// From what a round's lanes yielded to the next global model: the one path of coordinators, tests and comparisons.
+import { applyUpdate, compareDeviceIds, meanAccumulator } from "./aggregation/index.ts";
+import { nextGlobal } from "./global-model.ts";
+import type {
+  Contribution,
+  GlobalModel,
+  KnowledgeReport,
+  LaneResult,
+  Payload,
+  ServerSide,
+} from "./protocol.ts";
+import type { TaskSettings } from "./task.ts";
+
+/** What a round yielded. */
+export interface RoundYield {
+  /** One for each accepted device, in any order. */
+  readonly results: readonly LaneResult[];
+  /** Coordinator ends that may refine, in name order. */
+  readonly servers: readonly Pick<ServerSide<Payload, Payload>, "refine">[];
+}
+
+/**
+ * The global model after a round: theta + the mean of the contributions, per tensor over those that carry it (FRAMEWORKS.md
+ * section 4), refined by what the reports teach, as devices will decode it. A round without results changes nothing but
+ * what an earlier one's encoding had lost.
+ */
+export async function foldRound(
+  task: TaskSettings,
+  global: GlobalModel,
+  { results, servers }: RoundYield,
+): Promise<GlobalModel> {
+  const ordered = results.toSorted((a, b) => compareDeviceIds(a.deviceId, b.deviceId));
+  const contributions = ordered.filter((one): one is Contribution => one.kind === "contribution");
+  const reports = ordered.filter((one): one is KnowledgeReport => one.kind === "knowledge");
+  const mean = meanAccumulator();
+  for (const contribution of contributions) mean.add(contribution);
+  let parameters = applyUpdate(global.parameters, mean.finish());
+  const round = global.round + 1;
+  const contributorWeight = contributions.reduce((sum, { weight }) => sum + weight, 0);
+  for (const server of servers) {
+    const input = { round, global: { round, parameters }, contributorWeight };
+    parameters = (await server.refine?.(reports, input)) ?? parameters;
+  }
+  return nextGlobal(task, global, parameters);
+}
