@@ -1,5 +1,6 @@
 // From what a round's lanes yielded to the next global model: the one path of coordinators, tests and comparisons.
-import { applyUpdate, compareDeviceIds, meanAccumulator } from "./aggregation/index.ts";
+import { loraScale } from "../runtime/index.ts";
+import { aggregateRound, compareDeviceIds } from "./aggregation/index.ts";
 import { nextGlobal } from "./global-model.ts";
 import type {
   Contribution,
@@ -20,8 +21,8 @@ export interface RoundYield {
 }
 
 /**
- * The global model after a round: theta + the mean of the contributions, per tensor over those that carry it (FRAMEWORKS.md
- * section 4), refined by what the reports teach, as devices will decode it. A round without results changes nothing but
+ * The global model after a round: theta moved by the contributions as the task's `aggregation` says, at its defaults by their mean, per tensor
+ * over those that carry it (FRAMEWORKS.md section 4), refined by what the reports teach, as devices will decode it. A round without results changes nothing but
  * what an earlier one's encoding had lost.
  */
 export async function foldRound(
@@ -32,14 +33,27 @@ export async function foldRound(
   const ordered = results.toSorted((a, b) => compareDeviceIds(a.deviceId, b.deviceId));
   const contributions = ordered.filter((one): one is Contribution => one.kind === "contribution");
   const reports = ordered.filter((one): one is KnowledgeReport => one.kind === "knowledge");
-  const mean = meanAccumulator();
-  for (const contribution of contributions) mean.add(contribution);
-  let parameters = applyUpdate(global.parameters, mean.finish());
+  const { serverState = new Map() } = global;
+  const aggregated = aggregateRound(
+    {
+      options: task.aggregation,
+      parameters: global.parameters,
+      state: serverState,
+      scale: loraScale(task.adapter),
+    },
+    contributions,
+  );
+  let { parameters } = aggregated;
   const round = global.round + 1;
   const contributorWeight = contributions.reduce((sum, { weight }) => sum + weight, 0);
   for (const server of servers) {
     const input = { round, global: { round, parameters }, contributorWeight };
     parameters = (await server.refine?.(reports, input)) ?? parameters;
   }
-  return nextGlobal(task, global, parameters);
+  const { state, truncation } = aggregated;
+  return {
+    ...nextGlobal(task, global, parameters),
+    ...(state.size > 0 ? { serverState: state } : {}),
+    ...(truncation.size > 0 ? { truncation } : {}),
+  };
 }

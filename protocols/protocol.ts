@@ -202,4 +202,8 @@ export interface GlobalModel {
   readonly change?: ReadonlyMap<string, EncodedTensor>;
   /** What the encoding of changes has lost so far, for the next one. */
   readonly residual?: Parameters;
+  /** What the server's optimizer goes on from (`ServerStep.state`). */
+  readonly serverState?: Parameters;
+  /** Of the method `stack`: what the rank could not hold of the last round's mean, by adapted layer. */
+  readonly truncation?: ReadonlyMap<string, number>;
 }

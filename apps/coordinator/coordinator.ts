@@ -12,6 +12,8 @@ import {
   initialOf,
   type LaneResult,
   modelSpec,
+  requireAggregationMemory,
+  shapesOf,
 } from "../../protocols/index.ts";
 import {
   type Engine,
@@ -120,7 +122,7 @@ async function runRounds(run: Run): Promise<RunResult> {
     const accepted = acceptedOf(outcome, outcome.decision.accepted);
     await folder.journal.append({ kind: "closed", round, attempt, accepted, accuracy, seconds });
     for (const [deviceId, lane] of Object.entries(accepted)) acceptedLanes.set(deviceId, lane);
-    await record(run, round, outcome, { accuracy, seconds });
+    await record(run, round, outcome, { accuracy, seconds, ...truncationOf(global) });
     onEvent({ kind: "closed", round, accepted: outcome.decision.accepted, accuracy, seconds });
     void tellDevices(run, "close", (deviceId) => ({
       acceptedLane: acceptedLanes.get(deviceId) ?? 0,
@@ -152,6 +154,8 @@ async function beginRound(run: Run, position: RunPosition): Promise<RunPosition>
   const { round, attempt, isInterrupted } = position;
   const { rounds } = prepared.task.training;
   const cohort = isInterrupted ? position.cohort : askedBy(run, position);
+  const asked = cohort?.length ?? run.fleet.ready.size;
+  requireAggregationMemory(prepared.task.aggregation, asked, shapesOf(prepared.task));
   if (!isInterrupted)
     await folder.journal.append({ kind: "round", round, attempt, ...(cohort && { cohort }) });
   onEvent({ kind: "round", round, attempt, rounds, ...(cohort && { asked: cohort }) });
@@ -217,12 +221,17 @@ async function scoreGlobal({ prepared, predictor }: Run, parameters: Parameters)
   ).accuracy;
 }
 
+/** What `stack` lost, as metrics.jsonl has it: by adapted layer. */
+function truncationOf({ truncation }: GlobalModel): { readonly truncation?: object } {
+  return truncation ? { truncation: Object.fromEntries(truncation) } : {};
+}
+
 /** One line for each device and one for the round; payloads of the closed round are forgotten. */
 async function record(
   { folder }: Run,
   round: number,
   { lanes, reports, decision }: AttemptOutcome,
-  scores: { readonly accuracy: number; readonly seconds: number },
+  scores: Readonly<Record<string, unknown>>,
 ): Promise<void> {
   const accepted = decision.kind === "close" ? decision.accepted : [];
   for (const [deviceId, { assignment }] of lanes) {

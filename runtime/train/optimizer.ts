@@ -41,7 +41,7 @@ export interface OptimizerState {
 export interface Optimizer {
   /** The current values; the same arrays are updated by `step`. */
   readonly parameters: Parameters;
-  /** Applies one step in place; a parameter without a gradient stays, without decay. `scale` multiplies every gradient first (clipping). */
+  /** Applies one step in place. `scale` multiplies every gradient first (clipping). A parameter without a gradient stays as it is. */
   step(gradients: Parameters, options: { readonly rate: number; readonly scale?: number }): void;
   /** What another optimizer goes on from; its arrays are updated by `step` as well. */
   state(): OptimizerState;

@@ -1,0 +1,135 @@
+// The settings of `aggregation` in whole rounds of devices: each changes the next theta and nothing else.
+import { join } from "node:path";
+import { isDeepStrictEqual } from "node:util";
+import t from "tap";
+import { openCheckpoints } from "../../apps/coordinator/checkpoints.ts";
+import {
+  applyUpdate,
+  type Contribution,
+  type GlobalModel,
+  serverStep,
+  weightedMean,
+} from "../../protocols/index.ts";
+import { type Float32Tensor, float32, loraScale, type Parameters } from "../../runtime/index.ts";
+import { openFederation, type Round, type ToyDevice } from "./loopback.ts";
+import { apart, combine, type Matrix } from "./matrices.ts";
+import { openToy, type Toy, toyExamples } from "./toy.ts";
+
+const devices: readonly ToyDevice[] = ["a", "b", "c", "d", "e"].map((id, i) => ({
+  id,
+  protocol: "full",
+  train: toyExamples(id, 5 + 4 * i),
+}));
+/** The same devices, two of them cut. */
+const mixed = devices.map(
+  (device, i): ToyDevice => (i % 3 === 1 ? { ...device, protocol: "split", cutLayer: 2 } : device),
+);
+
+type Aggregation = Readonly<Record<string, unknown>>;
+
+async function play(
+  toy: Toy,
+  aggregation: Aggregation,
+  who = devices,
+): Promise<{ readonly start: GlobalModel; readonly rounds: readonly [Round, Round] }> {
+  const adapter = { rank: 2, alpha: 4, targets: ["c_attn", "mlp.c_fc"] };
+  const task = toy.task({ adapter, aggregation, full: { encoding: "float32" } });
+  const federation = await openFederation(toy, task, who);
+  const first = await federation.round(federation.start);
+  const second = await federation.round(first.global);
+  await federation.close();
+  return { start: federation.start, rounds: [first, second] };
+}
+
+const contributionsOf = ({ devices }: Round): Contribution[] =>
+  [...devices.values()].map(({ result }) => result as Contribution);
+
+t.test("each setting changes what contributions become, for split devices alike", async (t) => {
+  const toy = await openToy(t);
+  const [plain] = (await play(toy, {})).rounds;
+  for (const aggregation of [
+    { method: "stack" },
+    { combine: "median" },
+    { combine: "trimmedMean" },
+    { combine: "krum", byzantine: 1 },
+    { maximumNorm: 0.01 },
+    { optimizer: { rate: 0.5 } },
+    { optimizer: { kind: "fedavgm" } },
+    { optimizer: { kind: "fedadam" } },
+    { optimizer: { kind: "fedyogi" } },
+  ]) {
+    const name = JSON.stringify(aggregation);
+    const [first, second] = (await play(toy, aggregation)).rounds;
+    t.same(contributionsOf(first), contributionsOf(plain), `${name}: devices do what they did`);
+    // Momentum starts at zero, so its first step is the mean itself.
+    const isPlain = isDeepStrictEqual(first.global.parameters, plain.global.parameters);
+    t.equal(isPlain, name.includes("fedavgm"), name);
+    const [, swapped] = (await play(toy, aggregation, mixed)).rounds;
+    t.same(swapped.global.parameters, second.global.parameters, `${name}: bit for bit with split`);
+  }
+});
+
+t.test("the server's optimizer goes on from the round before", async (t) => {
+  const toy = await openToy(t);
+  const { start, rounds } = await play(toy, { optimizer: { kind: "fedadam" } });
+  const { optimizer } = toy.task({ aggregation: { optimizer: { kind: "fedadam" } } }).aggregation;
+  let { parameters } = start;
+  let state: Parameters = new Map();
+  for (const round of rounds) {
+    const step = serverStep(optimizer, weightedMean(contributionsOf(round)), state);
+    ({ state } = step);
+    parameters = applyUpdate(parameters, step.update);
+    t.same(round.global.parameters, parameters);
+    t.same(round.global.serverState, state);
+  }
+});
+
+t.test("a checkpoint keeps the state of the server's optimizer", async (t) => {
+  const toy = await openToy(t);
+  const [{ global }] = (await play(toy, { optimizer: { kind: "fedyogi" } })).rounds;
+  const checkpoints = await openCheckpoints(join(t.testdir(), "run"));
+  await checkpoints.save(global);
+  const read = await checkpoints.read(1);
+  t.same(new Map([...(read.serverState ?? [])].sort()), global.serverState);
+});
+
+t.test("stack's theta is the mean of the products but for what it reports", async (t) => {
+  const toy = await openToy(t);
+  const { start, rounds } = await play(toy, { method: "stack" });
+  const scale = loraScale({ rank: 2, alpha: 4, targets: [] });
+  let before = start.parameters;
+  for (const round of rounds) {
+    const { global } = round;
+    const results = contributionsOf(round);
+    const total = results.reduce((sum, { weight }) => sum + weight, 0);
+    t.equal(global.truncation?.size, 8, "two layers in each of four blocks");
+    for (const [module, error] of global.truncation ?? []) {
+      const exact = combine(
+        ...results.map(({ weight, update }) => {
+          const after = applyUpdate(before, update);
+          return [(scale * weight) / total, product(after, module)] as const;
+        }),
+      );
+      const lost = apart(combine([scale, product(global.parameters, module)]), exact);
+      // Both are rounded to float32.
+      t.ok(Math.abs(lost - error) < 1e-5, `${module}: ${lost}, reported ${error}`);
+    }
+    before = global.parameters;
+  }
+});
+
+/** B A of a layer, [out, in]. */
+function product(parameters: Parameters, module: string): Matrix {
+  const factor = (name: "A" | "B"): Float32Tensor =>
+    parameters.get(`${module}.lora_${name}.weight`) ?? float32([0, 0]);
+  const [a, b] = [factor("A"), factor("B")];
+  const [rank = 0, inSize = 0] = a.shape;
+  return Array.from({ length: b.shape[0] ?? 0 }, (_, i) =>
+    Array.from({ length: inSize }, (__, j) => {
+      let sum = 0;
+      for (let k = 0; k < rank; k++)
+        sum += (b.data[i * rank + k] ?? 0) * (a.data[k * inSize + j] ?? 0);
+      return sum;
+    }),
+  );
+}
