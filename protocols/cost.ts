@@ -54,12 +54,13 @@ export function wholeModelCost(
   { holdOut, mode }: CostOptions,
 ): Pick<RoundCost, "peakMemoryBytes" | "flops"> {
   const spec = sketchSpec(task, mode);
-  const [step, logits] = [{ kind: "step" }, { kind: "logits" }] as const;
+  const step = { kind: "step" } as const;
+  const scoring = { kind: spec.head.kind === "lm" ? "loss" : "logits" } as const;
   const { localSteps, batchSize } = task.training;
   return {
-    peakMemoryBytes: trainingMemoryBytes(spec, [step, logits]),
+    peakMemoryBytes: trainingMemoryBytes(spec, [step, scoring]),
     flops:
       localSteps * workloadFlops(spec, step) +
-      batchCount(holdOut, batchSize) * workloadFlops(spec, logits),
+      batchCount(holdOut, batchSize) * workloadFlops(spec, scoring),
   };
 }

@@ -1,36 +1,35 @@
 // What `full` and `kd` devices share: a whole model on the device, trained on private data and scored on
 // the hold-out. The report of a round is the same in every protocol.
 import {
-  type Example,
+  classifierScorer,
   loadPredictor,
+  loadScorer,
   loadStep,
   type Parameters,
   type Predictor,
-  predictAll,
-  scoreClassification,
+  type Score,
   specInMode,
   type TensorBundle,
   type TrainResult,
   train,
 } from "../runtime/index.ts";
-import { batchesOf, batchShape, modelSpec, rateOf, roundBatches, roundMaskKey } from "./plan.ts";
+import { batchesOf, modelSpec, rateOf, roundBatches, roundMaskKey } from "./plan.ts";
 import type { ClientContext, RoundInfo, TrainReport } from "./protocol.ts";
 
 /** A device's whole model, loaded once and used every round. */
 export interface LocalModel {
   /** The round's local steps from `initial`, on the batches every framework would see. */
   train(initial: Parameters, info: RoundInfo, signal: AbortSignal): Promise<TrainResult>;
-  /** The forward pass to the logits. */
-  readonly predictor: Predictor;
-  /** Accuracy on the hold-out; undefined without one. */
-  score(parameters: Parameters, signal: AbortSignal): Promise<Score | undefined>;
+  /** The forward pass to a classifier's logits; undefined for a language model, which is scored by its loss. */
+  readonly predictor: Predictor | undefined;
+  /** What the model is worth on the hold-out; undefined without one. */
+  score(parameters: Parameters, signal: AbortSignal): Promise<HoldOutScore | undefined>;
   close(): Promise<void>;
 }
 
-/** The share of the hold-out that a model gets right, and the work it took. */
-export interface Score {
-  /** 0..1. */
-  readonly accuracy: number;
+/** What a model is worth on the hold-out, and the work it took to tell. */
+export interface HoldOutScore {
+  readonly score: Score;
   readonly flops: number;
 }
 
@@ -39,26 +38,9 @@ export async function openLocalModel(context: ClientContext): Promise<LocalModel
   const { task, engine, model, holdOut } = context;
   const { mode = "whole-float32" } = context.assignment;
   const spec = await specInMode(modelSpec(task, model), mode);
-  const shape = batchShape(task);
   const step = await loadStep(engine, spec);
-  const predictor = await loadPredictor(engine, spec);
-  const predict = async (
-    parameters: Parameters,
-    examples: readonly Example[],
-    signal: AbortSignal,
-  ) => {
-    const source = {
-      run: async (current: Parameters, feeds: TensorBundle) => {
-        signal.throwIfAborted();
-        const predicted = await predictor.run(current, feeds);
-        // Block by block a prediction takes many runs.
-        signal.throwIfAborted();
-        return predicted;
-      },
-    };
-    const logits = await predictAll(source, parameters, examples, shape);
-    return { logits, flops: predictor.flops * batchCount(examples.length, shape.batch) };
-  };
+  const predictor = spec.head.kind === "lm" ? undefined : await loadPredictor(engine, spec);
+  const scorer = predictor ? classifierScorer(predictor, spec) : await loadScorer(engine, spec);
   return {
     predictor,
     train: (initial, info, signal) =>
@@ -74,20 +56,15 @@ export async function openLocalModel(context: ClientContext): Promise<LocalModel
       }),
     score: async (parameters, signal) => {
       if (holdOut.length === 0) return undefined;
-      const { logits, flops } = await predict(parameters, holdOut, signal);
-      return { accuracy: accuracyOf(logits, holdOut), flops };
+      const score = await scorer.run(parameters, holdOut, signal);
+      signal.throwIfAborted();
+      return { score, flops: scorer.flopsOf(holdOut.length) };
     },
     close: async () => {
       await step.close();
-      await predictor.close();
+      await scorer.close();
     },
   };
-}
-
-/** Share of the examples, 0..1, whose largest logit is their label's. */
-export function accuracyOf(logits: Float32Array, examples: readonly Example[]): number {
-  const labels = examples.map(({ label }) => label);
-  return scoreClassification(logits, labels).accuracy;
 }
 
 /** Batches that hold `examples` examples. */
@@ -99,15 +76,15 @@ export function batchCount(examples: number, batchSize: number): number {
 export function reportOf(
   { task, train: examples }: ClientContext,
   trained: Pick<TrainResult, "steps" | "meanLoss" | "flops">,
-  score: Score | undefined,
+  scored: HoldOutScore | undefined,
 ): TrainReport {
   return {
     examples: examples.length,
     examplesSeen: trained.steps * task.training.batchSize,
     steps: trained.steps,
     loss: trained.meanLoss,
-    flops: trained.flops + (score?.flops ?? 0),
-    ...(score ? { accuracy: score.accuracy } : {}),
+    flops: trained.flops + (scored?.flops ?? 0),
+    ...scored?.score,
   };
 }
 

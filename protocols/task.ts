@@ -23,11 +23,15 @@ const positiveInt = z.int().positive();
 export const taskSchema = z.strictObject({
   name: z.string().regex(idPattern),
   seed: z.int().nonnegative().default(1),
-  head: z.strictObject({
-    kind: z.literal("classification"),
-    /** Ordered: the class index is the position here. */
-    labels: z.array(z.string().min(1).max(200)).min(2).max(1000),
-  }),
+  head: z.discriminatedUnion("kind", [
+    z.strictObject({
+      kind: z.literal("classification"),
+      /** Ordered: the class index is the position here. */
+      labels: z.array(z.string().min(1).max(200)).min(2).max(1000),
+    }),
+    /** The base model's own head: texts are continued, there are no labels. */
+    z.strictObject({ kind: z.literal("lm") }),
+  ]),
   adapter: z
     .strictObject({
       rank: z.int().min(1).max(256),

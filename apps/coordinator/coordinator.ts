@@ -4,7 +4,6 @@ import { join } from "node:path";
 import type { Log, Presence, Transport } from "../../broker/index.ts";
 import {
   type AnyProtocol,
-  batchShape,
   chooseCohort,
   foldRound,
   type GlobalModel,
@@ -17,12 +16,11 @@ import {
 } from "../../protocols/index.ts";
 import {
   type Engine,
-  loadPredictor,
+  loadScorer,
   type Parameters,
-  type Predictor,
-  predictAll,
+  type Score,
+  type Scorer,
   saveAdapter,
-  scoreClassification,
 } from "../../runtime/index.ts";
 import { runReport } from "../report/run-report.ts";
 import { writeReport } from "../report/write-report.ts";
@@ -56,8 +54,8 @@ export interface CoordinatorOptions {
 /** What a finished run leaves in memory; the run folder holds the rest. */
 export interface RunResult {
   readonly global: GlobalModel;
-  /** On the test set, 0..1. */
-  readonly accuracy: number;
+  /** On the test set. */
+  readonly score: Score;
 }
 
 /**
@@ -68,7 +66,7 @@ export async function runCoordinator(options: CoordinatorOptions): Promise<RunRe
   const { prepared, transport, protocols, onEvent, log } = options;
   const { task, model, publicSet } = prepared;
   const servers = createServers(protocols, { task, engine: options.engine, model, publicSet, log });
-  const predictor = await loadPredictor(options.engine, modelSpec(task, model));
+  const scorer = await loadScorer(options.engine, modelSpec(task, model));
   const fleet = await openFleet({
     transport,
     federation: options.federation,
@@ -79,17 +77,17 @@ export async function runCoordinator(options: CoordinatorOptions): Promise<RunRe
     log,
   });
   try {
-    return await runRounds({ ...options, servers, predictor, fleet });
+    return await runRounds({ ...options, servers, scorer, fleet });
   } finally {
     await fleet.close();
     await servers.close();
-    await predictor.close();
+    await scorer.close();
   }
 }
 
 interface Run extends CoordinatorOptions {
   readonly servers: Servers;
-  readonly predictor: Predictor;
+  readonly scorer: Scorer;
   readonly fleet: Fleet;
 }
 
@@ -117,27 +115,27 @@ async function runRounds(run: Run): Promise<RunResult> {
       continue;
     }
     global = await closeRound(run, global, outcome, outcome.decision.accepted);
-    const accuracy = await scoreGlobal(run, global.parameters);
+    const score = await scoreGlobal(run, global.parameters);
     const seconds = (performance.now() - started) / 1000;
     const accepted = acceptedOf(outcome, outcome.decision.accepted);
-    await folder.journal.append({ kind: "closed", round, attempt, accepted, accuracy, seconds });
+    await folder.journal.append({ kind: "closed", round, attempt, accepted, ...score, seconds });
     for (const [deviceId, lane] of Object.entries(accepted)) acceptedLanes.set(deviceId, lane);
-    await record(run, round, outcome, { accuracy, seconds, ...truncationOf(global) });
-    onEvent({ kind: "closed", round, accepted: outcome.decision.accepted, accuracy, seconds });
+    await record(run, round, outcome, { ...score, seconds, ...truncationOf(global) });
+    onEvent({ kind: "closed", round, accepted: outcome.decision.accepted, ...score, seconds });
     void tellDevices(run, "close", (deviceId) => ({
       acceptedLane: acceptedLanes.get(deviceId) ?? 0,
     }));
     const partakers = cohort ? [...acceptedLanes.keys()] : Object.keys(accepted);
     position = nextPosition({ round: round + 1, attempt: 1 }, partakers);
   }
-  const accuracy = await scoreGlobal(run, global.parameters);
+  const score = await scoreGlobal(run, global.parameters);
   await saveResult(run, global.parameters);
-  await presence.update({ task: task.name, round: rounds, rounds, accuracy, finished: true });
+  await presence.update({ task: task.name, round: rounds, rounds, ...score, finished: true });
   await devicesBack(run, position.unaware);
   await tellDevices(run, "finish", () => ({}));
   if (position.unaware.length > 0) await folder.journal.append({ kind: "finished" });
-  onEvent({ kind: "finished", accuracy });
-  return { global, accuracy };
+  onEvent({ kind: "finished", ...score });
+  return { global, score };
 }
 
 /** Devices may be on their way back after a restart or a lost connection, and would wait for a next round for ever. */
@@ -212,13 +210,8 @@ async function closeRound(
   return next;
 }
 
-async function scoreGlobal({ prepared, predictor }: Run, parameters: Parameters): Promise<number> {
-  const { testSet, task } = prepared;
-  const logits = await predictAll(predictor, parameters, testSet, batchShape(task));
-  return scoreClassification(
-    logits,
-    testSet.map(({ label }) => label),
-  ).accuracy;
+function scoreGlobal({ prepared, scorer, signal }: Run, parameters: Parameters): Promise<Score> {
+  return scorer.run(parameters, prepared.testSet, signal);
 }
 
 /** What `stack` lost, as metrics.jsonl has it: by adapted layer. */
@@ -231,7 +224,7 @@ async function record(
   { folder }: Run,
   round: number,
   { lanes, reports, decision }: AttemptOutcome,
-  scores: Readonly<Record<string, unknown>>,
+  scores: Score & { readonly seconds: number; readonly truncation?: object },
 ): Promise<void> {
   const accepted = decision.kind === "close" ? decision.accepted : [];
   for (const [deviceId, { assignment }] of lanes) {
@@ -257,7 +250,7 @@ async function saveResult({ prepared, folder, fleet }: Run, parameters: Paramete
     lora: task.adapter,
     head: headOf(task),
     parameters,
-    labels: task.head.labels,
+    ...(task.head.kind === "lm" ? {} : { labels: task.head.labels }),
     baseModelName: modelFolder,
     baseModelSha256: model.sha256,
   });

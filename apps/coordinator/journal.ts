@@ -3,6 +3,7 @@
 import { type FileHandle, open, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { Assignment, RoundCost } from "../../protocols/index.ts";
+import type { Score } from "../../runtime/index.ts";
 import type { DeviceRoundReport } from "../control-messages.ts";
 import { coordinatorErrors } from "./errors.ts";
 
@@ -51,15 +52,14 @@ export type JournalRecord =
       readonly lane: number;
       readonly report: DeviceRoundReport;
     }
-  | {
+  | (Score & {
       readonly kind: "closed";
       readonly round: number;
       readonly attempt: number;
       /** Lane of each device whose work was folded in, by device id. */
       readonly accepted: Readonly<Record<string, number>>;
-      readonly accuracy: number;
       readonly seconds: number;
-    }
+    })
   /** The adapter is saved and the devices know it. */
   | { readonly kind: "finished" };
 

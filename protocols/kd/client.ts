@@ -1,6 +1,6 @@
 // Device end of `kd` (KD-FedLLM): learn from the coordinator's logits, then from private data, then tell
 // what the local model makes of the public texts.
-import { type Parameters, specInMode } from "../../runtime/index.ts";
+import { loadPredictor, type Parameters, specInMode } from "../../runtime/index.ts";
 import { stageSections } from "../client-memory.ts";
 import { batchCount, openLocalModel, reportOf } from "../local-training.ts";
 import { modelSpec } from "../plan.ts";
@@ -21,8 +21,9 @@ export async function createKdClient(context: ClientContext): Promise<ClientSide
   const { mode = "whole-float32", allowance } = context.assignment;
   const publicSet = await context.publicSet();
   const local = await openLocalModel(context);
-  const { predictor } = local;
   const spec = await specInMode(modelSpec(task, model), mode);
+  // A classifier is scored by its logits, so they are at hand already.
+  const predictor = local.predictor ?? (await loadPredictor(engine, spec));
   const distillation = await loadDistillation(engine, task, spec);
 
   const learn = async (initial: Parameters, start: KdDown, rows: PublicRows, at: Moment) => {
@@ -59,6 +60,7 @@ export async function createKdClient(context: ClientContext): Promise<ClientSide
     },
     close: async () => {
       await local.close();
+      if (predictor !== local.predictor) await predictor.close();
       await distillation.close();
     },
   };

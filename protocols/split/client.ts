@@ -10,6 +10,7 @@ import {
   loadFront,
   makeBatch,
   type Optimizer,
+  scoreClassification,
   squaredNorms,
   type TensorBundle,
 } from "../../runtime/index.ts";
@@ -18,12 +19,13 @@ import type { EncodedTensor } from "../encoding/encoded.ts";
 import { encodeTensor } from "../encoding/index.ts";
 import { protocolErrors } from "../errors.ts";
 import { type EncodedGlobal, receiveGlobal, rememberGlobal } from "../global-model.ts";
-import { accuracyOf, batchCount, reportOf, type Score } from "../local-training.ts";
+import { batchCount, type HoldOutScore, reportOf } from "../local-training.ts";
 import { decodeOnly, difference, outOfTurn, subset } from "../payload.ts";
 import {
   batchesOf,
   batchShape,
   initialOf,
+  labelsOf,
   modelSpec,
   rateOf,
   roundBatches,
@@ -133,12 +135,12 @@ async function trainStep(
 async function scoreHoldOut(
   session: SplitSession,
   signal: AbortSignal,
-): Promise<Score | undefined> {
+): Promise<HoldOutScore | undefined> {
   const { context, front, optimizer, link } = session;
   const { task, holdOut } = context;
   if (holdOut.length === 0) return undefined;
   const shape = batchShape(task);
-  const classes = task.head.labels.length;
+  const classes = labelsOf(task).length;
   const logits = new Float32Array(holdOut.length * classes);
   for (let first = 0; first < holdOut.length; first += shape.batch) {
     signal.throwIfAborted();
@@ -153,7 +155,8 @@ async function scoreHoldOut(
     logits.set(data.subarray(0, batch.size * classes), first * classes);
   }
   const flops = batchCount(holdOut.length, shape.batch) * front.forwardFlops;
-  return { accuracy: accuracyOf(logits, holdOut), flops };
+  const labels = holdOut.map(({ label }) => label);
+  return { score: { accuracy: scoreClassification(logits, labels).accuracy }, flops };
 }
 
 function encodeActivations(

@@ -23,7 +23,8 @@ export function cutLayerOf({ cutLayer, deviceId }: Assignment, { manifest }: Tas
 }
 
 /** Why labels keep a task from being cut, or undefined when they may leave. */
-export function labelRefusal({ labelsMayLeave }: Task): string | undefined {
+export function labelRefusal({ head, labelsMayLeave }: Task): string | undefined {
+  if (head.kind === "lm") return "the labels of a language model are the private texts themselves";
   if (labelsMayLeave) return undefined;
   return "labels would leave the device and the task does not say labelsMayLeave";
 }

@@ -17,7 +17,7 @@ import {
 import { encodeTensor } from "../encoding/index.ts";
 import { protocolErrors } from "../errors.ts";
 import { decodeOnly, difference, outOfTurn } from "../payload.ts";
-import { rateOf, roundMaskKey } from "../plan.ts";
+import { labelsOf, rateOf, roundMaskKey } from "../plan.ts";
 import type { RoundInfo } from "../protocol.ts";
 import type { Task } from "../task.ts";
 import { cutShape } from "./cut.ts";
@@ -145,7 +145,7 @@ function tailFeeds(
 }
 
 function checkLabels(task: Task, labels: readonly number[], lengths: readonly number[]): void {
-  const classes = task.head.labels.length;
+  const classes = labelsOf(task).length;
   const known = labels.every((label) => label >= 0 && label < classes);
   if (known && labels.length === lengths.length) return;
   throw invalid(`labels must be one class of ${classes} for each text`);
