@@ -52,15 +52,16 @@ export function encodedBundleBytes(
 export function wholeModelCost(
   task: Task,
   { holdOut, mode }: CostOptions,
+  steps: number = task.training.localSteps,
 ): Pick<RoundCost, "peakMemoryBytes" | "flops"> {
   const spec = sketchSpec(task, mode);
   const step = { kind: "step" } as const;
   const scoring = { kind: spec.head.kind === "lm" ? "loss" : "logits" } as const;
-  const { localSteps, batchSize } = task.training;
+  const { batchSize } = task.training;
   return {
     peakMemoryBytes: trainingMemoryBytes(spec, [step, scoring]),
     flops:
-      localSteps * workloadFlops(spec, step) +
+      steps * workloadFlops(spec, step) +
       batchCount(holdOut, batchSize) * workloadFlops(spec, scoring),
   };
 }

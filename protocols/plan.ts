@@ -56,15 +56,16 @@ export function initialOf(task: Task): Parameters {
   return initialParameters(task.manifest.config, task.adapter, headOf(task), task.seed);
 }
 
-/** Example indices of each local step; equal for `full`, `kd` and `split`, for every attempt. */
+/** Example indices of each step of a round; equal for `full`, `kd` and `split`, for every attempt. More or fewer steps begin alike. */
 export function roundBatches(
   task: Task,
   deviceId: string,
   round: number,
   examples: number,
+  steps: number = task.training.localSteps,
 ): number[][] {
-  const { batchSize, localSteps } = task.training;
-  return batchIndices(examples, batchSize, localSteps, [task.seed, "batches", round, deviceId]);
+  const key = [task.seed, "batches", round, deviceId];
+  return batchIndices(examples, task.training.batchSize, steps, key);
 }
 
 /** What names a device's dropout masks of a round, equal whatever its framework; the local step counts behind it. */

@@ -55,6 +55,8 @@ export const taskSchema = z.strictObject({
       /** Share of the first rate that the last global step still has; linear in between. */
       finalRateFraction: z.number().min(0).max(1).default(0.1),
       weightDecay: z.number().min(0).default(0),
+      /** Whether AdamW's moments start from zero in each round or go on from the device's last one. */
+      moments: z.enum(["fresh", "keep"]).default("fresh"),
       /** Largest global gradient norm; steps above it are scaled down. */
       maxGradientNorm: z.number().positive().default(1),
     })

@@ -2,6 +2,7 @@
 // what the local model makes of the public texts.
 import { loadPredictor, type Parameters, specInMode } from "../../runtime/index.ts";
 import { stageSections } from "../client-memory.ts";
+import { readMoments, rememberMoments } from "../kept-moments.ts";
 import { batchCount, openLocalModel, reportOf } from "../local-training.ts";
 import { modelSpec } from "../plan.ts";
 import type { ClientContext, ClientSide, RoundInfo } from "../protocol.ts";
@@ -44,14 +45,18 @@ export async function createKdClient(context: ClientContext): Promise<ClientSide
       const rows = publicRows(task, publicSlice(task, publicSet, info.round));
       const before = await startOf(task, state);
       const taught = await learn(before, start, rows, { info, signal });
-      const trained = await local.train(taught.parameters, info, signal);
+      const moments = await readMoments(context, taught.parameters);
+      const trained = await local.train(taught.parameters, info, signal, { moments });
       const { parameters } = trained;
       const ranked = await rankedOpinion(task, rows, { predictor, parameters, signal });
       const { encoding } = task.kd;
       const choice = { task, encoding, mostBytes: allowance?.uplinkBytes };
       const packed = packLogits(chooseLogits(ranked, choice), encoding);
       const fields = { ...packed.fields, examples: context.train.length, steps: trained.steps };
-      await stageSections(state, { local: parameters });
+      await stageSections(state, {
+        local: parameters,
+        ...rememberMoments(context, trained.moments),
+      });
       await link.send({ ...packed, kind: "knowledge", fields });
       const opinionFlops = predictor.flops * batchCount(rows.texts.length, task.training.batchSize);
       const flops = taught.flops + trained.flops + opinionFlops;

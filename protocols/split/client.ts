@@ -1,6 +1,7 @@
 // Device end of `split` (Split-FedLLM): the front of the model, forward and backward, with the tail
 // across the wire.
 import {
+  type AdjustGradients,
   adamW,
   type Batch,
   clipScale,
@@ -19,6 +20,7 @@ import type { EncodedTensor } from "../encoding/encoded.ts";
 import { encodeTensor } from "../encoding/index.ts";
 import { protocolErrors } from "../errors.ts";
 import { type EncodedGlobal, receiveGlobal, rememberGlobal } from "../global-model.ts";
+import { gradientRule } from "../gradient-rule.ts";
 import { batchCount, type HoldOutScore, reportOf } from "../local-training.ts";
 import { decodeOnly, difference, outOfTurn, subset } from "../payload.ts";
 import {
@@ -57,7 +59,8 @@ export async function createSplitClient(
       if (start.kind !== "front") throw unexpected(start);
       const theta = await receiveGlobal(start, { state, initial, catchUp: () => askFront(link) });
       const optimizer = adamW(theta, { weightDecay: task.training.weightDecay });
-      const session: SplitSession = { context, front, optimizer, link, squares: {} };
+      const adjust = gradientRule(task, theta);
+      const session: SplitSession = { context, front, optimizer, adjust, link, squares: {} };
       const rateAt = rateOf(task, info);
       const maskKey = roundMaskKey(task, deviceId, info.round);
       const order = roundBatches(task, deviceId, info.round, examples.length);
@@ -98,6 +101,7 @@ interface SplitSession {
   readonly context: ClientContext;
   readonly front: Front;
   readonly optimizer: Optimizer;
+  readonly adjust: AdjustGradients;
   readonly link: RoundLink<SplitDown, SplitUp>;
   /** The front's squared norms that the coordinator has not seen: its tail steps once it has. */
   squares: Readonly<Record<string, number>>;
@@ -123,7 +127,8 @@ async function trainStep(
   const [rows, sequence, hidden] = cutShape(task);
   const { data } = decodeOnly(answer.tensors, "gradient", [rows, sequence, hidden]);
   const cutGradient = float32([rows * sequence, hidden], data);
-  const gradients = await front.backward(optimizer.parameters, batch.feeds, cutGradient);
+  const found = await front.backward(optimizer.parameters, batch.feeds, cutGradient);
+  const gradients = session.adjust(found, optimizer.parameters);
   const own = squaredNorms(gradients);
   const all = new Map([...Object.entries(answer.fields.squares), ...own]);
   optimizer.step(gradients, { rate, scale: clipScale(all, task.training.maxGradientNorm) });

@@ -29,6 +29,12 @@ export function labelRefusal({ head, labelsMayLeave }: Task): string | undefined
   return "labels would leave the device and the task does not say labelsMayLeave";
 }
 
+/** Why a task that keeps moments is not cut, or undefined when it does not. */
+export function momentsRefusal({ training }: Task): string | undefined {
+  if (training.moments === "fresh") return undefined;
+  return "training.moments is keep, and the tail's moments live on the coordinator for one round only";
+}
+
 /** Cuts that leave at least one block on each side and something to train in front. */
 export function cutLayers(task: Task): number[] {
   const { cutLayer } = task.split;

@@ -16,6 +16,7 @@ import {
 } from "../../runtime/index.ts";
 import { encodeTensor } from "../encoding/index.ts";
 import { protocolErrors } from "../errors.ts";
+import { gradientRule } from "../gradient-rule.ts";
 import { decodeOnly, difference, outOfTurn } from "../payload.ts";
 import { labelsOf, rateOf, roundMaskKey } from "../plan.ts";
 import type { RoundInfo } from "../protocol.ts";
@@ -56,6 +57,7 @@ export function tailTrainer(options: TailOptions): TailTrainer {
   const { task, tail, info, deviceId, start, frontNames } = options;
   const { maxGradientNorm, weightDecay, localSteps } = task.training;
   const optimizer = adamW(start, { weightDecay });
+  const adjust = gradientRule(task, start);
   const rateAt = rateOf(task, info);
   const maskKey = roundMaskKey(task, deviceId, info.round);
   let steps = 0;
@@ -79,10 +81,12 @@ export function tailTrainer(options: TailOptions): TailTrainer {
       checkLabels(task, labels, lengths);
       const feeds = tailFeeds(task, lengths, decodeActivations(task, up), labels);
       settle(up.fields.squares);
-      const { loss, gradients, cutGradient } = await tail.step.run(
-        optimizer.parameters,
-        tail.step.withMasks(feeds, [...maskKey, step]),
-      );
+      const {
+        loss,
+        gradients: found,
+        cutGradient,
+      } = await tail.step.run(optimizer.parameters, tail.step.withMasks(feeds, [...maskKey, step]));
+      const gradients = adjust(found, optimizer.parameters);
       const squares = squaredNorms(gradients);
       checkFinite(step, loss, squares);
       const tensors = encodeGradient(task, cutGradient as Float32Tensor);
