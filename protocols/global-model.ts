@@ -8,6 +8,7 @@ import type { EncodedTensor } from "./encoding/encoded.ts";
 import { encodeAll } from "./encoding/index.ts";
 import { decodeExactly, difference, outOfTurn, subset } from "./payload.ts";
 import { perGlobal } from "./per-global.ts";
+import { trainedOf } from "./plan.ts";
 import type { ClientState, GlobalModel } from "./protocol.ts";
 import type { TaskSettings } from "./task.ts";
 import { encodeChange } from "./update-encoding.ts";
@@ -40,11 +41,14 @@ export interface GlobalSender {
 }
 
 /** Senders of a round's global model; encoded once for all of its lanes. */
-export function globalSender(): (global: GlobalModel) => GlobalSender {
+export function globalSender(
+  task: Pick<TaskSettings, "aggregation">,
+): (global: GlobalModel) => GlobalSender {
   return perGlobal(({ round, parameters, change }) => {
     let encoded: EncodedGlobal | undefined;
     const whole = (): EncodedGlobal => {
-      encoded ??= { fields: { form: "whole" }, tensors: encodeAll(parameters, "float32") };
+      const tensors = trainedOf(task, parameters);
+      encoded ??= { fields: { form: "whole" }, tensors: encodeAll(tensors, "float32") };
       return encoded;
     };
     return { first: firstOf(round, change) ?? whole(), whole };
@@ -69,7 +73,7 @@ export function nextGlobal(
   if (task.full.encoding === "float32") return { round, parameters };
   const { encoded, decoded, residual } = encodeChange(
     task,
-    difference(parameters, global.parameters),
+    difference(trainedOf(task, parameters), global.parameters),
     global.residual,
   );
   const adopted = applyUpdate(global.parameters, decoded);
@@ -78,6 +82,7 @@ export function nextGlobal(
 
 /** What a device receives parameters with. */
 export interface ReceiveOptions {
+  readonly task: Pick<TaskSettings, "aggregation">;
   readonly state: ClientState;
   /** The seeded start of the tensors that the device wants. */
   readonly initial: Parameters;
@@ -85,20 +90,23 @@ export interface ReceiveOptions {
   readonly catchUp: () => Promise<EncodedGlobal>;
 }
 
-/** theta_t as the coordinator holds it, from what the round began with. */
+/** theta_t as the coordinator holds it, from what the round began with; what is never trained stays as in `initial`. */
 export async function receiveGlobal(
   start: EncodedGlobal,
-  { state, initial, catchUp }: ReceiveOptions,
+  { task, state, initial, catchUp }: ReceiveOptions,
 ): Promise<Parameters> {
   const { fields, tensors } = start;
-  const shapes = new Map([...initial].map(([name, { shape }]) => [name, shape]));
+  const trained = trainedOf(task, initial);
+  const shapes = new Map([...trained].map(([name, { shape }]) => [name, shape]));
+  const whole = (all: EncodedGlobal["tensors"]) =>
+    new Map([...initial, ...decodeExactly(all, shapes)]);
   if (fields.form === "start") return initial;
-  if (fields.form === "whole") return decodeExactly(tensors, shapes);
+  if (fields.form === "whole") return whole(tensors);
   const change = decodeExactly(tensors, shapes);
-  const base = await heldAt(state, fields.base, [...shapes.keys()]);
+  const base = await heldAt(state, fields.base, [...initial.keys()]);
   if (base) return applyUpdate(base, change);
   const answer = await catchUp();
-  if (answer.fields.form === "whole") return decodeExactly(answer.tensors, shapes);
+  if (answer.fields.form === "whole") return whole(answer.tensors);
   throw outOfTurn(`"${answer.fields.form}" came, the whole parameters were asked for`);
 }
 

@@ -17,6 +17,7 @@ import {
   type Parameters,
   parameterShapes,
 } from "../runtime/index.ts";
+import { isTrained } from "./aggregation/index.ts";
 import type { RoundInfo } from "./protocol.ts";
 import type { Task } from "./task.ts";
 
@@ -36,7 +37,8 @@ export function labelsOf({ head }: Task): readonly string[] {
 export function modelSpec(task: Task, model: BaseModel): ModelSpec {
   const { batchSize, sequenceLength } = task.training;
   const size = { batch: batchSize, sequence: sequenceLength };
-  return { model, lora: task.adapter, head: headOf(task), ...size };
+  const freezesA = task.aggregation.method === "ffa";
+  return { model, lora: { ...task.adapter, freezesA }, head: headOf(task), ...size };
 }
 
 /** How the task's examples become batches. */
@@ -46,9 +48,17 @@ export function batchShape(task: Task): BatchShape {
   return { batch: batchSize, sequence: sequenceLength, padTokenId };
 }
 
-/** Names and shapes of the trainable parameters of some blocks, all of them when left out. */
+/** Names and shapes of the adapters and the head of some blocks, all of them when left out. */
 export function shapesOf(task: Task, blocks?: BlockRange): ReadonlyMap<string, readonly number[]> {
   return parameterShapes(task.manifest.config, task.adapter, headOf(task), blocks);
+}
+
+/** What of tensors or shapes by name is trained and travels: all, but factor A with the method `ffa`. */
+export function trainedOf<T>(
+  { aggregation }: Pick<Task, "aggregation">,
+  named: ReadonlyMap<string, T>,
+): ReadonlyMap<string, T> {
+  return new Map([...named].filter(([name]) => isTrained(aggregation, name)));
 }
 
 /** The parameters before the first round: both ends make the same ones from the task's seed. */

@@ -118,6 +118,57 @@ t.test("stack's theta is the mean of the products but for what it reports", asyn
   }
 });
 
+t.test(
+  "ffa leaves A at its start on every device and off the wire, and its mean is exact",
+  async (t) => {
+    const toy = await openToy(t);
+    const isA = (name: string) => name.includes("lora_A");
+    const aOf = (parameters: Parameters) => new Map([...parameters].filter(([name]) => isA(name)));
+    const { start, rounds } = await play(toy, { method: "ffa" });
+    let before = start.parameters;
+    for (const round of rounds) {
+      const results = contributionsOf(round);
+      const total = results.reduce((sum, { weight }) => sum + weight, 0);
+      const modules = [...before.keys()]
+        .filter(isA)
+        .map((name) => name.slice(0, -".lora_A.weight".length));
+      for (const module of modules) {
+        const exact = combine(
+          ...results.map(({ weight, update }) => {
+            return [weight / total, product(applyUpdate(before, update), module)] as const;
+          }),
+        );
+        t.ok(apart(product(round.global.parameters, module), exact) < 1e-6, module);
+      }
+      before = round.global.parameters;
+      t.same(aOf(before), aOf(start.parameters));
+      for (const { ups, downs } of round.devices.values()) {
+        t.notOk([...ups, ...downs].some(({ tensors }) => [...tensors.keys()].some(isA)));
+      }
+    }
+    const [, swapped] = (await play(toy, { method: "ffa" }, mixed)).rounds;
+    t.same(swapped.global.parameters, before, "bit for bit with split");
+  },
+);
+
+t.test("with ffa A stays where it is through int8 changes and distillation, too", async (t) => {
+  const toy = await openToy(t);
+  const aggregation = { method: "ffa" };
+  const task = toy.task({ aggregation, full: { encoding: "int8" }, kd: { learningRate: 1e-2 } });
+  const [one, two, three] = devices as readonly [ToyDevice, ToyDevice, ToyDevice];
+  const federation = await openFederation(toy, task, [
+    one,
+    { ...two, protocol: "split", cutLayer: 2 },
+    { ...three, protocol: "kd" },
+  ]);
+  let global = federation.start;
+  for (let round = 0; round < 3; round++) global = (await federation.round(global)).global;
+  await federation.close();
+  for (const [name, tensor] of federation.start.parameters) {
+    t.equal(name.includes("lora_A"), isDeepStrictEqual(global.parameters.get(name), tensor), name);
+  }
+});
+
 /** B A of a layer, [out, in]. */
 function product(parameters: Parameters, module: string): Matrix {
   const factor = (name: "A" | "B"): Float32Tensor =>
