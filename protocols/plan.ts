@@ -17,7 +17,7 @@ import {
   type Parameters,
   parameterShapes,
 } from "../runtime/index.ts";
-import { isTrained } from "./aggregation/index.ts";
+import { isTrained, loraOfRank } from "./aggregation/index.ts";
 import type { RoundInfo } from "./protocol.ts";
 import type { Task } from "./task.ts";
 
@@ -51,6 +51,11 @@ export function batchShape(task: Task): BatchShape {
 /** Names and shapes of the adapters and the head of some blocks, all of them when left out. */
 export function shapesOf(task: Task, blocks?: BlockRange): ReadonlyMap<string, readonly number[]> {
   return parameterShapes(task.manifest.config, task.adapter, headOf(task), blocks);
+}
+
+/** The task as a device of that rank computes it: smaller factors at the same scale. The task itself without one. */
+export function taskOfRank(task: Task, rank: number = task.adapter.rank): Task {
+  return rank === task.adapter.rank ? task : { ...task, adapter: loraOfRank(task.adapter, rank) };
 }
 
 /** What of tensors or shapes by name is trained and travels: all, but factor A with the method `ffa`. */

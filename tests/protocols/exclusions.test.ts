@@ -21,6 +21,22 @@ const cases: Readonly<Record<string, { readonly wrong: Settings; readonly right:
     wrong: { aggregation: { method: "stack", optimizer: { rate: 0.5 } } },
     right: { aggregation: { method: "stack", optimizer: { rate: 1 } } },
   },
+  "aggregation.combine, assignments": {
+    wrong: {
+      aggregation: { combine: "krum" },
+      cohort: { minimumDevices: 5 },
+      assignments: [{ devices: ["a"], rank: 2 }],
+    },
+    right: {
+      aggregation: { combine: "median" },
+      cohort: { minimumDevices: 5 },
+      assignments: [{ devices: ["a"], rank: 2 }],
+    },
+  },
+  "assignments, adapter.rank": {
+    wrong: { assignments: [{ devices: ["a"], rank: 9 }] },
+    right: { assignments: [{ devices: ["a"], rank: 8 }] },
+  },
   "aggregation.combine, cohort.minimumDevices": {
     wrong: { aggregation: { combine: "krum", byzantine: 2 }, cohort: { minimumDevices: 6 } },
     right: { aggregation: { combine: "krum", byzantine: 2 }, cohort: { minimumDevices: 7 } },

@@ -26,6 +26,7 @@ export interface ToyDevice {
   readonly id: string;
   readonly protocol: "full" | "kd" | "split";
   readonly cutLayer?: number;
+  readonly rank?: number;
   readonly train: readonly Example[];
   readonly holdOut?: readonly Example[];
 }
@@ -96,7 +97,7 @@ export async function openFederation(
       }
       if (accepted) for (const { state } of members) state.commit();
       const results = [...outcomes.values()].map(({ result }) => result);
-      const next = await foldRound(task, global, { results, servers: [...servers.values()] });
+      const next = await foldRound(task, global, { results, servers });
       return { global: next, devices: outcomes };
     },
     close: async () => {
