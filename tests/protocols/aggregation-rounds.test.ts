@@ -7,6 +7,7 @@ import {
   applyUpdate,
   type Contribution,
   type GlobalModel,
+  leadingRanks,
   serverStep,
   weightedMean,
 } from "../../protocols/index.ts";
@@ -168,6 +169,64 @@ t.test("with ffa A stays where it is through int8 changes and distillation, too"
     t.equal(name.includes("lora_A"), isDeepStrictEqual(global.parameters.get(name), tensor), name);
   }
 });
+
+t.test(
+  "a device of a lower rank trains and sends its ranks, the others are their holders' mean",
+  async (t) => {
+    const toy = await openToy(t);
+    const ranked = devices.map((device, i) => ({ ...device, rank: i === 0 ? 1 : 2 }));
+    const { start, rounds } = await play(toy, {}, ranked);
+    const [round] = rounds;
+    const [small, ...others] = contributionsOf(round);
+    const total = others.reduce((sum, { weight }) => sum + weight, 0);
+    for (const [name, { shape, data }] of round.global.parameters) {
+      const own = small?.update.get(name)?.shape;
+      if (name.includes("lora_A")) {
+        t.same(own, [1, shape[1]]);
+        const second = (tensor: Float32Tensor | undefined) => [
+          ...(tensor?.data.subarray(shape[1]) ?? []),
+        ];
+        const expected = second(start.parameters.get(name)).map((value, i) => {
+          let sum = 0;
+          for (const { weight, update } of others)
+            sum += weight * (second(update.get(name))[i] ?? 0);
+          return Math.fround(value + Math.fround(sum / total));
+        });
+        t.same([...data.subarray(shape[1])], expected, name);
+      } else if (name.includes("lora_B")) t.same(own, [shape[0], 1]);
+      else t.same(own, shape);
+    }
+    const told = devices.map((device) => ({ ...device, rank: 2 }));
+    const [, alike] = (await play(toy, {}, told)).rounds;
+    const [, plain] = (await play(toy, {})).rounds;
+    t.same(alike.global.parameters, plain.global.parameters, "equal ranks give the bits of none");
+    const stacked = (await play(toy, { method: "stack" }, ranked)).rounds;
+    t.equal(stacked[1].global.truncation?.size, 8);
+  },
+);
+
+t.test(
+  "a device of a lower rank computes the model of its leading ranks, at the same scale",
+  async (t) => {
+    const toy = await openToy(t);
+    const examples = toyExamples("a", 9);
+    const settings = { training: { localSteps: 1 }, full: { encoding: "float32" } };
+    const wide = toy.task({ ...settings, adapter: { rank: 2, alpha: 4, targets: ["c_attn"] } });
+    const narrow = toy.task({ ...settings, adapter: { rank: 1, alpha: 2, targets: ["c_attn"] } });
+    const device: ToyDevice = { id: "a", protocol: "full", train: examples };
+    const resultsOf = async (task: typeof wide, who: ToyDevice) => {
+      const federation = await openFederation(toy, task, [who]);
+      const wideStart = await openFederation(toy, wide, []);
+      const parameters = leadingRanks(wideStart.start.parameters, task.adapter.rank);
+      // Past its start, so that the parameters travel.
+      const round = await federation.round({ round: 1, parameters });
+      await federation.close();
+      return contributionsOf(round)[0]?.update;
+    };
+    const leading = await resultsOf(wide, { ...device, rank: 1 });
+    t.same(leading, await resultsOf(narrow, device));
+  },
+);
 
 /** B A of a layer, [out, in]. */
 function product(parameters: Parameters, module: string): Matrix {
