@@ -21,9 +21,9 @@ export interface RoundYield {
 }
 
 /**
- * The global model after a round: theta moved by the contributions as the task's `aggregation` says, at its defaults by their mean, per tensor
- * over those that carry it (FRAMEWORKS.md section 4), refined by what the reports teach, as devices will decode it. A round without results changes nothing but
- * what an earlier one's encoding had lost.
+ * The global model after a round: theta moved by the contributions as `task.aggregation` says, by default the mean per tensor
+ * over those that carry it (FRAMEWORKS.md section 4), refined by what the reports teach, as devices will decode it. A round
+ * without results changes nothing but what an earlier one's encoding had lost.
  */
 export async function foldRound(
   task: TaskSettings,
@@ -33,16 +33,16 @@ export async function foldRound(
   const ordered = results.toSorted((a, b) => compareDeviceIds(a.deviceId, b.deviceId));
   const contributions = ordered.filter((one): one is Contribution => one.kind === "contribution");
   const reports = ordered.filter((one): one is KnowledgeReport => one.kind === "knowledge");
-  const { serverState = new Map() } = global;
   const aggregated = aggregateRound(
     {
       options: task.aggregation,
       parameters: global.parameters,
-      state: serverState,
       scale: loraScale(task.adapter),
+      ...(global.optimizer ? { state: global.optimizer } : {}),
     },
     contributions,
   );
+  const { state: optimizer, truncation } = aggregated;
   let { parameters } = aggregated;
   const round = global.round + 1;
   const contributorWeight = contributions.reduce((sum, { weight }) => sum + weight, 0);
@@ -51,10 +51,9 @@ export async function foldRound(
     const input = { round, global: { round, parameters }, contributorWeight };
     parameters = (await server.refine?.(own, input)) ?? parameters;
   }
-  const { state, truncation } = aggregated;
   return {
     ...nextGlobal(task, global, parameters),
-    ...(state.size > 0 ? { serverState: state } : {}),
+    ...(optimizer.size > 0 ? { optimizer } : {}),
     ...(truncation.size > 0 ? { truncation } : {}),
   };
 }

@@ -8,7 +8,7 @@ import type { EncodedTensor } from "./encoding/encoded.ts";
 import { encodeAll } from "./encoding/index.ts";
 import { decodeExactly, difference, outOfTurn, subset } from "./payload.ts";
 import { perGlobal } from "./per-global.ts";
-import { trainedOf } from "./plan.ts";
+import { trainedPart } from "./plan.ts";
 import type { ClientState, GlobalModel } from "./protocol.ts";
 import type { TaskSettings } from "./task.ts";
 import { encodeChange } from "./update-encoding.ts";
@@ -41,14 +41,12 @@ export interface GlobalSender {
 }
 
 /** Senders of a round's global model; encoded once for all of its lanes. */
-export function globalSender(
-  task: Pick<TaskSettings, "aggregation">,
-): (global: GlobalModel) => GlobalSender {
+export function globalSender(task: TaskSettings): (global: GlobalModel) => GlobalSender {
   return perGlobal(({ round, parameters, change }) => {
     let encoded: EncodedGlobal | undefined;
     const whole = (): EncodedGlobal => {
-      const tensors = trainedOf(task, parameters);
-      encoded ??= { fields: { form: "whole" }, tensors: encodeAll(tensors, "float32") };
+      const tensors = () => encodeAll(trainedPart(task, parameters), "float32");
+      encoded ??= { fields: { form: "whole" }, tensors: tensors() };
       return encoded;
     };
     return { first: firstOf(round, change) ?? whole(), whole };
@@ -73,7 +71,7 @@ export function nextGlobal(
   if (task.full.encoding === "float32") return { round, parameters };
   const { encoded, decoded, residual } = encodeChange(
     task,
-    difference(trainedOf(task, parameters), global.parameters),
+    difference(trainedPart(task, parameters), global.parameters),
     global.residual,
   );
   const adopted = applyUpdate(global.parameters, decoded);
@@ -82,7 +80,7 @@ export function nextGlobal(
 
 /** What a device receives parameters with. */
 export interface ReceiveOptions {
-  readonly task: Pick<TaskSettings, "aggregation">;
+  readonly task: TaskSettings;
   readonly state: ClientState;
   /** The seeded start of the tensors that the device wants. */
   readonly initial: Parameters;
@@ -90,34 +88,33 @@ export interface ReceiveOptions {
   readonly catchUp: () => Promise<EncodedGlobal>;
 }
 
-/** theta_t as the coordinator holds it, from what the round began with; what is never trained stays as in `initial`. */
+/** theta_t as the coordinator holds it, from what the round began with. */
 export async function receiveGlobal(
   start: EncodedGlobal,
   { task, state, initial, catchUp }: ReceiveOptions,
 ): Promise<Parameters> {
   const { fields, tensors } = start;
-  const trained = trainedOf(task, initial);
-  const shapes = new Map([...trained].map(([name, { shape }]) => [name, shape]));
-  const whole = (all: EncodedGlobal["tensors"]) =>
-    new Map([...initial, ...decodeExactly(all, shapes)]);
+  const travels = trainedPart(task, initial);
+  const shapes = new Map([...travels].map(([name, { shape }]) => [name, shape]));
+  const whole = (trained: Parameters) => new Map([...initial, ...trained]);
   if (fields.form === "start") return initial;
-  if (fields.form === "whole") return whole(tensors);
+  if (fields.form === "whole") return whole(decodeExactly(tensors, shapes));
   const change = decodeExactly(tensors, shapes);
-  const base = await heldAt(state, fields.base, [...initial.keys()]);
-  if (base) return applyUpdate(base, change);
+  const base = await heldAt(state, fields.base, [...shapes.keys()]);
+  if (base) return whole(applyUpdate(base, change));
   const answer = await catchUp();
-  if (answer.fields.form === "whole") return whole(answer.tensors);
+  if (answer.fields.form === "whole") return whole(decodeExactly(answer.tensors, shapes));
   throw outOfTurn(`"${answer.fields.form}" came, the whole parameters were asked for`);
 }
 
 /** What a device remembers of the parameters it received in a round: nothing where they travel whole each time. */
 export function rememberGlobal(
-  { full }: TaskSettings,
+  task: TaskSettings,
   theta: Parameters,
   round: number,
 ): SectionChanges {
-  if (full.encoding === "float32") return {};
-  return { theta: new Map([...theta, [roundName, float32([1], [round - 1])]]) };
+  if (task.full.encoding === "float32") return {};
+  return { theta: new Map([...trainedPart(task, theta), [roundName, float32([1], [round - 1])]]) };
 }
 
 // No parameter is called so: their names begin with PEFT's prefix.

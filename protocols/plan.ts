@@ -19,7 +19,7 @@ import {
 } from "../runtime/index.ts";
 import { isTrained, loraOfRank } from "./aggregation/index.ts";
 import type { RoundInfo } from "./protocol.ts";
-import type { Task } from "./task.ts";
+import type { Task, TaskSettings } from "./task.ts";
 
 /** The task's head in the runtime's words. */
 export function headOf(task: Task): HeadSettings {
@@ -48,7 +48,7 @@ export function batchShape(task: Task): BatchShape {
   return { batch: batchSize, sequence: sequenceLength, padTokenId };
 }
 
-/** Names and shapes of the adapters and the head of some blocks, all of them when left out. */
+/** Names and shapes of the trainable parameters of some blocks, all of them when left out. */
 export function shapesOf(task: Task, blocks?: BlockRange): ReadonlyMap<string, readonly number[]> {
   return parameterShapes(task.manifest.config, task.adapter, headOf(task), blocks);
 }
@@ -58,12 +58,12 @@ export function taskOfRank(task: Task, rank: number = task.adapter.rank): Task {
   return rank === task.adapter.rank ? task : { ...task, adapter: loraOfRank(task.adapter, rank) };
 }
 
-/** What of tensors or shapes by name is trained and travels: all, but factor A with the method `ffa`. */
-export function trainedOf<T>(
-  { aggregation }: Pick<Task, "aggregation">,
-  named: ReadonlyMap<string, T>,
+/** Those of some parameters that the task's method trains and sends; with `ffa` A stays as both ends made it. */
+export function trainedPart<T>(
+  { aggregation }: TaskSettings,
+  tensors: ReadonlyMap<string, T>,
 ): ReadonlyMap<string, T> {
-  return new Map([...named].filter(([name]) => isTrained(aggregation, name)));
+  return new Map([...tensors].filter(([name]) => isTrained(aggregation, name)));
 }
 
 /** The parameters before the first round: both ends make the same ones from the task's seed. */

@@ -52,27 +52,27 @@ export async function openCheckpoints(runFolder: string): Promise<Checkpoints> {
   };
 }
 
-/** What is no parameter and no change, each under a prefix of its own. */
-const sections = ["residual", "serverState"] as const;
-type Memory = Pick<GlobalModel, (typeof sections)[number]>;
+type Memory = Pick<GlobalModel, "residual" | "optimizer">;
+
+const sections = ["residual", "optimizer"] as const;
 
 function memoryOf(memory: Memory): Parameters {
-  return new Map(
-    sections.flatMap((section) =>
-      [...(memory[section] ?? [])].map(([name, tensor]) => [`${section}/${name}`, tensor] as const),
-    ),
+  const all = sections.flatMap((section) =>
+    [...(memory[section] ?? [])].map(([name, tensor]) => [`${section}/${name}`, tensor] as const),
   );
+  return new Map(all);
 }
 
 function memoryFrom(stored: Parameters): Memory {
-  const found = sections.map((section) => {
+  const read = sections.map((section) => {
     const prefix = `${section}/`;
-    const own = [...stored]
-      .filter(([name]) => name.startsWith(prefix))
-      .map(([name, tensor]) => [name.slice(prefix.length), tensor] as const);
-    return own.length > 0 ? { [section]: new Map(own) } : {};
+    const own = [...stored].filter(([name]) => name.startsWith(prefix));
+    return [
+      section,
+      new Map(own.map(([name, tensor]) => [name.slice(prefix.length), tensor])),
+    ] as const;
   });
-  return Object.assign({}, ...found) as Memory;
+  return Object.fromEntries(read.filter(([, tensors]) => tensors.size > 0));
 }
 
 function envelopeOf(round: number, tensors: Envelope["tensors"]): Envelope {

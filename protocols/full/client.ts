@@ -6,7 +6,7 @@ import { receiveGlobal, rememberGlobal } from "../global-model.ts";
 import { readMoments, rememberMoments } from "../kept-moments.ts";
 import { type LocalModel, openLocalModel, reportOf, type Trained } from "../local-training.ts";
 import { difference } from "../payload.ts";
-import { initialOf, taskOfRank, trainedOf } from "../plan.ts";
+import { initialOf, taskOfRank, trainedPart } from "../plan.ts";
 import type { ClientContext, ClientSide, RoundInfo } from "../protocol.ts";
 import { encodeChange, rememberResidual } from "../update-encoding.ts";
 import type { FullDown, FullUp } from "./messages.ts";
@@ -70,7 +70,7 @@ const works: { readonly [M in "parameters" | "gradients"]: (work: Work) => Promi
     const moments = await readMoments(context, theta);
     const trained = await local.train(theta, info, signal, { center: theta, moments });
     const { parameters } = trained;
-    const change = difference(trainedOf(context.task, parameters), theta);
+    const change = difference(trainedPart(context.task, parameters), theta);
     const kept = rememberMoments(context, trained.moments);
     return { kind: "update", change, parameters, trained, kept };
   },

@@ -6,7 +6,7 @@ import { type EncodedGlobal, receiveGlobal, rememberGlobal } from "../global-mod
 import { gradientRule } from "../gradient-rule.ts";
 import { reportOf } from "../local-training.ts";
 import { difference, subset } from "../payload.ts";
-import { batchesOf, initialOf, rateOf, roundBatches, roundMaskKey, trainedOf } from "../plan.ts";
+import { batchesOf, initialOf, rateOf, roundBatches, roundMaskKey, trainedPart } from "../plan.ts";
 import type { ClientContext, ClientSide, RoundLink } from "../protocol.ts";
 import { encodeChange, rememberResidual } from "../update-encoding.ts";
 import { cutsOf, deviceShapes, labelRefusal } from "./cut.ts";
@@ -48,7 +48,7 @@ export async function createSplitClient(
       const score = await part.score(round, signal);
       signal.throwIfAborted();
       const fields = { examples: examples.length, steps, squares: round.squares };
-      const change = difference(trainedOf(task, round.optimizer.parameters), theta);
+      const change = difference(trainedPart(task, round.optimizer.parameters), theta);
       const update = encodeChange(task, change, await readSection(state, "residual"));
       await stageSections(state, {
         ...rememberGlobal(task, theta, info.round),

@@ -81,7 +81,7 @@ t.test("the server's optimizer goes on from the round before", async (t) => {
     ({ state } = step);
     parameters = applyUpdate(parameters, step.update);
     t.same(round.global.parameters, parameters);
-    t.same(round.global.serverState, state);
+    t.same(round.global.optimizer, state);
   }
 });
 
@@ -91,7 +91,7 @@ t.test("a checkpoint keeps the state of the server's optimizer", async (t) => {
   const checkpoints = await openCheckpoints(join(t.testdir(), "run"));
   await checkpoints.save(global);
   const read = await checkpoints.read(1);
-  t.same(new Map([...(read.serverState ?? [])].sort()), global.serverState);
+  t.same(new Map([...(read.optimizer ?? [])].sort()), global.optimizer);
 });
 
 t.test("stack's theta is the mean of the products but for what it reports", async (t) => {
