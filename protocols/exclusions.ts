@@ -58,6 +58,11 @@ export const exclusions: readonly Exclusion[] = [
     reason: "a device trains the leading ranks of the adapter, it cannot have more",
   },
   {
+    fields: ["kd.aggregation", "head.kind"],
+    excludes: ({ kd: { aggregation }, head }) => aggregation === "perClass" && head.kind === "lm",
+    reason: "the classes of a language model are tokens, and no device lacks one",
+  },
+  {
     fields: ["full.proximal", "full.mode"],
     excludes: ({ full }) => full.proximal > 0 && full.mode === "gradients",
     reason: "the gradient is taken at the global model, where the proximal term has none",

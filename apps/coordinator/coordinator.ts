@@ -12,6 +12,7 @@ import {
   initialOf,
   type LaneResult,
   modelSpec,
+  type RefinementFigures,
   requireAggregationMemory,
   shapesOf,
 } from "../../protocols/index.ts";
@@ -212,10 +213,14 @@ async function closeRound(
     const result = await outcome.lanes.get(deviceId)?.result();
     if (result) results.push(result);
   }
+  const refinements: RefinementFigures[] = [];
   const next = await foldRound(prepared.task, global, {
     results,
     servers: new Map(await servers.open()),
+    record: (figures) => refinements.push(figures),
   });
+  for (const figures of refinements)
+    await folder.appendMetrics({ kind: "refinement", round: next.round, ...figures });
   await closeLanes(outcome);
   await folder.saveCheckpoint(next);
   return next;
