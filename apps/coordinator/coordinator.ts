@@ -5,6 +5,7 @@ import type { Log, Presence, Transport } from "../../broker/index.ts";
 import {
   type AnyProtocol,
   chooseCohort,
+  chosenOf,
   foldRound,
   type GlobalModel,
   headOf,
@@ -29,6 +30,7 @@ import { type Fleet, openFleet } from "./fleet.ts";
 import { journalFile, readJournal } from "./journal.ts";
 import type { PreparedTask } from "./prepared-task.ts";
 import { positionOf, type RunPosition } from "./recovery.ts";
+import { createRevisions, type Revisions } from "./revisions.ts";
 import { type AttemptOutcome, returnMs, runAttempt } from "./round-runner.ts";
 import type { RunFolder } from "./run-folder.ts";
 import { createServers, type Servers } from "./servers.ts";
@@ -67,17 +69,19 @@ export async function runCoordinator(options: CoordinatorOptions): Promise<RunRe
   const { task, model, publicSet } = prepared;
   const servers = createServers(protocols, { task, engine: options.engine, model, publicSet, log });
   const scorer = await loadScorer(options.engine, modelSpec(task, model));
+  const { journal } = options.folder;
+  const revisions = createRevisions({ task, protocols, journal, onEvent });
   const fleet = await openFleet({
     transport,
     federation: options.federation,
     task,
-    protocols,
+    assign: revisions.assign,
     publicBytes: prepared.publicBytes,
     onEvent,
     log,
   });
   try {
-    return await runRounds({ ...options, servers, scorer, fleet });
+    return await runRounds({ ...options, servers, scorer, fleet, revisions });
   } finally {
     await fleet.close();
     await servers.close();
@@ -89,6 +93,7 @@ interface Run extends CoordinatorOptions {
   readonly servers: Servers;
   readonly scorer: Scorer;
   readonly fleet: Fleet;
+  readonly revisions: Revisions;
 }
 
 async function runRounds(run: Run): Promise<RunResult> {
@@ -103,13 +108,17 @@ async function runRounds(run: Run): Promise<RunResult> {
     onEvent({ kind: "resumed", round: position.round, attempt: position.attempt });
   while (position.round <= rounds) {
     await cohortReady(run, position);
+    if (!position.isInterrupted) await run.revisions.revise(run.fleet, position.round);
     position = await beginRound(run, position);
     const { round, attempt, cohort } = position;
     const started = performance.now();
     await folder.saveProfiles(run.fleet.ready.values());
-    const outcome = await runAttempt({ ...run, task, global, position, lastLanes, acceptedLanes });
+    const { lastAccepted } = run.revisions;
+    const lanes = { lastLanes, acceptedLanes, lastAccepted };
+    const outcome = await runAttempt({ ...run, task, global, position, ...lanes });
     if (outcome.decision.kind === "reopen") {
       onEvent({ kind: "reopened", round, reason: outcome.decision.reason });
+      await run.revisions.note(round, outcome);
       await closeLanes(outcome);
       position = nextPosition({ round, attempt: attempt + 1 });
       continue;
@@ -119,6 +128,7 @@ async function runRounds(run: Run): Promise<RunResult> {
     const seconds = (performance.now() - started) / 1000;
     const accepted = acceptedOf(outcome, outcome.decision.accepted);
     await folder.journal.append({ kind: "closed", round, attempt, accepted, ...score, seconds });
+    await run.revisions.note(round, outcome);
     for (const [deviceId, lane] of Object.entries(accepted)) acceptedLanes.set(deviceId, lane);
     await record(run, round, outcome, { ...score, seconds, ...truncationOf(global) });
     onEvent({ kind: "closed", round, accepted: outcome.decision.accepted, ...score, seconds });
@@ -169,8 +179,7 @@ function askedBy(
   const { seed, cohort } = prepared.task;
   if (cohort.fraction === 1) return undefined;
   const candidates = [...fleet.ready.values()].map(({ id, selection }) => {
-    const chosen = selection.table.find(({ feasible }) => feasible);
-    const seconds = chosen?.figures.find(({ name }) => name === "seconds")?.value;
+    const seconds = chosenOf(selection)?.figures.find(({ name }) => name === "seconds")?.value;
     return { deviceId: id, seconds };
   });
   return chooseCohort(candidates, cohort, { seed, round, attempt });

@@ -8,7 +8,7 @@ import {
   type Reply,
   type Transport,
 } from "../../broker/index.ts";
-import type { DeviceBudget, DeviceProfile } from "../../devices/index.ts";
+import type { BoardState, DeviceBudget, DeviceProfile } from "../../devices/index.ts";
 import { type AnyProtocol, parseTask, taskFingerprint } from "../../protocols/index.ts";
 import type { Engine, Example } from "../../runtime/index.ts";
 import {
@@ -30,6 +30,8 @@ export interface StationOptions {
   readonly federation: string;
   readonly profile: DeviceProfile;
   readonly budget: DeviceBudget;
+  /** Reads memory and heat after a round; absent where the profile is declared. */
+  readonly readState?: () => Promise<BoardState>;
   /** What its owner counts it among. */
   readonly group?: string;
   readonly data: PrivateData;
@@ -155,7 +157,10 @@ class Desk {
 
   async #start(request: Envelope): Promise<void> {
     const { deviceId, log } = this.#options;
-    const { payload, globalStep, acceptedLane, ...chosen } = readFields(request, startSchema);
+    const { payload, globalStep, acceptedLane, isReassigned, ...chosen } = readFields(
+      request,
+      startSchema,
+    );
     if (!this.#workplace || !this.#worker) {
       throw deviceProgramErrors.error(
         "DEVICE_TASK_MISSING",
@@ -167,6 +172,7 @@ class Desk {
     const assignment = { deviceId, ...chosen };
     const isNew = this.#worker.start({
       assignment,
+      isReassigned,
       info: { round, attempt, lane, globalStep },
       first: { ...payload, tensors, blobs },
     });
@@ -174,7 +180,7 @@ class Desk {
   }
 
   #createWorker(workplace: Workplace): RoundWorker {
-    const { transport, deviceId, engine, protocols, onActivity, log } = this.#options;
+    const { transport, deviceId, engine, protocols, readState, onActivity, log } = this.#options;
     const link = this.link as Link;
     let publicSet: Promise<readonly Example[]> | undefined;
     const fetchPublicSet = () => this.#fetchPublicSet(link, workplace);
@@ -185,6 +191,7 @@ class Desk {
       engine,
       protocols,
       workplace,
+      ...(readState ? { readState } : {}),
       publicSet: () => {
         publicSet ??= fetchPublicSet();
         return publicSet;
