@@ -1,11 +1,12 @@
 // Device end of `full` (FedLLM): theta_t in, E local steps or a mean gradient, what came of them out.
 import type { Parameters } from "../../runtime/index.ts";
+import { leadingRanks } from "../aggregation/index.ts";
 import { readSection, type SectionChanges, stageSections } from "../client-memory.ts";
 import { receiveGlobal, rememberGlobal } from "../global-model.ts";
 import { readMoments, rememberMoments } from "../kept-moments.ts";
 import { type LocalModel, openLocalModel, reportOf, type Trained } from "../local-training.ts";
 import { difference } from "../payload.ts";
-import { initialOf, trainedPart } from "../plan.ts";
+import { initialOf, taskOfRank, trainedPart } from "../plan.ts";
 import type { ClientContext, ClientSide, RoundInfo } from "../protocol.ts";
 import { encodeChange, rememberResidual } from "../update-encoding.ts";
 import type { FullDown, FullUp } from "./messages.ts";
@@ -14,18 +15,20 @@ import type { FullDown, FullUp } from "./messages.ts";
 export async function createFullClient(
   context: ClientContext,
 ): Promise<ClientSide<FullDown, FullUp>> {
-  const { task, state } = context;
+  const { task, state, assignment } = context;
   const initial = initialOf(task);
-  const local = await openLocalModel(context);
+  const own = { ...context, task: taskOfRank(task, assignment.rank) };
+  const { rank } = own.task.adapter;
+  const local = await openLocalModel(own);
   const work = works[task.full.mode];
   return {
     runRound: async (info, start, link, signal) => {
       const catchUp = () => link.ask({ kind: "catchUp", fields: {}, tensors: new Map() });
       const theta = await receiveGlobal(start, { task, state, initial, catchUp });
       const { kind, change, parameters, trained, kept } = await work({
-        context,
+        context: own,
         local,
-        theta,
+        theta: leadingRanks(theta, rank),
         info,
         signal,
       });

@@ -12,6 +12,7 @@ export const full: Protocol<FullDown, FullUp> = {
   version: 1,
   estimate: estimateFull,
   modes: ({ execution }) => execution.modes,
+  heeds: ["rank"],
   parseDown: (payload) => parsePayload(payload, fullDownKinds),
   parseUp: (payload) => parsePayload(payload, fullUpKinds),
   rawBytes: rawTensorBytes,

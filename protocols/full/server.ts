@@ -3,7 +3,7 @@ import { float32, type Parameters } from "../../runtime/index.ts";
 import { deliveryLane } from "../delivery-lane.ts";
 import { globalSender } from "../global-model.ts";
 import { decodeExactly, outOfTurn } from "../payload.ts";
-import { rateOf, shapesOf, trainedPart } from "../plan.ts";
+import { rateOf, shapesOf, taskOfRank, trainedPart } from "../plan.ts";
 import type { LaneResult, RoundInfo, ServerContext, ServerSide } from "../protocol.ts";
 import type { Task } from "../task.ts";
 import { contributionWeight } from "../weight.ts";
@@ -14,11 +14,11 @@ import { stepsAsked } from "./steps-asked.ts";
 export async function createFullServer({
   task,
 }: ServerContext): Promise<ServerSide<FullDown, FullUp>> {
-  const shapes = trainedPart(task, shapesOf(task));
   const senderOf = globalSender(task);
   const kind = deliveryKinds[task.full.mode];
   return {
-    openLane: async ({ deviceId }, info, global) => {
+    openLane: async ({ deviceId, rank }, info, global) => {
+      const shapes = trainedPart(task, shapesOf(taskOfRank(task, rank)));
       const sender = senderOf(global);
       const resultOf = (up: Delivery): LaneResult => {
         if (up.kind !== kind) throw outOfTurn(`"${up.kind}" came, the task asks for "${kind}"`);

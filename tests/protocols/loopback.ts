@@ -28,6 +28,7 @@ export interface ToyDevice {
   readonly id: string;
   readonly protocol: "full" | "kd" | "split";
   readonly cutLayer?: number;
+  readonly rank?: number;
   readonly train: readonly Example[];
   readonly holdOut?: readonly Example[];
   /** A model of its own; the task's when left out. */
@@ -139,12 +140,14 @@ interface Member {
 async function openMember(toy: Toy, task: Task, device: ToyDevice): Promise<Member> {
   const protocol = builtInProtocols.find(({ name }) => name === device.protocol) as AnyProtocol;
   const { name, version } = protocol;
-  const cut = device.cutLayer === undefined ? {} : { cutLayer: device.cutLayer };
+  const { cutLayer, rank } = device;
+  const cut = cutLayer === undefined ? {} : { cutLayer };
   const assignment: Assignment = {
     deviceId: device.id,
     protocol: name,
     protocolVersion: version,
     ...cut,
+    ...(rank === undefined ? {} : { rank }),
     reason: "given by the test",
   };
   const state = memoryState();
