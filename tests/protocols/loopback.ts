@@ -10,6 +10,7 @@ import {
   foldRound,
   type GlobalModel,
   initialOf,
+  type EncodingName,
   type LaneResult,
   loopbackLink,
   type Payload,
@@ -26,6 +27,8 @@ export interface ToyDevice {
   readonly id: string;
   readonly protocol: "full" | "kd" | "split";
   readonly cutLayer?: number;
+  readonly rank?: number;
+  readonly encoding?: EncodingName;
   readonly train: readonly Example[];
   readonly holdOut?: readonly Example[];
 }
@@ -135,12 +138,11 @@ interface Member {
 async function openMember(toy: Toy, task: Task, device: ToyDevice): Promise<Member> {
   const protocol = builtInProtocols.find(({ name }) => name === device.protocol) as AnyProtocol;
   const { name, version } = protocol;
-  const cut = device.cutLayer === undefined ? {} : { cutLayer: device.cutLayer };
   const assignment: Assignment = {
     deviceId: device.id,
     protocol: name,
     protocolVersion: version,
-    ...cut,
+    ...wayOf(device),
     reason: "given by the test",
   };
   const state = memoryState();
