@@ -199,8 +199,10 @@ async function closeRound(
     const result = await outcome.lanes.get(deviceId)?.result();
     if (result) results.push(result);
   }
-  const open = (await servers.open()).map(([, server]) => server);
-  const next = await foldRound(prepared.task, global, { results, servers: open });
+  const next = await foldRound(prepared.task, global, {
+    results,
+    servers: new Map(await servers.open()),
+  });
   await closeLanes(outcome);
   await folder.saveCheckpoint(next);
   return next;
