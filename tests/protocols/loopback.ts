@@ -7,10 +7,10 @@ import {
   type ClientSide,
   type ClientState,
   compareDeviceIds,
+  type EncodingName,
   foldRound,
   type GlobalModel,
   initialOf,
-  type EncodingName,
   type LaneResult,
   loopbackLink,
   type Payload,
@@ -18,6 +18,7 @@ import {
   type ServerSide,
   type Task,
   type TrainReport,
+  wayOf,
 } from "../../protocols/index.ts";
 import type { Example, Parameters } from "../../runtime/index.ts";
 import type { Toy } from "./toy.ts";
