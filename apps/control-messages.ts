@@ -3,7 +3,7 @@
 // `failed` and `public-set`.
 import { z } from "zod";
 import type { Envelope } from "../broker/index.ts";
-import { encodingNames, idPattern, protocolErrors } from "../protocols/index.ts";
+import { encodingNames, idPattern, ownModelSchema, protocolErrors } from "../protocols/index.ts";
 import { executionModes } from "../runtime/index.ts";
 
 const count = z.number().nonnegative();
@@ -27,6 +27,9 @@ export const readySchema = z.strictObject({
   holdOut: z.int().nonnegative(),
   /** The task as the device understood it. */
   fingerprint: z.string().length(64),
+  /** Whether it holds the task's model; one that does not may have its own. */
+  hasModel: z.boolean(),
+  ownModel: ownModelSchema.exactOptional(),
 });
 
 /** Request `refused`: why the coordinator cannot use the device, for the device's own log. */
@@ -51,6 +54,8 @@ export const startSchema = z.strictObject({
   globalStep: z.int().nonnegative(),
   /** The device's last lane that was folded into the global model; 0 before the first. */
   acceptedLane: z.int().nonnegative(),
+  /** The device's last accepted round was done in another way: what belongs to that one alone is dropped. */
+  isReassigned: z.boolean(),
   payload: z.strictObject({ kind: z.string(), fields: z.record(z.string(), z.unknown()) }),
 });
 
@@ -80,6 +85,15 @@ export const reportSchema = z.strictObject({
   provisioningBytes: count,
   /** Of the bytes sent, those sent before. */
   repeatedBytes: count,
+  /** The board after the round, where it is measured and not declared. */
+  state: z
+    .strictObject({
+      availableBytes: count.exactOptional(),
+      temperatureCelsius: z.number().min(-60).max(200).exactOptional(),
+      throttled: z.boolean().exactOptional(),
+      uplinkBitsPerSecond: z.number().positive().exactOptional(),
+    })
+    .exactOptional(),
 });
 
 /** What a device reports at the end of its round. */

@@ -8,6 +8,7 @@ import type {
   KnowledgeReport,
   LaneResult,
   Payload,
+  RefinementFigures,
   ServerSide,
 } from "./protocol.ts";
 import type { TaskSettings } from "./task.ts";
@@ -18,6 +19,8 @@ export interface RoundYield {
   readonly results: readonly LaneResult[];
   /** Coordinator ends that may refine, by the protocol's name and in the order of names. */
   readonly servers: ReadonlyMap<string, Pick<ServerSide<Payload, Payload>, "refine">>;
+  /** Told what each refinement came to. */
+  readonly record?: (figures: RefinementFigures) => void;
 }
 
 /**
@@ -28,7 +31,7 @@ export interface RoundYield {
 export async function foldRound(
   task: TaskSettings,
   global: GlobalModel,
-  { results, servers }: RoundYield,
+  { results, servers, record }: RoundYield,
 ): Promise<GlobalModel> {
   const ordered = results.toSorted((a, b) => compareDeviceIds(a.deviceId, b.deviceId));
   const contributions = ordered.filter((one): one is Contribution => one.kind === "contribution");
@@ -48,7 +51,12 @@ export async function foldRound(
   const contributorWeight = contributions.reduce((sum, { weight }) => sum + weight, 0);
   for (const [name, server] of servers) {
     const own = reports.filter(({ protocol }) => protocol === name);
-    const input = { round, global: { round, parameters }, contributorWeight };
+    const input = {
+      round,
+      global: { round, parameters },
+      contributorWeight,
+      ...(record ? { record } : {}),
+    };
     parameters = (await server.refine?.(own, input)) ?? parameters;
   }
   return {

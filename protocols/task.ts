@@ -19,6 +19,17 @@ export const idPattern = /^[A-Za-z0-9_-]{1,64}$/;
 
 const positiveInt = z.int().positive();
 
+/** How a model is adapted. */
+export const adapterSchema = z.strictObject({
+  rank: z.int().min(1).max(256),
+  alpha: z.number().positive(),
+  targets: z.array(z.string().min(1)).min(1),
+  /** Probability that training drops an input of an adapter. */
+  dropout: z.number().min(0).max(0.9).default(0),
+  /** Scale alpha / sqrt(rank) in place of alpha / rank. */
+  rsLora: z.boolean().default(false),
+});
+
 /** Schema of the parts of a task that a person writes; every field with a default may be left out. */
 export const taskSchema = z.strictObject({
   name: z.string().regex(idPattern),
@@ -32,17 +43,13 @@ export const taskSchema = z.strictObject({
     /** The base model's own head: texts are continued, there are no labels. */
     z.strictObject({ kind: z.literal("lm") }),
   ]),
-  adapter: z
-    .strictObject({
-      rank: z.int().min(1).max(256),
-      alpha: z.number().positive(),
-      targets: z.array(z.string().min(1)).min(1),
-      /** Probability that training drops an input of an adapter. */
-      dropout: z.number().min(0).max(0.9).default(0),
-      /** Scale alpha / sqrt(rank) in place of alpha / rank. */
-      rsLora: z.boolean().default(false),
-    })
-    .default({ rank: 8, alpha: 16, targets: ["c_attn"], dropout: 0, rsLora: false }),
+  adapter: adapterSchema.default({
+    rank: 8,
+    alpha: 16,
+    targets: ["c_attn"],
+    dropout: 0,
+    rsLora: false,
+  }),
   training: z
     .strictObject({
       rounds: positiveInt.default(4),
@@ -78,6 +85,10 @@ export const taskSchema = z.strictObject({
       order: z.array(z.string().regex(idPattern)).min(1).default(["full", "split", "kd"]),
       /** The most that a round may take of any device; the stricter of these and the device's own budget counts. */
       limits: budgetSchema.prefault({}),
+      /** Whether assignments are looked at again between rounds, with what the rounds showed. */
+      revisit: z.boolean().default(true),
+      /** Rounds that must have gone well before a device moves to what the task prefers, or what was struck is tried again. */
+      goodRounds: positiveInt.default(3),
     })
     .prefault({}),
   assignments: assignmentOptions,

@@ -5,12 +5,14 @@ import type { Log, Presence, Transport } from "../../broker/index.ts";
 import {
   type AnyProtocol,
   chooseCohort,
+  chosenOf,
   foldRound,
   type GlobalModel,
   headOf,
   initialOf,
   type LaneResult,
   modelSpec,
+  type RefinementFigures,
 } from "../../protocols/index.ts";
 import {
   type Engine,
@@ -27,6 +29,7 @@ import { type Fleet, openFleet } from "./fleet.ts";
 import { journalFile, readJournal } from "./journal.ts";
 import type { PreparedTask } from "./prepared-task.ts";
 import { positionOf, type RunPosition } from "./recovery.ts";
+import { createRevisions, type Revisions } from "./revisions.ts";
 import { type AttemptOutcome, returnMs, runAttempt } from "./round-runner.ts";
 import type { RunFolder } from "./run-folder.ts";
 import { createServers, type Servers } from "./servers.ts";
@@ -65,17 +68,19 @@ export async function runCoordinator(options: CoordinatorOptions): Promise<RunRe
   const { task, model, publicSet } = prepared;
   const servers = createServers(protocols, { task, engine: options.engine, model, publicSet, log });
   const scorer = await loadScorer(options.engine, modelSpec(task, model));
+  const { journal } = options.folder;
+  const revisions = createRevisions({ task, protocols, journal, onEvent });
   const fleet = await openFleet({
     transport,
     federation: options.federation,
     task,
-    protocols,
+    assign: revisions.assign,
     publicBytes: prepared.publicBytes,
     onEvent,
     log,
   });
   try {
-    return await runRounds({ ...options, servers, scorer, fleet });
+    return await runRounds({ ...options, servers, scorer, fleet, revisions });
   } finally {
     await fleet.close();
     await servers.close();
@@ -87,6 +92,7 @@ interface Run extends CoordinatorOptions {
   readonly servers: Servers;
   readonly scorer: Scorer;
   readonly fleet: Fleet;
+  readonly revisions: Revisions;
 }
 
 async function runRounds(run: Run): Promise<RunResult> {
@@ -101,13 +107,17 @@ async function runRounds(run: Run): Promise<RunResult> {
     onEvent({ kind: "resumed", round: position.round, attempt: position.attempt });
   while (position.round <= rounds) {
     await cohortReady(run, position);
+    if (!position.isInterrupted) await run.revisions.revise(run.fleet, position.round);
     position = await beginRound(run, position);
     const { round, attempt, cohort } = position;
     const started = performance.now();
     await folder.saveProfiles(run.fleet.ready.values());
-    const outcome = await runAttempt({ ...run, task, global, position, lastLanes, acceptedLanes });
+    const { lastAccepted } = run.revisions;
+    const lanes = { lastLanes, acceptedLanes, lastAccepted };
+    const outcome = await runAttempt({ ...run, task, global, position, ...lanes });
     if (outcome.decision.kind === "reopen") {
       onEvent({ kind: "reopened", round, reason: outcome.decision.reason });
+      await run.revisions.note(round, outcome);
       await closeLanes(outcome);
       position = nextPosition({ round, attempt: attempt + 1 });
       continue;
@@ -117,6 +127,7 @@ async function runRounds(run: Run): Promise<RunResult> {
     const seconds = (performance.now() - started) / 1000;
     const accepted = acceptedOf(outcome, outcome.decision.accepted);
     await folder.journal.append({ kind: "closed", round, attempt, accepted, ...score, seconds });
+    await run.revisions.note(round, outcome);
     for (const [deviceId, lane] of Object.entries(accepted)) acceptedLanes.set(deviceId, lane);
     await record(run, round, outcome, { ...score, ...truncationOf(global), seconds });
     onEvent({ kind: "closed", round, accepted: outcome.decision.accepted, ...score, seconds });
@@ -165,8 +176,7 @@ function askedBy(
   const { seed, cohort } = prepared.task;
   if (cohort.fraction === 1) return undefined;
   const candidates = [...fleet.ready.values()].map(({ id, selection }) => {
-    const chosen = selection.table.find(({ feasible }) => feasible);
-    const seconds = chosen?.figures.find(({ name }) => name === "seconds")?.value;
+    const seconds = chosenOf(selection)?.figures.find(({ name }) => name === "seconds")?.value;
     return { deviceId: id, seconds };
   });
   return chooseCohort(candidates, cohort, { seed, round, attempt });
@@ -199,10 +209,14 @@ async function closeRound(
     const result = await outcome.lanes.get(deviceId)?.result();
     if (result) results.push(result);
   }
+  const refinements: RefinementFigures[] = [];
   const next = await foldRound(prepared.task, global, {
     results,
     servers: new Map(await servers.open()),
+    record: (figures) => refinements.push(figures),
   });
+  for (const figures of refinements)
+    await folder.appendMetrics({ kind: "refinement", round: next.round, ...figures });
   await closeLanes(outcome);
   await folder.saveCheckpoint(next);
   return next;

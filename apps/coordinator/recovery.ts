@@ -70,6 +70,9 @@ export function positionOf(records: readonly JournalRecord[]): RunPosition {
       case "finished":
         unaware = [];
         break;
+      case "missed":
+      case "revised":
+        break;
       default:
         amend(lanes, record);
     }

@@ -4,7 +4,9 @@ import { defaultBackOff, type Envelope, type Reply } from "../../broker/index.ts
 import {
   type Assignment,
   advance,
+  chosenOf,
   type GlobalModel,
+  labelOf,
   openRound,
   protocolErrors,
   type RoundDecision,
@@ -38,6 +40,8 @@ export interface AttemptOptions {
   /** Highest lane number of each device; raised here. */
   readonly lastLanes: Map<string, number>;
   readonly acceptedLanes: ReadonlyMap<string, number>;
+  /** Label of the way in which a device's last accepted round was done. */
+  readonly lastAccepted: (deviceId: string) => string | undefined;
   readonly signal: AbortSignal;
   readonly onEvent: OnEvent;
   readonly log: (message: string) => void;
@@ -49,6 +53,10 @@ export interface AttemptOutcome {
   /** Every lane that was opened, by device id; the caller closes them. */
   readonly lanes: ReadonlyMap<string, JournaledLane>;
   readonly reports: ReadonlyMap<string, DeviceRoundReport>;
+  /** Devices that were still at work. */
+  readonly late: readonly string[];
+  /** Codes of the errors with which devices gave the attempt up. */
+  readonly failures: ReadonlyMap<string, string>;
 }
 
 /** How long devices have to come back after a restart of this process: twice their longest wait between two tries. */
@@ -75,12 +83,15 @@ export async function runAttempt(options: AttemptOptions): Promise<AttemptOutcom
     signal,
   });
   attempt.end();
-  return { decision, lanes: attempt.lanes, reports: attempt.reports };
+  const { lanes, reports, failures, state } = attempt;
+  const late = [...state.lanes].flatMap(([id, phase]) => (phase === "open" ? [id] : []));
+  return { decision, lanes, reports, late, failures };
 }
 
 class Attempt {
   readonly lanes = new Map<string, JournaledLane>();
   readonly reports = new Map<string, DeviceRoundReport>();
+  readonly failures = new Map<string, string>();
   readonly changes = createRoundChanges();
   state: RoundState;
   readonly #options: AttemptOptions;
@@ -270,13 +281,15 @@ class Attempt {
   }
 
   async #start({ id, link, gone }: ReadyDevice, lane: JournaledLane): Promise<void> {
-    const { task, acceptedLanes, onEvent, signal } = this.#options;
+    const { task, acceptedLanes, lastAccepted, onEvent, signal } = this.#options;
     const { globalStep, ...place } = lane.info;
     const { deviceId: _, ...assignment } = lane.assignment;
     const { tensors, blobs = new Map(), ...payload } = lane.first;
     onEvent({ kind: "started", deviceId: id, lane: place.lane, protocol: assignment.protocol });
     const acceptedLane = acceptedLanes.get(id) ?? 0;
-    const fields = { ...assignment, globalStep, acceptedLane, payload };
+    const former = lastAccepted(id);
+    const isReassigned = former !== undefined && former !== labelOf(lane.assignment);
+    const fields = { ...assignment, globalStep, acceptedLane, isReassigned, payload };
     await link.request(
       { ...place, kind: "start", task: task.name, fields, tensors, blobs },
       { signal: AbortSignal.any([signal, gone]) },
@@ -287,6 +300,7 @@ class Attempt {
     if (this.lanes.get(deviceId)?.info.lane !== request.lane) return;
     const { code, message } = readFields(request, failedSchema);
     this.#runners.set(deviceId, undefined);
+    this.failures.set(deviceId, code);
     await this.lose(deviceId, `${code}: ${message}`);
   }
 
@@ -319,8 +333,7 @@ class Attempt {
 }
 
 function laneDevice({ profile, selection }: ReadyDevice): LaneDevice {
-  const chosen = selection.table.find(({ feasible }) => feasible);
-  return { board: profile.board.model, estimate: chosen?.candidate.cost };
+  return { board: profile.board.model, estimate: chosenOf(selection)?.candidate.cost };
 }
 
 function aborted(signal: AbortSignal): Promise<void> {

@@ -5,6 +5,7 @@ import {
   formatQuantity,
   type LinkRates,
   measureProfile,
+  readBoardState,
 } from "../../devices/index.ts";
 import {
   openBaseModel,
@@ -52,7 +53,7 @@ export async function startDevice(start: DeviceStart): Promise<void> {
   const secrets = await readSecrets(start);
   await checkInputs(start);
   const username = secrets.username ?? (secrets.password === undefined ? undefined : id);
-  const { threads, budget, group, protocols, holdOutFraction } = config;
+  const { threads, budget, group, ownModel, protocols, holdOutFraction } = config;
   const providers = await engineProviders(start.provider, log);
   const engine = ortEngine({ ...(threads && { threads }), providers, signal });
   log(`joining "${federation}" at ${start.broker}`);
@@ -71,6 +72,7 @@ export async function startDevice(start: DeviceStart): Promise<void> {
         return profile;
       },
       budget,
+      ...(config.profile ? {} : { readState: () => readBoardState() }),
       ...(group === undefined ? {} : { group }),
       data: {
         file: start.data,
@@ -82,6 +84,7 @@ export async function startDevice(start: DeviceStart): Promise<void> {
         modelFolder: start.model,
         stateFolder: start.state,
         cacheFolder: start.cacheFolder,
+        ownModel,
       },
       engine,
       protocols,

@@ -8,9 +8,9 @@ import {
   type Reply,
   type Transport,
 } from "../../broker/index.ts";
-import type { DeviceBudget, DeviceProfile } from "../../devices/index.ts";
-import { type AnyProtocol, parseTask, taskFingerprint } from "../../protocols/index.ts";
-import type { Engine, Example } from "../../runtime/index.ts";
+import type { BoardState, DeviceBudget, DeviceProfile } from "../../devices/index.ts";
+import { type AnyProtocol, parseTask, type Task, taskFingerprint } from "../../protocols/index.ts";
+import type { Engine, Example, Tokenizer } from "../../runtime/index.ts";
 import {
   closeSchema,
   prepareSchema,
@@ -30,6 +30,8 @@ export interface StationOptions {
   readonly federation: string;
   readonly profile: DeviceProfile;
   readonly budget: DeviceBudget;
+  /** Reads memory and heat after a round; absent where the profile is declared. */
+  readonly readState?: () => Promise<BoardState>;
   /** What its owner counts it among. */
   readonly group?: string;
   readonly data: PrivateData;
@@ -135,9 +137,15 @@ class Desk {
       this.#workplace = workplace;
       this.#worker = this.#createWorker(workplace);
     }
-    const { train, holdOut } = this.#workplace as Workplace;
+    const { examples, base, own } = this.#workplace as Workplace;
     this.#worker?.markTraffic();
-    return { examples: train.length, holdOut: holdOut.length, fingerprint };
+    return {
+      examples: examples.train,
+      holdOut: examples.holdOut,
+      fingerprint,
+      hasModel: base !== undefined,
+      ...(own ? { ownModel: own.facts } : {}),
+    };
   }
 
   /** A fault of this device's own ends the program; anything else may be mended at the coordinator. */
@@ -155,7 +163,10 @@ class Desk {
 
   async #start(request: Envelope): Promise<void> {
     const { deviceId, log } = this.#options;
-    const { payload, globalStep, acceptedLane, ...chosen } = readFields(request, startSchema);
+    const { payload, globalStep, acceptedLane, isReassigned, ...chosen } = readFields(
+      request,
+      startSchema,
+    );
     if (!this.#workplace || !this.#worker) {
       throw deviceProgramErrors.error(
         "DEVICE_TASK_MISSING",
@@ -167,6 +178,7 @@ class Desk {
     const assignment = { deviceId, ...chosen };
     const isNew = this.#worker.start({
       assignment,
+      isReassigned,
       info: { round, attempt, lane, globalStep },
       first: { ...payload, tensors, blobs },
     });
@@ -174,10 +186,9 @@ class Desk {
   }
 
   #createWorker(workplace: Workplace): RoundWorker {
-    const { transport, deviceId, engine, protocols, onActivity, log } = this.#options;
+    const { transport, deviceId, engine, protocols, readState, onActivity, log } = this.#options;
     const link = this.link as Link;
-    let publicSet: Promise<readonly Example[]> | undefined;
-    const fetchPublicSet = () => this.#fetchPublicSet(link, workplace);
+    const publicSets = new Map<Tokenizer, Promise<readonly Example[]>>();
     return createRoundWorker({
       deviceId,
       link,
@@ -185,8 +196,11 @@ class Desk {
       engine,
       protocols,
       workplace,
-      publicSet: () => {
-        publicSet ??= fetchPublicSet();
+      ...(readState ? { readState } : {}),
+      publicSet: (tokenizer) => {
+        const known = publicSets.get(tokenizer);
+        const publicSet = known ?? this.#fetchPublicSet(link, workplace.task, tokenizer);
+        publicSets.set(tokenizer, publicSet);
         return publicSet;
       },
       onActivity,
@@ -194,7 +208,7 @@ class Desk {
     });
   }
 
-  #fetchPublicSet(link: Link, { task, tokenizer }: Workplace): Promise<readonly Example[]> {
+  #fetchPublicSet(link: Link, task: Task, tokenizer: Tokenizer): Promise<readonly Example[]> {
     const { stateFolder } = this.#options.places;
     const fetch = async () => {
       const reply = await link.request({ kind: "public-set" });

@@ -20,7 +20,13 @@ import {
   topicsOf,
 } from "../../broker/index.ts";
 import { boardProfile } from "../../devices/index.ts";
-import { advance, builtInProtocols, openRound, taskFingerprint } from "../../protocols/index.ts";
+import {
+  advance,
+  assignDevice,
+  builtInProtocols,
+  openRound,
+  taskFingerprint,
+} from "../../protocols/index.ts";
 import { float32 } from "../../runtime/index.ts";
 import { makeWorld, writeTask } from "./small-federation.ts";
 
@@ -250,7 +256,12 @@ async function meet(t: Test, { description, ready, onPrepare }: Answers) {
     transport: await hub.connect({ clientId: "coordinator" }),
     federation,
     task,
-    protocols: builtInProtocols.filter(({ name }) => name === "full"),
+    assign: (offer) =>
+      assignDevice(
+        builtInProtocols.filter(({ name }) => name === "full"),
+        task,
+        offer,
+      ),
     publicBytes: new Uint8Array(0),
     onEvent: (event) => events.push(event),
     log,

@@ -25,6 +25,10 @@ const cases: Readonly<Record<string, { readonly wrong: Settings; readonly right:
     wrong: { aggregation: { combine: "krum", byzantine: 2 }, cohort: { minimumDevices: 6 } },
     right: { aggregation: { combine: "krum", byzantine: 2 }, cohort: { minimumDevices: 7 } },
   },
+  "kd.aggregation, head.kind": {
+    wrong: { head: { kind: "lm" }, kd: { aggregation: "perClass" } },
+    right: { head: { kind: "lm" }, kd: { aggregation: "entropy" } },
+  },
 };
 
 const head = { kind: "classification", labels: ["land", "sea"] };
