@@ -6,35 +6,36 @@ import { receiveGlobal, rememberGlobal } from "../global-model.ts";
 import { readMoments, rememberMoments } from "../kept-moments.ts";
 import { type LocalModel, openLocalModel, reportOf, type Trained } from "../local-training.ts";
 import { difference } from "../payload.ts";
-import { initialOf, taskOfRank, trainedPart } from "../plan.ts";
+import { initialOf, trainedPart } from "../plan.ts";
 import type { ClientContext, ClientSide, RoundInfo } from "../protocol.ts";
 import { encodeChange, rememberResidual } from "../update-encoding.ts";
+import { deviceTask } from "./device-task.ts";
 import type { FullDown, FullUp } from "./messages.ts";
 
 /** Loads the whole model and uses it once a round. */
 export async function createFullClient(
   context: ClientContext,
 ): Promise<ClientSide<FullDown, FullUp>> {
-  const { task, state, assignment } = context;
+  const { task, state } = context;
   const initial = initialOf(task);
-  const own = { ...context, task: taskOfRank(task, assignment.rank) };
-  const { rank } = own.task.adapter;
-  const local = await openLocalModel(own);
+  const own = deviceTask(task, context.assignment);
+  const local = await openLocalModel({ ...context, task: own });
   const work = works[task.full.mode];
   return {
     runRound: async (info, start, link, signal) => {
       const catchUp = () => link.ask({ kind: "catchUp", fields: {}, tensors: new Map() });
-      const theta = await receiveGlobal(start, { task, state, initial, catchUp });
+      const global = await receiveGlobal(start, { task, state, initial, catchUp });
+      const theta = leadingRanks(global, own.adapter.rank);
       const { kind, change, parameters, trained, kept } = await work({
-        context: own,
+        context,
         local,
-        theta: leadingRanks(theta, rank),
+        theta,
         info,
         signal,
       });
-      const sent = encodeChange(task, change, await readSection(state, "residual"));
+      const sent = encodeChange(own, change, await readSection(state, "residual"));
       await stageSections(state, {
-        ...rememberGlobal(task, theta, info.round),
+        ...rememberGlobal(task, global, info.round),
         ...rememberResidual(sent),
         ...kept,
       });

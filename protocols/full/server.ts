@@ -3,10 +3,11 @@ import { float32, type Parameters } from "../../runtime/index.ts";
 import { deliveryLane } from "../delivery-lane.ts";
 import { globalSender } from "../global-model.ts";
 import { decodeExactly, outOfTurn } from "../payload.ts";
-import { rateOf, shapesOf, taskOfRank, trainedPart } from "../plan.ts";
+import { rateOf, shapesOf, trainedPart } from "../plan.ts";
 import type { LaneResult, RoundInfo, ServerContext, ServerSide } from "../protocol.ts";
 import type { Task } from "../task.ts";
 import { contributionWeight } from "../weight.ts";
+import { deviceTask } from "./device-task.ts";
 import type { FullDown, FullUp } from "./messages.ts";
 import { stepsAsked } from "./steps-asked.ts";
 
@@ -17,8 +18,9 @@ export async function createFullServer({
   const senderOf = globalSender(task);
   const kind = deliveryKinds[task.full.mode];
   return {
-    openLane: async ({ deviceId, rank }, info, global) => {
-      const shapes = trainedPart(task, shapesOf(taskOfRank(task, rank)));
+    openLane: async (assignment, info, global) => {
+      const { deviceId } = assignment;
+      const shapes = trainedPart(task, shapesOf(deviceTask(task, assignment)));
       const sender = senderOf(global);
       const resultOf = (up: Delivery): LaneResult => {
         if (up.kind !== kind) throw outOfTurn(`"${up.kind}" came, the task asks for "${kind}"`);
