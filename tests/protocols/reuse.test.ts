@@ -135,9 +135,9 @@ t.test("a threshold widens while the loss of an epoch falls and narrows when it 
     threshold.note(loss);
     return Number(threshold.value.toFixed(6));
   });
-  t.same(values, [0.03, 0.045, 0.045, 0.0675, 0.0675, 0.03375]);
+  t.same(values, [0.01, 0.015, 0.015, 0.0225, 0.0225, 0.01125]);
   for (let i = 0; i < 50; i++) threshold.note(1 / (i + 2));
-  t.equal(threshold.value, 0.15, "bounded");
+  t.equal(threshold.value, 0.04, "bounded");
   t.end();
 });
 
