@@ -119,11 +119,11 @@ function cutModels(ground: Ground): Study {
   };
   const exact = configuration({});
   const down = configuration({ "split.gradients": "int8" });
-  const up = configuration({ "split.activations": "int8", "split.reuse.threshold": "adaptive" });
+  const up = configuration({ "split.activations": "int8", "split.reuse.threshold": 0.03 });
   const both = configuration({
     "split.activations": "int8",
-    "split.reuse.threshold": "adaptive",
-    "split.gradients": "int4",
+    "split.reuse.threshold": 0.03,
+    "split.gradients": "topk",
     "split.errorFeedback": true,
   });
   // 160 texts less the fifth held out: ten epochs are 80 steps of 16.
@@ -156,7 +156,7 @@ function cutModels(ground: Ground): Study {
           mostLoss: 0.5,
         }),
         ...saving({
-          figure: "split, both ways, gradients in int4 + error feedback",
+          figure: "split, both ways, gradients in top-k + error feedback",
           direction: "both",
           of: both,
           mostBytes: 15,
