@@ -46,6 +46,18 @@ export const exclusions: readonly Exclusion[] = [
     reason: "krum needs at least 2 * aggregation.byzantine + 3 devices in every round",
   },
   {
+    fields: ["aggregation.combine", "assignments"],
+    excludes: ({ aggregation: { combine }, assignments }) =>
+      combine === "krum" && assignments.some(({ rank }) => rank !== undefined),
+    reason: "krum compares whole updates, and those of different ranks have no distance",
+  },
+  {
+    fields: ["assignments", "adapter.rank"],
+    excludes: ({ assignments, adapter }) =>
+      assignments.some(({ rank = adapter.rank }) => rank > adapter.rank),
+    reason: "a device trains the leading ranks of the adapter, it cannot have more",
+  },
+  {
     fields: ["kd.aggregation", "head.kind"],
     excludes: ({ kd: { aggregation }, head }) => aggregation === "perClass" && head.kind === "lm",
     reason: "the classes of a language model are tokens, and no device lacks one",

@@ -1,7 +1,9 @@
 // A round's contributions become the next parameters, as the task's settings say: the one entry for coordinators.
 import type { Parameters } from "../../runtime/index.ts";
 import { protocolErrors } from "../errors.ts";
+import type { Contribution } from "../protocol.ts";
 import { keepAll, openAggregation } from "./aggregators.ts";
+import { bufferedMean, type StaleContribution } from "./buffered.ts";
 import { clipContribution } from "./clipping.ts";
 import { isTrained } from "./methods.ts";
 import type { AggregationOptions } from "./options.ts";
@@ -41,26 +43,44 @@ export function aggregateRound(
   const trained = onlyTrained(start.options, contributions);
   return start.options.method === "stack"
     ? stackedRound(start, trained)
-    : steppedRound(start, trained);
+    : combinedRound(start, trained);
 }
 
-function steppedRound(
-  { options, parameters, state = new Map() }: AggregationStart,
+/**
+ * The parameters after a filled buffer of an asynchronous federation: `bufferedMean` in place of the aggregator, then the server's
+ * optimizer (FedBuff takes any). Throws as `aggregateRound` does.
+ */
+export function aggregateBuffer(
+  start: AggregationStart,
+  contributions: Iterable<StaleContribution>,
+): AggregatedRound {
+  const trained = onlyTrained(start.options, contributions);
+  return stepped(start, bufferedMean(trained, start.options));
+}
+
+function combinedRound(
+  start: AggregationStart,
   contributions: Iterable<ScaledContribution>,
 ): AggregatedRound {
-  const accumulator = openAggregation(options);
+  const accumulator = openAggregation(start.options);
   let isEmpty = true;
   for (const contribution of contributions) {
     accumulator.add(contribution);
     isEmpty = false;
   }
-  if (isEmpty) return { parameters, state, truncation: new Map() };
-  const step = serverStep(options.optimizer, accumulator.finish(), state);
-  return {
-    parameters: applyUpdate(parameters, step.update),
-    state: step.state,
-    truncation: new Map(),
-  };
+  // Krum of nobody would be an error, and no contribution is none.
+  return stepped(start, isEmpty ? new Map() : accumulator.finish());
+}
+
+/** A tensor that the combined update lacks keeps its value and its moments. */
+function stepped(
+  { options, parameters, state = new Map() }: AggregationStart,
+  combined: Parameters,
+): AggregatedRound {
+  if (combined.size === 0) return { parameters, state, truncation: new Map() };
+  const step = serverStep(options.optimizer, combined, state);
+  const moved = applyUpdate(parameters, step.update);
+  return { parameters: moved, state: step.state, truncation: new Map() };
 }
 
 function stackedRound(
@@ -74,10 +94,10 @@ function stackedRound(
   return { ...stackRound(parameters, clipped, scale), state };
 }
 
-function* onlyTrained(
+function* onlyTrained<T extends Contribution>(
   options: AggregationOptions,
-  contributions: Iterable<ScaledContribution>,
-): Iterable<ScaledContribution> {
+  contributions: Iterable<T>,
+): Iterable<T> {
   for (const contribution of contributions) {
     for (const name of contribution.update.keys()) {
       if (isTrained(options, name)) continue;
