@@ -2,7 +2,14 @@
 import { createHash } from "node:crypto";
 import { deflateRawSync } from "node:zlib";
 import { labelsOf, type Task } from "../../protocols/index.ts";
-import { type BaseModel, type Example, readTable, type Tokenizer } from "../../runtime/index.ts";
+import {
+  type BaseModel,
+  type Example,
+  randomStream,
+  readTable,
+  type TextRow,
+  type Tokenizer,
+} from "../../runtime/index.ts";
 import { columnsOf, examplesOf } from "../examples.ts";
 import { openModelAndTokenizer } from "../model-and-tokenizer.ts";
 import { embeddedModelFolder } from "../package-root.ts";
@@ -28,8 +35,11 @@ export async function prepareTask(file: TaskFile, cacheFolder: string): Promise<
   const { model, tokenizer } = await openModelAndTokenizer(modelFolder, cacheFolder);
   checkTaskFits(file, model.config);
   const { textColumn } = data;
-  const testRows = await readTable(data.test, columnsOf(settings, data));
-  const publicRows = data.public === undefined ? [] : await readTable(data.public, { textColumn });
+  const heldRows = await readTable(data.test, columnsOf(settings, data));
+  const slice = publicSliceOf(heldRows, data.publicFraction ?? 0, settings.seed);
+  const testRows = slice.rest;
+  const publicRows =
+    data.public === undefined ? slice.public : await readTable(data.public, { textColumn });
   const publicBytes = packTexts(publicRows.map(({ text }) => text));
   const publicSet = {
     sha256: sha256(publicBytes),
@@ -56,6 +66,14 @@ export async function prepareTask(file: TaskFile, cacheFolder: string): Promise<
     publicSet: examplesOf(publicRows, { tokenizer, labels, sequence }),
     publicBytes,
   };
+}
+
+/** Parts a table into public texts, the same ones for the same seed, without their labels, and the rest in its order. */
+function publicSliceOf(rows: readonly TextRow[], fraction: number, seed: number) {
+  const places = randomStream(seed, "public-slice").shuffle([...rows.keys()]);
+  const chosen = new Set(places.slice(0, Math.floor(rows.length * fraction)));
+  const part = (isPublic: boolean) => rows.filter((_, place) => chosen.has(place) === isPublic);
+  return { public: part(true).map(({ text }) => ({ text, label: undefined })), rest: part(false) };
 }
 
 /** Texts as they travel: a JSON list, deflated. */

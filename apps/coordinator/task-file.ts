@@ -13,6 +13,8 @@ const fileSchema = taskSchema.extend({
     test: z.string().min(1),
     /** CSV of texts every party may see; `kd` needs it. Labels are not read. */
     public: z.string().min(1).optional(),
+    /** In place of `public`: share of the test set's rows that become the public set and leave the test set. */
+    publicFraction: z.number().gt(0).max(0.9).optional(),
     textColumn: z.string().min(1).default("text"),
     labelColumn: z.string().min(1).default("label"),
   }),
@@ -26,6 +28,7 @@ export interface TaskFile {
   readonly data: {
     readonly test: string;
     readonly public: string | undefined;
+    readonly publicFraction?: number | undefined;
     readonly textColumn: string;
     readonly labelColumn: string;
   };
@@ -40,6 +43,10 @@ export async function readTaskFile(path: string): Promise<TaskFile> {
   if (contradiction) {
     const { field, problem } = contradiction;
     throw faults.invalid(file.faultText(field.split("."), problem));
+  }
+  if (data.public !== undefined && data.publicFraction !== undefined) {
+    const problem = "does not go with data.public: the public set has one source";
+    throw faults.invalid(file.faultText(["data", "publicFraction"], problem));
   }
   const absolute = (name: string) => resolve(dirname(path), name);
   return {

@@ -14,7 +14,7 @@ import type { LogitEncoding } from "./value-codes.ts";
 /**
  * Logits of the round's public texts both ways, as in every round after the first; the whole model in memory, and a second
  * step graph to distil with. Bytes of an adaptive k are the most that may travel: the device's allowance or, if that
- * is less, all that a choice may keep.
+ * is less, all that a choice may keep; those of a language model count every position of a text, as padding has them.
  */
 export function estimateKd(task: Task, options: CostOptions): RoundCost {
   const spec = sketchSpec(task, options.mode);
