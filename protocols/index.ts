@@ -14,4 +14,5 @@ export * from "./registry.ts";
 export * from "./round.ts";
 export * from "./selection.ts";
 export * from "./task.ts";
+export * from "./update-buffer.ts";
 export { labelOf, type Way, wayOf } from "./way.ts";
