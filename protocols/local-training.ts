@@ -12,7 +12,7 @@ import {
   type TrainResult,
   train,
 } from "../runtime/index.ts";
-import { batchesOf, batchShape, modelSpec, rateOf, roundBatches, roundMaskKey } from "./plan.ts";
+import { batchesOf, batchShape, drawOf, modelSpec, rateOf, roundBatches, roundMaskKey } from "./plan.ts";
 import type { ClientContext, RoundInfo, TrainReport } from "./protocol.ts";
 
 /** A device's whole model, loaded once and used every round. */
@@ -75,7 +75,7 @@ export async function openLocalModel(context: ClientContext): Promise<LocalModel
         rateAt: rateOf(task, info),
         maxGradientNorm: task.training.maxGradientNorm,
         weightDecay: task.training.weightDecay,
-        maskKey: roundMaskKey(task, context.deviceId, info.round),
+        maskKey: roundMaskKey(task, context.deviceId, drawOf(task, info)),
         signal,
       }),
     score: async (parameters, signal) => {
@@ -119,8 +119,8 @@ export function reportOf(
 
 function* roundFeeds(
   { task, deviceId, train: examples }: ClientContext,
-  { round }: RoundInfo,
+  info: RoundInfo,
 ): Iterable<TensorBundle> {
-  const order = roundBatches(task, deviceId, round, examples.length);
+  const order = roundBatches(task, deviceId, drawOf(task, info), examples.length);
   for (const { feeds } of batchesOf(task, examples, order)) yield feeds;
 }

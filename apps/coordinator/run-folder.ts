@@ -6,6 +6,7 @@ import type { DeviceBudget, DeviceProfile } from "../../devices/index.ts";
 import {
   compareDeviceIds,
   type GlobalModel,
+  initialOf,
   type Task,
   taskFingerprint,
 } from "../../protocols/index.ts";
@@ -27,14 +28,16 @@ export interface RunFolder {
   readonly checkpoint: GlobalModel | undefined;
   /** Writes the global model of a finished round; it survives a power cut once this resolves. */
   saveCheckpoint(global: GlobalModel): Promise<void>;
+  /** The global model after so many rounds, which this folder has finished. */
+  globalAfter(round: number): Promise<GlobalModel>;
   /** Writes a payload beside the journal and gives the name to record. */
   saveUpload(name: string, bytes: Uint8Array): Promise<string>;
   readUpload(name: string): Promise<Uint8Array>;
   /** Writes a lane's update and gives the name to record. */
   saveUpdate(name: string, update: Parameters): Promise<string>;
   readUpdate(name: string): Promise<Parameters>;
-  /** Forgets the payloads of rounds that are closed. */
-  clearUploads(): Promise<void>;
+  /** Forgets the payloads of rounds that are closed, all but those that are still needed. */
+  clearUploads(isNeeded: (name: string) => boolean): Promise<void>;
   appendMetrics(line: object): Promise<void>;
   /** Notes profile and budget of devices; those noted before stay. */
   saveProfiles(devices: Iterable<DeviceFacts>): Promise<void>;
@@ -76,6 +79,7 @@ export async function openRunFolder(path: string, task: Task): Promise<RunFolder
       checkpoint: await lastCheckpoint(folders.checkpoints, journal),
       saveCheckpoint: async ({ round, parameters }) =>
         writeSafetensors(checkpointFile(folders.checkpoints, round), parameters),
+      globalAfter: (round) => globalAfter(folders.checkpoints, round, task),
       saveUpload: async (name, bytes) => {
         await writeFileAtomic(upload(name), bytes);
         return name;
@@ -86,8 +90,9 @@ export async function openRunFolder(path: string, task: Task): Promise<RunFolder
         return name;
       },
       readUpdate: (name) => readParameterFile(upload(name)),
-      clearUploads: async () => {
-        for (const name of await readdir(folders.uploads)) await rm(upload(name), { force: true });
+      clearUploads: async (isNeeded) => {
+        for (const name of await readdir(folders.uploads))
+          if (!isNeeded(name)) await rm(upload(name), { force: true });
       },
       appendMetrics: (line) => appendFile(join(path, "metrics.jsonl"), `${JSON.stringify(line)}\n`),
       saveProfiles: (devices) => saveProfiles(join(path, "profiles.json"), devices),
@@ -132,6 +137,11 @@ async function lastCheckpoint(folder: string, journal: Journal): Promise<GlobalM
     round: closed.round,
     parameters: await readParameterFile(checkpointFile(folder, closed.round)),
   };
+}
+
+async function globalAfter(folder: string, round: number, task: Task): Promise<GlobalModel> {
+  if (round === 0) return { round, parameters: initialOf(task) };
+  return { round, parameters: await readParameterFile(checkpointFile(folder, round)) };
 }
 
 function checkpointFile(folder: string, round: number): string {

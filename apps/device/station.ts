@@ -153,7 +153,10 @@ class Desk {
 
   async #start(request: Envelope): Promise<void> {
     const { deviceId, log } = this.#options;
-    const { payload, globalStep, acceptedLane, ...chosen } = readFields(request, startSchema);
+    const { payload, globalStep, acceptedLane, dropped, ...chosen } = readFields(
+      request,
+      startSchema,
+    );
     if (!this.#workplace || !this.#worker) {
       throw deviceProgramErrors.error(
         "DEVICE_TASK_MISSING",
@@ -161,6 +164,8 @@ class Desk {
       );
     }
     await this.#workplace.state.settle(acceptedLane);
+    if (dropped)
+      log(`the last update is not counted: ${dropped.staleness} rounds were folded while it was made`);
     const { round, attempt, lane, tensors, blobs } = request;
     const assignment = { deviceId, ...chosen };
     const isNew = this.#worker.start({

@@ -20,7 +20,7 @@ import {
   topicsOf,
 } from "../../broker/index.ts";
 import { boardProfile } from "../../devices/index.ts";
-import { advance, builtInProtocols, openRound, taskFingerprint } from "../../protocols/index.ts";
+import { advance, builtInProtocols, decide, openRound, taskFingerprint } from "../../protocols/index.ts";
 import { float32 } from "../../runtime/index.ts";
 import { makeWorld, writeTask } from "./small-federation.ts";
 
@@ -143,11 +143,11 @@ t.test("the deadline counts what is there, then decides", async (t) => {
   const changes = createRoundChanges();
   let state = advance(openRound(1), { kind: "joined", deviceId: "a" });
   const decision = await changes.decision({
-    read: () => state,
+    decide: (deadlinePassed) => decide(state, { minimumDevices: 1, deadlinePassed }),
     beforeDeadline: async () => {
       state = advance(state, { kind: "delivered", deviceId: "a" });
     },
-    cohort: { minimumDevices: 1, roundDeadlineMs: 1 },
+    deadlineMs: 1,
     signal: new AbortController().signal,
   });
   t.same(decision, { kind: "close", accepted: ["a"] });
@@ -156,9 +156,9 @@ t.test("the deadline counts what is there, then decides", async (t) => {
 t.test("a stopped run waits for no round", async (t) => {
   const stop = new AbortController();
   const waiting = createRoundChanges().decision({
-    read: () => openRound(1),
+    decide: () => ({ kind: "wait" }),
     beforeDeadline: async () => {},
-    cohort: { minimumDevices: 1, roundDeadlineMs: 600_000 },
+    deadlineMs: 600_000,
     signal: stop.signal,
   });
   stop.abort(new Error("enough"));
