@@ -42,6 +42,9 @@ export const startSchema = z.strictObject({
   mode: z.enum(executionModes).exactOptional(),
   rank: z.int().positive().exactOptional(),
   encoding: z.enum(encodingNames).exactOptional(),
+  allowance: z
+    .strictObject({ uplinkBytes: z.int().nonnegative(), downlinkBytes: z.int().nonnegative() })
+    .exactOptional(),
   reason: z.string(),
   globalStep: z.int().nonnegative(),
   /** The device's last lane that was folded into the global model; 0 before the first. */

@@ -15,6 +15,9 @@ export const protocolErrors = defineErrors({
   PROTOCOL_WEIGHT_INVALID: "A contribution's weight is not a positive, finite number.",
   AGGREGATION_ORDER_INVALID:
     "Contributions did not arrive in device-id order, or one device contributed a tensor twice.",
+  AGGREGATION_TOO_FEW: "Fewer devices contributed than the aggregator needs.",
+  AGGREGATION_MEMORY_EXCEEDED:
+    "The aggregator needs all updates of a round at once, which are more than the task allows.",
   SELECTION_IMPOSSIBLE: "No protocol fits the device's profile and budget.",
   TASK_INVALID: "The task lacks a field or holds one of a wrong type or range.",
 });

@@ -3,6 +3,7 @@ export * from "./aggregation/index.ts";
 export * from "./cohort.ts";
 export * from "./contract/index.ts";
 export * from "./encoding/index.ts";
+export * from "./encoding/residual.ts";
 export * from "./errors.ts";
 export * from "./exclusions.ts";
 export * from "./global-model.ts";

@@ -5,6 +5,7 @@ import {
   loadPredictor,
   loadStep,
   type Parameters,
+  type Predictor,
   predictAll,
   scoreClassification,
   specInMode,
@@ -19,22 +20,11 @@ import type { ClientContext, RoundInfo, TrainReport } from "./protocol.ts";
 export interface LocalModel {
   /** The round's local steps from `initial`, on the batches every framework would see. */
   train(initial: Parameters, info: RoundInfo, signal: AbortSignal): Promise<TrainResult>;
-  /** Logits of texts in their order. */
-  predict(
-    parameters: Parameters,
-    examples: readonly Example[],
-    signal: AbortSignal,
-  ): Promise<Prediction>;
+  /** The forward pass to the logits. */
+  readonly predictor: Predictor;
   /** Accuracy on the hold-out; undefined without one. */
   score(parameters: Parameters, signal: AbortSignal): Promise<Score | undefined>;
   close(): Promise<void>;
-}
-
-/** What a model makes of some texts, and the work it took. */
-export interface Prediction {
-  /** [examples, classes] */
-  readonly logits: Float32Array;
-  readonly flops: number;
 }
 
 /** The share of the hold-out that a model gets right, and the work it took. */
@@ -52,7 +42,11 @@ export async function openLocalModel(context: ClientContext): Promise<LocalModel
   const shape = batchShape(task);
   const step = await loadStep(engine, spec);
   const predictor = await loadPredictor(engine, spec);
-  const predict: LocalModel["predict"] = async (parameters, examples, signal) => {
+  const predict = async (
+    parameters: Parameters,
+    examples: readonly Example[],
+    signal: AbortSignal,
+  ) => {
     const source = {
       run: async (current: Parameters, feeds: TensorBundle) => {
         signal.throwIfAborted();
@@ -66,7 +60,7 @@ export async function openLocalModel(context: ClientContext): Promise<LocalModel
     return { logits, flops: predictor.flops * batchCount(examples.length, shape.batch) };
   };
   return {
-    predict,
+    predictor,
     train: (initial, info, signal) =>
       train({
         step,

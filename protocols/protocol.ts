@@ -1,10 +1,12 @@
 // The seam: one object per federated protocol, known by name at both ends. The device end is a linear
 // async function, the coordinator end a set of lanes, one per device and round.
+import type { DeviceBudget, DeviceProfile } from "../devices/index.ts";
 import type { BaseModel, Engine, Example, ExecutionMode, Parameters } from "../runtime/index.ts";
 import type { EncodedTensor } from "./encoding/encoded.ts";
+import type { SparseLogits } from "./kd/sparse-logits.ts";
 import type { Assignment, RoundCost } from "./selection.ts";
 import type { Task } from "./task.ts";
-import type { Way } from "./way.ts";
+import type { Allowance, Way } from "./way.ts";
 
 /** What a message carries: plain fields (numbers, strings, lists) and named tensors. */
 export interface Payload {
@@ -25,6 +27,11 @@ export interface Protocol<Down extends Payload = Payload, Up extends Payload = P
   estimate(task: Task, options: CostOptions): RoundCost;
   /** Where this protocol can cut the model (blocks on the device); absent for protocols that do not cut. */
   cutLayers?(task: Task): readonly number[];
+  /** What a device's link and limits leave for a round's messages; absent for protocols whose messages do not adapt. */
+  allowance?(
+    task: Task,
+    device: { readonly profile: DeviceProfile; readonly budget: DeviceBudget },
+  ): Allowance | undefined;
   /** In which ways a device may execute its model; absent for protocols that know the fastest only. */
   modes?(task: Task): readonly ExecutionMode[];
   /** Why a device must not be given this protocol under this task, or undefined when it may. */
@@ -172,8 +179,8 @@ export interface KnowledgeReport {
   readonly kind: "knowledge";
   readonly deviceId: string;
   readonly weight: number;
-  /** Float32 logits [public examples, classes] after decoding. */
-  readonly logits: Float32Array;
+  /** Of the round's public texts, as few as travelled. */
+  readonly logits: SparseLogits;
 }
 
 /** What a refinement starts from. */

@@ -81,6 +81,8 @@ function candidatesOf(protocol: AnyProtocol, task: Task, offer: DeviceOffer): Ca
   const refusal = refusedBecause === undefined ? {} : { refusedBecause };
   const cuts = protocol.cutLayers?.(task).map((cutLayer) => ({ cutLayer })) ?? [{}];
   const modes = protocol.modes?.(task) ?? ["whole-float32"];
+  const allowed = protocol.allowance?.(task, offer);
+  const allowance = allowed === undefined ? {} : { allowance: allowed };
   const ways = cuts.flatMap((cut) =>
     modes.map((mode) => (mode === "whole-float32" ? cut : { ...cut, mode })),
   );
@@ -88,7 +90,8 @@ function candidatesOf(protocol: AnyProtocol, task: Task, offer: DeviceOffer): Ca
     protocol: name,
     version,
     ...way,
-    cost: protocol.estimate(task, { holdOut: offer.holdOut, ...way }),
+    ...allowance,
+    cost: protocol.estimate(task, { holdOut: offer.holdOut, ...way, ...allowance }),
     ...refusal,
   }));
 }

@@ -2,6 +2,12 @@
 import type { ExecutionMode } from "../runtime/index.ts";
 import type { EncodingName } from "./encoding/encoded.ts";
 
+/** Most bytes that a round's messages may take each way, where a protocol fits them to the device's link. */
+export interface Allowance {
+  readonly uplinkBytes: number;
+  readonly downlinkBytes: number;
+}
+
 /** What may differ from device to device within one protocol; what is absent is as the task says. */
 export interface Way {
   /** Blocks on the device; one of the protocol's `cutLayers`. */
@@ -12,15 +18,18 @@ export interface Way {
   readonly rank?: number;
   /** How the device's updates are narrowed; `full.encoding` when absent. */
   readonly encoding?: EncodingName;
+  /** What the protocol's `allowance` gives the device; absent where messages do not adapt. */
+  readonly allowance?: Allowance;
 }
 
 /** The way alone, of whatever holds one: only the fields that are there. */
-export function wayOf({ cutLayer, mode, rank, encoding }: Way): Way {
+export function wayOf({ cutLayer, mode, rank, encoding, allowance }: Way): Way {
   return {
     ...(cutLayer === undefined ? {} : { cutLayer }),
     ...(mode === undefined ? {} : { mode }),
     ...(rank === undefined ? {} : { rank }),
     ...(encoding === undefined ? {} : { encoding }),
+    ...(allowance === undefined ? {} : { allowance }),
   };
 }
 

@@ -12,10 +12,10 @@ import {
   type Assignment,
   type ClientSide,
   findProtocol,
-  labelOf,
   type Payload,
   type RoundInfo,
   type TrainReport,
+  wayOf,
 } from "../../protocols/index.ts";
 import { type Engine, type Example, TrifoldError } from "../../runtime/index.ts";
 import type { DeviceRoundReport } from "../control-messages.ts";
@@ -208,7 +208,7 @@ class StandingWorker implements RoundWorker {
   async #clientFor(assignment: Assignment): Promise<LoadedClient> {
     const { protocols, deviceId, engine, workplace, publicSet, log } = this.#options;
     const { protocol: name, protocolVersion } = assignment;
-    const key = `${labelOf(assignment)} ${protocolVersion}`;
+    const key = JSON.stringify([name, protocolVersion, wayOf(assignment)]);
     if (this.#loaded?.key === key) return this.#loaded;
     await this.#loaded?.client.close();
     this.#loaded = undefined;

@@ -1,10 +1,15 @@
 // How contributions become the next global model.
 export {
-  applyUpdate,
-  compareDeviceIds,
-  type MeanAccumulator,
-  meanAccumulator,
-  weightedMean,
-} from "./mean.ts";
+  type Aggregator,
+  aggregationBytes,
+  aggregators,
+  openAggregation,
+  requireAggregationMemory,
+} from "./aggregators.ts";
+export { bufferedMean, type StaleContribution, stalenessWeight } from "./buffered.ts";
+export { compareDeviceIds } from "./contributions.ts";
+export { leadingRanks, loraOfRank } from "./factors.ts";
+export { meanAccumulator, type UpdateAccumulator, weightedMean } from "./mean.ts";
 export type { AggregationOptions, ServerOptimizerOptions } from "./options.ts";
 export { type ServerStep, serverRate, serverStep } from "./server-optimizer.ts";
+export { applyUpdate } from "./update.ts";

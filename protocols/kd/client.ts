@@ -1,42 +1,60 @@
 // Device end of `kd` (KD-FedLLM): learn from the coordinator's logits, then from private data, then tell
-// what the local model makes of the public set.
+// what the local model makes of the public texts.
 import { type Parameters, specInMode } from "../../runtime/index.ts";
-import { readSection, stageSections } from "../client-memory.ts";
-import { openLocalModel, reportOf } from "../local-training.ts";
-import { initialOf, modelSpec } from "../plan.ts";
-import type { ClientContext, ClientSide } from "../protocol.ts";
+import { stageSections } from "../client-memory.ts";
+import { batchCount, openLocalModel, reportOf } from "../local-training.ts";
+import { modelSpec } from "../plan.ts";
+import type { ClientContext, ClientSide, RoundInfo } from "../protocol.ts";
 import { distil, loadDistillation } from "./distillation.ts";
-import { packLogits, softmax, unpackLogits } from "./logits.ts";
+import { packLogits, unpackLogits } from "./logits.ts";
 import type { KdDown, KdUp } from "./messages.ts";
+import { dropsLogits, logitsOf, rankedOpinion } from "./opinion.ts";
+import { type PublicRows, publicRows } from "./public-rows.ts";
+import { publicSlice } from "./public-slice.ts";
+import { startOf } from "./start.ts";
+import { createTeacher } from "./teacher.ts";
+import { chooseLogits } from "./top-k.ts";
 
 /** Loads a whole local model; it stays on the device from round to round and never travels. */
 export async function createKdClient(context: ClientContext): Promise<ClientSide<KdDown, KdUp>> {
   const { task, engine, model, deviceId, state } = context;
+  const { mode = "whole-float32", allowance } = context.assignment;
   const publicSet = await context.publicSet();
   const local = await openLocalModel(context);
-  const { mode = "whole-float32" } = context.assignment;
+  const { predictor } = local;
   const spec = await specInMode(modelSpec(task, model), mode);
   const distillation = await loadDistillation(engine, task, spec);
-  const size = { examples: publicSet.length, classes: task.head.labels.length };
 
-  const learn = async (initial: Parameters, start: KdDown, round: number, signal: AbortSignal) => {
+  const learn = async (initial: Parameters, start: KdDown, rows: PublicRows, at: Moment) => {
     if (start.kind === "begin") return { parameters: initial, flops: 0 };
-    const teacher = softmax(unpackLogits(start, size), size.classes, task.kd.temperature);
-    const key = ["distillation", round, deviceId];
-    return distil(task, distillation, { initial, publicSet, teacher, key, signal });
+    const { info, signal } = at;
+    const voices = [{ weight: 1, logits: unpackLogits(start, rows) }];
+    const prediction = { predictor, parameters: initial, signal };
+    const logits = dropsLogits(task, rows.classes)
+      ? await logitsOf(task, rows, prediction)
+      : undefined;
+    const teacher = await createTeacher(task, rows, { voices, own: { weight: 0, logits } });
+    const key = ["distillation", info.round, deviceId];
+    const learned = await distil(task, distillation, { initial, rows, teacher, key, signal });
+    return { parameters: learned.parameters, flops: learned.flops + (logits?.flops() ?? 0) };
   };
   return {
     runRound: async (info, start, link, signal) => {
-      const before = (await readSection(state, "local")) ?? initialOf(task);
-      const taught = await learn(before, start, info.round, signal);
+      const rows = publicRows(task, publicSlice(task, publicSet, info.round));
+      const before = await startOf(task, state);
+      const taught = await learn(before, start, rows, { info, signal });
       const trained = await local.train(taught.parameters, info, signal);
-      const opinion = await local.predict(trained.parameters, publicSet, signal);
-      const packed = packLogits(opinion.logits, size, task.kd);
+      const { parameters } = trained;
+      const ranked = await rankedOpinion(task, rows, { predictor, parameters, signal });
+      const { encoding } = task.kd;
+      const choice = { task, encoding, mostBytes: allowance?.uplinkBytes };
+      const packed = packLogits(chooseLogits(ranked, choice), encoding);
       const fields = { ...packed.fields, examples: context.train.length, steps: trained.steps };
-      await stageSections(state, { local: trained.parameters });
+      await stageSections(state, { local: parameters });
       await link.send({ ...packed, kind: "knowledge", fields });
-      const flops = taught.flops + trained.flops + opinion.flops;
-      const score = await local.score(trained.parameters, signal);
+      const opinionFlops = predictor.flops * batchCount(rows.texts.length, task.training.batchSize);
+      const flops = taught.flops + trained.flops + opinionFlops;
+      const score = await local.score(parameters, signal);
       return reportOf(context, { ...trained, flops }, score);
     },
     close: async () => {
@@ -44,4 +62,9 @@ export async function createKdClient(context: ClientContext): Promise<ClientSide
       await distillation.close();
     },
   };
+}
+
+interface Moment {
+  readonly info: RoundInfo;
+  readonly signal: AbortSignal;
 }

@@ -1,41 +1,72 @@
 // What a round of `kd` costs a device.
 import { trainingMemoryBytes, workloadFlops } from "../../runtime/index.ts";
 import { sketchSpec, wholeModelCost } from "../cost.ts";
-import { encodedByteLength } from "../encoding/index.ts";
 import { batchCount } from "../local-training.ts";
+import { headOf } from "../plan.ts";
 import type { CostOptions } from "../protocol.ts";
 import type { RoundCost } from "../selection.ts";
 import type { Task } from "../task.ts";
+import { dropsLogits, isKept } from "./opinion.ts";
+import { sliceLength } from "./public-slice.ts";
+import { mostKept, packedBytes } from "./top-k.ts";
+import type { LogitEncoding } from "./value-codes.ts";
 
-/** Logits of the public set both ways, as in every round after the first; the whole model in memory, and a second step graph to distil with. */
+/**
+ * Logits of the round's public texts both ways, as in every round after the first; the whole model in memory, and a second
+ * step graph to distil with. Bytes of an adaptive k are the most that may travel: the device's allowance or, if that
+ * is less, all that a choice may keep.
+ */
 export function estimateKd(task: Task, options: CostOptions): RoundCost {
   const spec = sketchSpec(task, options.mode);
-  const objective = { kind: "teacher", temperature: task.kd.temperature } as const;
-  const distillation = { kind: "step", objective } as const;
+  const { temperature, distillationSteps, encoding, encodingDown = encoding } = task.kd;
+  const distillation = { kind: "step", objective: { kind: "teacher", temperature } } as const;
   const logits = { kind: "logits" } as const;
-  const examples = task.manifest.publicSet?.size ?? 0;
-  const bytes = logitsBytes(task, examples);
-  const predictions = batchCount(examples, task.training.batchSize);
+  const size = sizeOf(task);
+  const predictions = batchCount(size.texts, task.training.batchSize);
+  const recalled = isKept(size.graphRows, size.classes) ? predictions : distillationSteps;
+  const own = dropsLogits(task, size.classes) ? recalled : 0;
+  const { allowance } = options;
   return {
     peakMemoryBytes: trainingMemoryBytes(spec, [{ kind: "step" }, distillation, logits]),
-    uplinkBytes: bytes,
-    downlinkBytes: bytes,
+    uplinkBytes: logitsBytes(task, size, { encoding, most: allowance?.uplinkBytes }),
+    downlinkBytes: logitsBytes(task, size, {
+      encoding: encodingDown,
+      most: allowance?.downlinkBytes,
+    }),
     flops:
       wholeModelCost(task, options).flops +
-      task.kd.distillationSteps * workloadFlops(spec, distillation) +
-      predictions * workloadFlops(spec, logits),
+      distillationSteps * workloadFlops(spec, distillation) +
+      (predictions + own) * workloadFlops(spec, logits),
     roundTrips: 2,
   };
 }
 
-function logitsBytes(task: Task, examples: number): number {
-  const { topK, encoding } = task.kd;
-  const classes = task.head.labels.length;
-  if (topK >= classes) return encodedByteLength([examples, classes], encoding);
-  const indices = 2 * examples * topK;
-  return (
-    indices +
-    encodedByteLength([examples, topK], encoding) +
-    encodedByteLength([examples], encoding)
-  );
+interface Size {
+  readonly texts: number;
+  readonly rows: number;
+  readonly graphRows: number;
+  readonly classes: number;
+}
+
+function sizeOf(task: Task): Size {
+  const head = headOf(task);
+  const texts = sliceLength(task, task.manifest.publicSet?.size ?? 0);
+  if (head.kind === "classification")
+    return { texts, rows: texts, graphRows: texts, classes: head.classes };
+  const { sequenceLength } = task.training;
+  const graphRows = texts * sequenceLength;
+  return { texts, rows: graphRows, graphRows, classes: task.manifest.config.vocabSize };
+}
+
+function logitsBytes(
+  task: Task,
+  { rows, classes }: Size,
+  {
+    encoding,
+    most = Number.POSITIVE_INFINITY,
+  }: { readonly encoding: LogitEncoding; readonly most: number | undefined },
+): number {
+  const bytes = (kept: number) =>
+    packedBytes(new Array<number>(rows).fill(kept), classes, encoding);
+  return Math.max(Math.min(bytes(mostKept(task, classes)), most), bytes(1));
 }

@@ -3,29 +3,27 @@
 import {
   batchIndices,
   type Engine,
-  type Example,
   float32,
   loadStep,
   type ModelSpec,
-  makeBatch,
   type Parameters,
   type TensorBundle,
   type TrainingStep,
   type TrainResult,
   train,
 } from "../../runtime/index.ts";
-import { batchShape } from "../plan.ts";
 import type { Task } from "../task.ts";
+import { eachRow, type PublicRows, rowFeeds } from "./public-rows.ts";
+import type { Teacher } from "./teacher.ts";
 
 /** What a student learns from. */
 export interface Lesson {
   readonly initial: Parameters;
-  readonly publicSet: readonly Example[];
-  /** Teacher probabilities [public examples, classes] at the task's temperature. */
-  readonly teacher: Float32Array;
+  readonly rows: PublicRows;
+  readonly teacher: Teacher;
   /** Names the order of the batches and the dropout masks. */
   readonly key: readonly (string | number)[];
-  readonly signal?: AbortSignal;
+  readonly signal?: AbortSignal | undefined;
 }
 
 /** Loads the step that minimises T^2 * KL(teacher || student). */
@@ -41,11 +39,9 @@ export function loadDistillation(
 /** The task's distillation steps from `initial`. */
 export function distil(task: Task, step: TrainingStep, lesson: Lesson): Promise<TrainResult> {
   const { distillationSteps, learningRate } = task.kd;
-  const { initial, publicSet, key, signal } = lesson;
-  const order = batchIndices(publicSet.length, task.training.batchSize, distillationSteps, [
-    task.seed,
-    ...key,
-  ]);
+  const { initial, rows, key, signal } = lesson;
+  const { batchSize } = task.training;
+  const order = batchIndices(rows.texts.length, batchSize, distillationSteps, [task.seed, ...key]);
   return train({
     step,
     initial,
@@ -57,27 +53,33 @@ export function distil(task: Task, step: TrainingStep, lesson: Lesson): Promise<
   });
 }
 
-function* lessonFeeds(
+async function* lessonFeeds(
   task: Task,
-  lesson: Lesson,
+  { rows, teacher }: Lesson,
   order: readonly (readonly number[])[],
-): Iterable<TensorBundle> {
-  const shape = batchShape(task);
-  const classes = task.head.labels.length;
+): AsyncIterable<TensorBundle> {
+  const { classes, stride } = rows;
+  const graphRows = task.training.batchSize * stride;
   for (const indices of order) {
-    const { feeds } = makeBatch(
-      indices.map((i) => lesson.publicSet[i] as Example),
-      shape,
-    );
-    const teacher = new Float32Array(shape.batch * classes);
-    indices.forEach((index, row) => {
-      teacher.set(lesson.teacher.subarray(index * classes, (index + 1) * classes), row * classes);
-    });
-    const weights = new Float32Array(shape.batch).fill(1 / indices.length, 0, indices.length);
+    const distributions = new Float32Array(graphRows * classes);
+    distributions.set(await teacher.distributions(indices));
     yield new Map([
-      ...feeds,
-      ["teacher", float32([shape.batch, classes], teacher)],
-      ["weights", float32([shape.batch], weights)],
+      ...rowFeeds(task, rows, indices),
+      ["teacher", float32([graphRows, classes], distributions)],
+      ["weights", float32([graphRows], rowWeights(rows, indices, graphRows))],
     ]);
   }
+}
+
+/** A mean over the real rows of a batch. */
+function rowWeights(rows: PublicRows, indices: readonly number[], graphRows: number): Float32Array {
+  const weights = new Float32Array(graphRows);
+  let count = 0;
+  eachRow(rows, indices, () => {
+    count++;
+  });
+  eachRow(rows, indices, (_, place) => {
+    weights[place] = 1 / count;
+  });
+  return weights;
 }

@@ -6,12 +6,14 @@ import { estimateKd } from "./cost.ts";
 import { rawLogitsBytes } from "./logits.ts";
 import { type KdDown, type KdUp, kdDownKinds, kdUpKinds } from "./messages.ts";
 import { createKdServer } from "./server.ts";
+import { allowanceOf } from "./top-k.ts";
 
 /** Logits on the public set, both ways. */
 export const kd: Protocol<KdDown, KdUp> = {
   name: "kd",
-  version: 1,
+  version: 2,
   estimate: estimateKd,
+  allowance: allowanceOf,
   modes: ({ execution }) => execution.modes,
   refusal: ({ manifest }) => (manifest.publicSet ? undefined : "the task has no public set"),
   parseDown: (payload) => parsePayload(payload, kdDownKinds),

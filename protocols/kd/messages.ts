@@ -7,7 +7,7 @@ import { logitsFields } from "./logits.ts";
 export const kdDownKinds = {
   /** The first round: the coordinator knows nothing beyond the seeded start yet. */
   begin: z.strictObject({}),
-  /** The coordinator's logits on the public set. */
+  /** The coordinator's logits on the round's public texts. */
   knowledge: z.strictObject(logitsFields),
 };
 export const kdUpKinds = { knowledge: z.strictObject({ ...logitsFields, ...contributionFields }) };

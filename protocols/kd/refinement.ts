@@ -1,48 +1,6 @@
-// Distillation after the round's mean: from the devices' logits and the global model's own into a teacher,
-// and from there towards it, but never away from it.
+// How far a student goes towards its teacher: as far as it comes nearer, and never away from it.
 import { float32, type Parameters } from "../../runtime/index.ts";
 import { difference } from "../payload.ts";
-import type { KnowledgeReport } from "../protocol.ts";
-import { softmax } from "./logits.ts";
-
-/** One opinion on the public set: logits [public examples, classes] and how much they count. */
-export type Voice = Pick<KnowledgeReport, "weight" | "logits">;
-
-/** What turns logits into distributions. */
-export interface Scale {
-  readonly classes: number;
-  readonly temperature: number;
-}
-
-/**
- * Weighted mean of distributions [public examples, classes]. The global model's own logits are among the
- * voices and count as much as the parameter contributors behind it, so that one small board cannot pull it away.
- */
-export function teacherOf(voices: readonly Voice[], { classes, temperature }: Scale): Float32Array {
-  const total = voices.reduce((sum, { weight }) => sum + weight, 0);
-  const mean = new Float64Array(voices[0]?.logits.length ?? 0);
-  for (const { weight, logits } of voices) {
-    softmax(logits, classes, temperature).forEach((probability, i) => {
-      mean[i] = (mean[i] as number) + (weight / total) * probability;
-    });
-  }
-  return Float32Array.from(mean);
-}
-
-/** Cross-entropy of a student's logits against a teacher's distributions, summed over the examples; least when they agree. */
-export function distanceTo(
-  teacher: Float32Array,
-  student: Float32Array,
-  { classes, temperature }: Scale,
-): number {
-  const distribution = softmax(student, classes, temperature);
-  let sum = 0;
-  for (let i = 0; i < teacher.length; i++) {
-    // A probability that float32 rounds to zero would make every other difference vanish in infinity.
-    sum -= (teacher[i] as number) * Math.log(Math.max(distribution[i] as number, smallest));
-  }
-  return sum;
-}
 
 /** Where a student starts, where training would take it, and what tells which is nearer to the teacher. */
 export interface Approach {
@@ -51,6 +9,12 @@ export interface Approach {
   /** Distance of `start` to the teacher. */
   readonly startDistance: number;
   readonly distanceOf: (parameters: Parameters) => Promise<number>;
+}
+
+/** What an approach came to. */
+export interface Approached {
+  readonly parameters: Parameters;
+  readonly distance: number;
 }
 
 /**
@@ -63,16 +27,16 @@ export async function approach({
   aim,
   startDistance,
   distanceOf,
-}: Approach): Promise<Parameters | undefined> {
+}: Approach): Promise<Approached | undefined> {
   const way = difference(aim, start);
   for (let share = 1; share >= smallestShare; share /= 2) {
-    const candidate = share === 1 ? aim : partOfWay(start, way, share);
-    if ((await distanceOf(candidate)) < startDistance) return candidate;
+    const parameters = share === 1 ? aim : partOfWay(start, way, share);
+    const distance = await distanceOf(parameters);
+    if (distance < startDistance) return { parameters, distance };
   }
   return undefined;
 }
 
-const smallest = 1e-30;
 const smallestShare = 1 / 64;
 
 function partOfWay(start: Parameters, way: Parameters, share: number): Parameters {

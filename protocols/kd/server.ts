@@ -1,50 +1,63 @@
 // Coordinator end of `kd`: collects the devices' logits, distils them into the global model after the
 // round's mean, and hands out the global model's own logits.
-import { loadPredictor, type Parameters, predictAll } from "../../runtime/index.ts";
+import { loadPredictor } from "../../runtime/index.ts";
 import { deliveryLane } from "../delivery-lane.ts";
 import { perGlobal } from "../per-global.ts";
-import { batchShape, modelSpec } from "../plan.ts";
+import { modelSpec } from "../plan.ts";
 import type { ServerContext, ServerSide } from "../protocol.ts";
 import { contributionWeight } from "../weight.ts";
+import { distanceTo } from "./distance.ts";
 import { distil, loadDistillation } from "./distillation.ts";
 import { packLogits, unpackLogits } from "./logits.ts";
 import type { KdDown, KdUp } from "./messages.ts";
-import { approach, distanceTo, teacherOf } from "./refinement.ts";
+import { logitsOf, rankedOpinion } from "./opinion.ts";
+import { publicRows } from "./public-rows.ts";
+import { publicSlice } from "./public-slice.ts";
+import { approach } from "./refinement.ts";
+import { createTeacher } from "./teacher.ts";
+import { chooseLogits } from "./top-k.ts";
 
 /** Lanes of `kd` and the distillation after the mean. */
 export async function createKdServer(context: ServerContext): Promise<ServerSide<KdDown, KdUp>> {
   const { task, engine, model, publicSet } = context;
-  const size = { examples: publicSet.length, classes: task.head.labels.length };
-  const scale = { classes: size.classes, temperature: task.kd.temperature };
+  const { encoding, encodingDown = encoding } = task.kd;
   const predictor = await loadPredictor(engine, modelSpec(task, model));
   const distillation = await loadDistillation(engine, task, modelSpec(task, model));
-  const predict = (parameters: Parameters) =>
-    predictAll(predictor, parameters, publicSet, batchShape(task));
-  const knowledge = perGlobal(async ({ round, parameters }): Promise<KdDown> => {
-    if (round === 0) return { kind: "begin", fields: {}, tensors: new Map() };
-    return { kind: "knowledge", ...packLogits(await predict(parameters), size, task.kd) };
-  });
+  const rowsOf = (round: number) => publicRows(task, publicSlice(task, publicSet, round));
+  const opinion = perGlobal(({ round, parameters }) =>
+    rankedOpinion(task, rowsOf(round + 1), { predictor, parameters }),
+  );
   return {
-    openLane: async ({ deviceId }, _info, global) =>
-      deliveryLane(await knowledge(global), (up) => ({
+    openLane: async ({ deviceId, allowance }, { round }, global) => {
+      const choice = { task, encoding: encodingDown, mostBytes: allowance?.downlinkBytes };
+      const first: KdDown =
+        global.round === 0
+          ? { kind: "begin", fields: {}, tensors: new Map() }
+          : {
+              kind: "knowledge",
+              ...packLogits(chooseLogits(await opinion(global), choice), encodingDown),
+            };
+      return deliveryLane(first, (up) => ({
         kind: "knowledge",
         deviceId,
         weight: contributionWeight(task, up.fields),
-        logits: unpackLogits(up, size),
-      })),
+        logits: unpackLogits(up, rowsOf(round)),
+      }));
+    },
     refine: async (reports, { round, global, contributorWeight }) => {
       if (reports.length === 0) return undefined;
       const start = global.parameters;
-      const own = { weight: contributorWeight, logits: await predict(start) };
-      const teacher = teacherOf([own, ...reports], scale);
-      const lesson = { initial: start, publicSet, teacher, key: ["refinement", round] };
-      const { parameters } = await distil(task, distillation, lesson);
-      return approach({
-        start,
-        aim: parameters,
-        startDistance: distanceTo(teacher, own.logits, scale),
-        distanceOf: async (candidate) => distanceTo(teacher, await predict(candidate), scale),
-      });
+      const rows = rowsOf(round);
+      const logits = await logitsOf(task, rows, { predictor, parameters: start });
+      const own = { weight: contributorWeight, logits };
+      const teacher = await createTeacher(task, rows, { voices: reports, own });
+      const lesson = { initial: start, rows, teacher, key: ["refinement", round] };
+      const { parameters: aim } = await distil(task, distillation, lesson);
+      const distanceOf = (parameters: typeof start) =>
+        distanceTo(task, rows, { teacher, predictor, parameters });
+      const startDistance = await distanceOf(start);
+      const reached = await approach({ start, aim, startDistance, distanceOf });
+      return reached?.parameters;
     },
     close: async () => {
       await predictor.close();

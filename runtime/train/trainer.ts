@@ -26,7 +26,7 @@ export type StepFeeds = TensorBundle | readonly TensorBundle[];
 export interface TrainRun {
   readonly step: StepRunner;
   /** Feeds of each step, made when it is their turn. */
-  readonly batches: Iterable<StepFeeds>;
+  readonly batches: Iterable<StepFeeds> | AsyncIterable<StepFeeds>;
   /** Learning rate of a step, counted from `firstStep`. */
   readonly rateAt: (step: number) => number;
   readonly maxGradientNorm: number;
@@ -70,7 +70,7 @@ export async function train(options: TrainOptions): Promise<TrainResult> {
   let steps = 0;
   let totalLoss = 0;
   let totalFlops = 0;
-  for (const feeds of batches) {
+  for await (const feeds of batches) {
     signal?.throwIfAborted();
     const at = firstStep + steps;
     const running = runStep(options.step, optimizer.parameters, feeds, [...maskKey, at]);

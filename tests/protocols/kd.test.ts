@@ -3,86 +3,11 @@ import { isDeepStrictEqual } from "node:util";
 import t from "tap";
 import { batchShape, initialOf, modelSpec, type Payload } from "../../protocols/index.ts";
 import { kd } from "../../protocols/kd/index.ts";
-import { packLogits, unpackLogits } from "../../protocols/kd/logits.ts";
-import { teacherOf } from "../../protocols/kd/refinement.ts";
+import { unpackLogits } from "../../protocols/kd/logits.ts";
+import { keepCounts, rankRow, type SparseLogits } from "../../protocols/kd/sparse-logits.ts";
 import { loadPredictor, type Parameters, predictAll, randomStream } from "../../runtime/index.ts";
 import { openFederation, type ToyDevice } from "./loopback.ts";
 import { openToy, type TaskInput, toyExamples } from "./toy.ts";
-
-const size = { examples: 6, classes: 10 };
-
-function randomLogits({ examples, classes }: typeof size): Float32Array {
-  const random = randomStream("logits");
-  return Float32Array.from({ length: examples * classes }, () => 3 * random.normal());
-}
-
-/** What must come out of keeping the `topK` largest: the others share the mass that they have together. */
-function naive(logits: readonly number[], topK: number): number[] {
-  const least = logits.toSorted((x, y) => y - x)[topK - 1] as number;
-  const dropped = logits.filter((value) => value < least);
-  const share = Math.log(dropped.reduce((sum, value) => sum + Math.exp(value), 0) / dropped.length);
-  return logits.map((value) => (value < least ? share : value));
-}
-
-t.test("the largest logits travel as they are, the others keep their mass", async (t) => {
-  const logits = randomLogits(size);
-  const packed = packLogits(logits, size, { topK: 3, encoding: "float32" });
-  t.equal(packed.blobs?.get("indices")?.length, 2 * 6 * 3, "two bytes name a class");
-  t.same(packed.tensors.get("values")?.shape, [6, 3]);
-  const restored = unpackLogits(structuredClone(packed), size);
-  for (let row = 0; row < 6; row++) {
-    const expected = naive([...logits.subarray(10 * row, 10 * row + 10)], 3);
-    restored.subarray(10 * row, 10 * row + 10).forEach((value, i) => {
-      const wanted = expected[i] as number;
-      // The share is rounded to float32 twice: 1.2e-7 of values below 10.
-      t.ok(Math.abs(value - wanted) < 2e-6, `${value} is ${wanted}`);
-    });
-  }
-});
-
-t.test("with as many kept as there are classes nothing is lost", async (t) => {
-  const logits = randomLogits(size);
-  for (const topK of [10, 11]) {
-    const packed = packLogits(logits, size, { topK, encoding: "float32" });
-    t.equal(packed.blobs, undefined);
-    t.same([...packed.tensors.keys()], ["values"]);
-    t.same(unpackLogits(packed, size), logits);
-  }
-  const equal = packLogits(new Float32Array(60), size, { topK: 2, encoding: "float32" });
-  const kept = equal.blobs?.get("indices")?.subarray(0, 4);
-  t.same([...(kept ?? [])], [0, 0, 1, 0], "the first of equal logits are kept");
-});
-
-t.test("logits that do not fit are refused", async (t) => {
-  const good = packLogits(randomLogits(size), size, { topK: 3, encoding: "float32" });
-  const indices = good.blobs?.get("indices") ?? new Uint8Array(0);
-  const blobs = (bytes: Uint8Array) => ({ blobs: new Map([["indices", bytes]]) });
-  const index = (value: number) => {
-    const changed = indices.slice();
-    new DataView(changed.buffer).setUint16(2, value, true);
-    return blobs(changed);
-  };
-  const first = new DataView(indices.buffer).getUint16(0, true);
-  for (const [change, message] of [
-    [{ fields: { classes: 9, kept: 3 } }, /9 classes, the task has 10/],
-    [{ fields: { classes: 10, kept: 11 } }, /11 logits kept of 10/],
-    [blobs(indices.subarray(1)), /35 bytes of indices, expected 36/],
-    [{ blobs: new Map() }, /0 bytes of indices, expected 36/],
-    [index(10), /class index 10 of 10/],
-    [index(first), /class index \d of 10/],
-  ] as const) {
-    const bad = { ...good, ...change };
-    t.throws(() => unpackLogits(bad, size), { code: "PROTOCOL_PAYLOAD_INVALID", message });
-  }
-  const kept = { ...good, fields: { ...good.fields, kept: 4 } };
-  t.throws(() => unpackLogits(kept, size), { code: "PROTOCOL_SHAPE_MISMATCH", message: /values/ });
-  const { tensors } = good;
-  const restless = new Map([...tensors].filter(([name]) => name !== "rest"));
-  t.throws(() => unpackLogits({ ...good, tensors: restless }, size), {
-    code: "PROTOCOL_SHAPE_MISMATCH",
-    message: /"rest" is missing/,
-  });
-});
 
 t.test("bytes depend on texts and kept logits, not on the adapter's size", async (t) => {
   const toy = await openToy(t, { labels: 10 });
@@ -99,8 +24,9 @@ t.test("bytes depend on texts and kept logits, not on the adapter's size", async
     const { ups = [], downs = [] } = devices.get("a") ?? {};
     return [ups, downs].map((messages) => messages.map(bodyBytes).reduce((sum, n) => sum + n));
   };
-  // 18 public texts: 3 kept float32 and their 2-byte classes, and one float32 for the rest.
-  const expected = 18 * (3 * (4 + 2) + 4);
+  // 18 public texts: 3 kept float32 and one for the rest; which 3 of 10 classes takes 3 lower bits and 3 + 4 upper ones,
+  // as many as a bitmap.
+  const expected = Math.ceil((18 * (4 * 32 + 10)) / 8);
   t.same(await bytesOf(2, "kd"), [expected, expected]);
   t.same(await bytesOf(8, "kd"), [expected, expected]);
   t.not((await bytesOf(2, "full"))[0], (await bytesOf(8, "full"))[0], "full's do");
@@ -110,17 +36,6 @@ function bodyBytes({ tensors, blobs = new Map() }: Payload): number {
   const parts = [...[...tensors.values()].map(({ bytes }) => bytes), ...blobs.values()];
   return parts.reduce((sum, { byteLength }) => sum + byteLength, 0);
 }
-
-t.test("the teacher is the mean of distributions, each by its weight", async (t) => {
-  // At temperature 2 these logits are odds of 1:3 and of 1:1.
-  const voices = [
-    { weight: 3, logits: Float32Array.of(0, 2 * Math.log(3)) },
-    { weight: 1, logits: Float32Array.of(5, 5) },
-  ];
-  const [low = 0, high = 0] = teacherOf(voices, { classes: 2, temperature: 2 });
-  // (3 * 1/4 + 1/2) / 4; float32 results are within 6e-8.
-  t.ok(Math.abs(low - 0.3125) < 1e-7 && Math.abs(high - 0.6875) < 1e-7, `${low} and ${high}`);
-});
 
 t.test("a refinement nears the teacher and cannot be pulled away by a small board", async (t) => {
   const toy = await openToy(t);
@@ -139,7 +54,10 @@ t.test("a refinement nears the teacher and cannot be pulled away by a small boar
   const start = initialOf(task);
   const own = await distributions(start);
   const opinion = 1 / (1 + Math.exp(-3));
-  const logits = Float32Array.from({ length: 36 }, (_, i) => (i % 2 ? 3 : -3));
+  const logits = allOf(
+    Float32Array.from({ length: 36 }, (_, i) => (i % 2 ? 3 : -3)),
+    2,
+  );
   const report = { kind: "knowledge", deviceId: "c", weight: 1, logits } as const;
   const moves: number[] = [];
   for (const contributorWeight of [0, 1, 10, 1000]) {
@@ -164,6 +82,17 @@ t.test("a refinement nears the teacher and cannot be pulled away by a small boar
   );
   await predictor.close();
 });
+
+/** Logits [rows, classes] of which none was dropped. */
+function allOf(logits: Float32Array, classes: number): SparseLogits {
+  const rows = Array.from({ length: logits.length / classes }, (_, row) =>
+    rankRow(logits.subarray(row * classes, (row + 1) * classes), classes, 1),
+  );
+  return keepCounts(
+    { classes, temperature: 1, rows },
+    rows.map(() => classes),
+  );
+}
 
 /** Mean Kullback-Leibler divergence of two-class distributions, in nats. */
 function divergence(teacher: readonly number[], student: readonly number[]): number {
@@ -197,8 +126,9 @@ t.test("a device learns from the coordinator's logits before its own data", asyn
     const { devices } = await federation.round({ round: 1, parameters });
     await federation.close();
     const { ups = [], downs = [] } = devices.get("a") ?? {};
-    const [told, said] = [downs[0], ups[0]].map((payload) =>
-      unpackLogits(kd.parseUp(withCounts(payload as Payload)), { examples: 18, classes: 2 }),
+    const [told, said] = [downs[0], ups[0]].map(
+      (payload) =>
+        unpackLogits(kd.parseUp(withCounts(payload as Payload)), { rows: 18, classes: 2 }).values,
     ) as [Float32Array, Float32Array];
     // Softmax sees the difference of the two classes only.
     const margin = (logits: Float32Array, i: number) =>
