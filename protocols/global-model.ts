@@ -1,7 +1,12 @@
 // The one global adapter set: how it travels to devices and how a round's contributions move it.
 import { z } from "zod";
 import type { Parameters } from "../runtime/index.ts";
-import { applyUpdate, meanAccumulator } from "./aggregation/index.ts";
+import {
+  applyUpdate,
+  bufferedMean,
+  meanAccumulator,
+  type StaleContribution,
+} from "./aggregation/index.ts";
 import type { EncodedTensor } from "./encoding/encoded.ts";
 import { encodeAll } from "./encoding/index.ts";
 import { decodeExactly, difference } from "./payload.ts";
@@ -76,4 +81,13 @@ export function foldRound(global: GlobalModel, contributions: Iterable<Contribut
   const mean = meanAccumulator();
   for (const contribution of contributions) mean.add(contribution);
   return { round: global.round + 1, parameters: applyUpdate(global.parameters, mean.finish()) };
+}
+
+/** The global model of an asynchronous federation after a filled buffer: theta + sum(s(tau) * delta) / K. */
+export function foldBuffer(
+  global: GlobalModel,
+  contributions: Iterable<StaleContribution>,
+): GlobalModel {
+  const parameters = applyUpdate(global.parameters, bufferedMean(contributions));
+  return { round: global.round + 1, parameters };
 }

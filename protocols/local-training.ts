@@ -13,7 +13,15 @@ import {
   type TrainResult,
   train,
 } from "../runtime/index.ts";
-import { batchesOf, batchShape, drawOf, modelSpec, rateOf, roundBatches, roundMaskKey } from "./plan.ts";
+import {
+  batchesOf,
+  batchShape,
+  drawOf,
+  modelSpec,
+  rateOf,
+  roundBatches,
+  roundMaskKey,
+} from "./plan.ts";
 import type { ClientContext, RoundInfo, TrainReport } from "./protocol.ts";
 
 /** A device's whole model, loaded once and used every round. */

@@ -1,9 +1,8 @@
 // Asynchronous federation (FedBuff: Nguyen et al. 2022, arXiv 2106.06639, algorithm 1): every device trains at its own pace,
-// and whenever `buffer` updates have come they make the next global model. A round is one filled buffer. Pure.
+// and whenever `buffer` updates have come they make the next global model. A round is one filled buffer. What they count is
+// `bufferedMean`'s subject. Pure.
 import { z } from "zod";
-import { float32, type Parameters } from "../runtime/index.ts";
 import { compareDeviceIds } from "./aggregation/index.ts";
-import type { Contribution } from "./protocol.ts";
 
 /** Settings of an asynchronous federation; a task without them is synchronous. */
 export const asynchronousOptions = z
@@ -79,49 +78,4 @@ export function dueUpdates(
 /** The buffer after its round was folded. */
 export function closeBuffer({ round, updates }: UpdateBuffer): UpdateBuffer {
   return { round: round + 1, updates: updates.filter((update) => update.round !== round) };
-}
-
-/** s(tau) = 1 / sqrt(1 + tau) (FedBuff, section 5). */
-export function stalenessWeight(staleness: number): number {
-  return 1 / Math.sqrt(1 + staleness);
-}
-
-/** A contribution with the rounds that it missed. */
-export interface StaleContribution {
-  readonly contribution: Contribution;
-  readonly staleness: number;
-}
-
-/**
- * Contributions whose weighted mean is sum(s(tau) * delta) / K: each counts once whatever its examples, and those of one
- * device become one that counts as often. In device-id order if the updates are; summed in float64.
- */
-export function discountStale(updates: readonly StaleContribution[]): Contribution[] {
-  const ids = [...new Set(updates.map(({ contribution }) => contribution.deviceId))];
-  return ids.map((deviceId) => {
-    const own = updates.filter(({ contribution }) => contribution.deviceId === deviceId);
-    return { kind: "contribution", deviceId, weight: own.length, update: discountedMean(own) };
-  });
-}
-
-/** sum(s(tau) * delta) / n over the updates of one device, which have equal names and shapes. */
-function discountedMean(own: readonly StaleContribution[]): Parameters {
-  const [first] = own;
-  return new Map(
-    [...(first?.contribution.update ?? [])].map(([name, { shape, data }]) => {
-      const sum = new Float64Array(data.length);
-      for (const { contribution, staleness } of own) {
-        const weight = stalenessWeight(staleness);
-        const values = contribution.update.get(name)?.data ?? [];
-        for (const [i, value] of values.entries()) sum[i] = (sum[i] as number) + weight * value;
-      }
-      return [
-        name,
-        float32(
-          shape,
-          Float32Array.from(sum, (value) => value / own.length),
-        ),
-      ];
-    }),
-  );
 }

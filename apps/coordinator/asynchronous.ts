@@ -114,7 +114,11 @@ class BufferedRounds implements Pace {
   async #originOf({ round, attempt }: RecordedLane): Promise<LaneOrigin> {
     const { folder } = this.#options;
     const isNewest = round === this.#global.round + 1;
-    return { round, attempt, global: isNewest ? this.#global : await folder.globalAfter(round - 1) };
+    return {
+      round,
+      attempt,
+      global: isNewest ? this.#global : await folder.globalAfter(round - 1),
+    };
   }
 
   #course(): Course {

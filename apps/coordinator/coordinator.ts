@@ -5,15 +5,15 @@ import type { Log, Presence, Transport } from "../../broker/index.ts";
 import {
   type AnyProtocol,
   adoptDecoded,
+  type BufferedUpdate,
   batchShape,
-  type Contribution,
   chooseCohort,
-  compareDeviceIds,
+  foldBuffer,
   foldRound,
   type GlobalModel,
   headOf,
   initialOf,
-  type KnowledgeReport,
+  type LaneResult,
   modelSpec,
 } from "../../protocols/index.ts";
 import {
@@ -27,12 +27,14 @@ import {
 } from "../../runtime/index.ts";
 import { runReport } from "../report/run-report.ts";
 import { writeReport } from "../report/write-report.ts";
+import { asynchronousPace } from "./asynchronous.ts";
 import type { OnEvent } from "./events.ts";
 import { type Fleet, openFleet } from "./fleet.ts";
 import { journalFile, readJournal } from "./journal.ts";
+import type { AttemptOutcome, Pace } from "./pace.ts";
 import type { PreparedTask } from "./prepared-task.ts";
 import { positionOf, type RunPosition } from "./recovery.ts";
-import { type AttemptOutcome, returnMs, runAttempt } from "./round-runner.ts";
+import { returnMs, synchronousPace } from "./round-runner.ts";
 import type { RunFolder } from "./run-folder.ts";
 import { createServers, type Servers } from "./servers.ts";
 
@@ -98,9 +100,10 @@ async function runRounds(run: Run): Promise<RunResult> {
   const { prepared, folder, onEvent, presence } = run;
   const { task } = prepared;
   const { rounds } = task.training;
-  let position = positionOf(folder.journal.records);
-  const lastLanes = new Map(position.lastLanes);
+  const isAsynchronous = task.asynchronous !== undefined;
+  let position = positionOf(folder.journal.records, { isAsynchronous });
   const acceptedLanes = new Map(position.acceptedLanes);
+  const pace = paceOf(run, new Map(position.lastLanes), acceptedLanes);
   let global = folder.checkpoint ?? { round: 0, parameters: initialOf(task) };
   if (folder.journal.records.length > 0)
     onEvent({ kind: "resumed", round: position.round, attempt: position.attempt });
@@ -110,25 +113,31 @@ async function runRounds(run: Run): Promise<RunResult> {
     const { round, attempt, cohort } = position;
     const started = performance.now();
     await folder.saveProfiles(run.fleet.ready.values());
-    const outcome = await runAttempt({ ...run, task, global, position, lastLanes, acceptedLanes });
+    const outcome = await pace.run(position, global);
     if (outcome.decision.kind === "reopen") {
       onEvent({ kind: "reopened", round, reason: outcome.decision.reason });
       await closeLanes(outcome);
       position = nextPosition({ round, attempt: attempt + 1 });
       continue;
     }
-    global = await closeRound(run, global, outcome, outcome.decision.accepted);
+    global = await closeRound(run, global, outcome);
+    if (round === rounds) pace.close();
+    else pace.adopt(global);
     const accuracy = await scoreGlobal(run, global.parameters);
     const seconds = (performance.now() - started) / 1000;
-    const accepted = acceptedOf(outcome, outcome.decision.accepted);
-    await folder.journal.append({ kind: "closed", round, attempt, accepted, accuracy, seconds });
-    for (const [deviceId, lane] of Object.entries(accepted)) acceptedLanes.set(deviceId, lane);
+    const accepted = acceptedOf(outcome);
+    const updates = isAsynchronous ? { updates: updatesOf(outcome, round) } : {};
+    const closed = { round, attempt, accepted, ...updates, accuracy, seconds };
+    await folder.journal.append({ kind: "closed", ...closed });
+    raiseLanes(acceptedLanes, accepted);
     await record(run, round, outcome, { accuracy, seconds });
+    await folder.clearUploads((name) => pace.needs(name));
     onEvent({ kind: "closed", round, accepted: outcome.decision.accepted, accuracy, seconds });
     void tellDevices(run, "close", (deviceId) => ({
       acceptedLane: acceptedLanes.get(deviceId) ?? 0,
     }));
-    const partakers = cohort ? [...acceptedLanes.keys()] : Object.keys(accepted);
+    const isPartial = cohort !== undefined || isAsynchronous;
+    const partakers = isPartial ? [...acceptedLanes.keys()] : Object.keys(accepted);
     position = nextPosition({ round: round + 1, attempt: 1 }, partakers);
   }
   const accuracy = await scoreGlobal(run, global.parameters);
@@ -197,18 +206,15 @@ async function closeRound(
   run: Run,
   global: GlobalModel,
   outcome: AttemptOutcome,
-  accepted: readonly string[],
 ): Promise<GlobalModel> {
   const { prepared, folder, servers } = run;
   const { task } = prepared;
-  const contributions: Contribution[] = [];
-  const knowledge: KnowledgeReport[] = [];
-  for (const deviceId of [...accepted].sort(compareDeviceIds)) {
-    const result = await outcome.lanes.get(deviceId)?.result();
-    if (result?.kind === "contribution") contributions.push(result);
-    else if (result) knowledge.push(result);
-  }
-  let next = foldRound(global, contributions);
+  const results = await resultsOf(outcome);
+  const contributions = results.filter((result) => result.kind === "contribution");
+  const knowledge = results.filter((result) => result.kind === "knowledge");
+  let next = task.asynchronous
+    ? foldBuffer(global, contributions)
+    : foldRound(global, contributions);
   const contributorWeight = contributions.reduce((sum, { weight }) => sum + weight, 0);
   for (const [, server] of await servers.open()) {
     const refined = await server.refine?.(knowledge, {
@@ -227,6 +233,18 @@ async function closeRound(
   return next;
 }
 
+/** What the accepted lanes yield, in device-id and lane order, each with the rounds that it missed. */
+async function resultsOf({ lanes }: AttemptOutcome): Promise<readonly StaleResult[]> {
+  const results: StaleResult[] = [];
+  for (const { lane, isAccepted, staleness } of lanes) {
+    const result = isAccepted ? await lane.result() : undefined;
+    if (result) results.push({ ...result, staleness });
+  }
+  return results;
+}
+
+type StaleResult = LaneResult & { readonly staleness: number };
+
 async function scoreGlobal({ prepared, predictor }: Run, parameters: Parameters): Promise<number> {
   const { testSet, task } = prepared;
   const logits = await predictAll(predictor, parameters, testSet, batchShape(task));
@@ -236,28 +254,20 @@ async function scoreGlobal({ prepared, predictor }: Run, parameters: Parameters)
   ).accuracy;
 }
 
-/** One line for each device and one for the round; payloads of the closed round are forgotten. */
+/** One line for each lane that ended and one for the round. */
 async function record(
   { folder }: Run,
   round: number,
-  { lanes, reports, decision }: AttemptOutcome,
+  { lanes, decision }: AttemptOutcome,
   scores: { readonly accuracy: number; readonly seconds: number },
 ): Promise<void> {
-  const accepted = decision.kind === "close" ? decision.accepted : [];
-  for (const [deviceId, { assignment }] of lanes) {
-    const { protocol } = assignment;
-    const isAccepted = accepted.includes(deviceId);
-    await folder.appendMetrics({
-      kind: "device",
-      round,
-      deviceId,
-      protocol,
-      isAccepted,
-      ...reports.get(deviceId),
-    });
+  const devices = decision.kind === "close" ? decision.accepted.length : 0;
+  for (const { lane, report, isAccepted, staleness } of lanes) {
+    const { deviceId, protocol } = lane.assignment;
+    const line = { kind: "device", round, deviceId, protocol, isAccepted, staleness };
+    await folder.appendMetrics({ ...line, ...report });
   }
-  await folder.appendMetrics({ kind: "round", round, devices: accepted.length, ...scores });
-  await folder.clearUploads();
+  await folder.appendMetrics({ kind: "round", round, devices, ...scores });
 }
 
 /** The adapter, and the run in figures. */
@@ -293,16 +303,40 @@ async function tellDevices(
 }
 
 async function closeLanes({ lanes }: AttemptOutcome): Promise<void> {
-  for (const lane of lanes.values()) await lane.close();
+  for (const { lane } of lanes) await lane.close();
 }
 
-function acceptedOf(
-  { lanes }: AttemptOutcome,
-  accepted: readonly string[],
-): Record<string, number> {
-  return Object.fromEntries(
-    accepted.map((deviceId) => [deviceId, lanes.get(deviceId)?.info.lane ?? 0]),
-  );
+/** The last accepted lane of each device. */
+function acceptedOf({ lanes }: AttemptOutcome): Record<string, number> {
+  const accepted = lanes.filter(({ isAccepted }) => isAccepted);
+  return Object.fromEntries(accepted.map(({ lane }) => [lane.assignment.deviceId, lane.info.lane]));
+}
+
+/** Every accepted lane, with what an asynchronous run knows of it. */
+function updatesOf({ lanes }: AttemptOutcome, round: number): BufferedUpdate[] {
+  return lanes
+    .filter(({ isAccepted }) => isAccepted)
+    .map(({ lane, staleness }) => {
+      return { deviceId: lane.assignment.deviceId, lane: lane.info.lane, round, staleness };
+    });
+}
+
+/** A device may have a later lane that is sure to be folded in. */
+function raiseLanes(lanes: Map<string, number>, accepted: Readonly<Record<string, number>>): void {
+  for (const [deviceId, lane] of Object.entries(accepted))
+    lanes.set(deviceId, Math.max(lane, lanes.get(deviceId) ?? 0));
+}
+
+/** How the task's rounds end. */
+function paceOf(
+  run: Run,
+  lastLanes: Map<string, number>,
+  acceptedLanes: Map<string, number>,
+): Pace {
+  const { task } = run.prepared;
+  const options = { ...run, task, lastLanes, acceptedLanes };
+  const { asynchronous: settings } = task;
+  return settings ? asynchronousPace({ ...options, settings }) : synchronousPace(options);
 }
 
 function nextPosition(
@@ -315,6 +349,7 @@ function nextPosition(
     isInterrupted: false,
     cohort: undefined,
     lanes: none,
+    buffer: [],
     lastLanes: none,
     acceptedLanes: none,
     unaware,

@@ -165,7 +165,9 @@ class Desk {
     }
     await this.#workplace.state.settle(acceptedLane);
     if (dropped)
-      log(`the last update is not counted: ${dropped.staleness} rounds were folded while it was made`);
+      log(
+        `the last update is not counted: ${dropped.staleness} rounds were folded while it was made`,
+      );
     const { round, attempt, lane, tensors, blobs } = request;
     const assignment = { deviceId, ...chosen };
     const isNew = this.#worker.start({

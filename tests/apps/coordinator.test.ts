@@ -20,7 +20,13 @@ import {
   topicsOf,
 } from "../../broker/index.ts";
 import { boardProfile } from "../../devices/index.ts";
-import { advance, builtInProtocols, decide, openRound, taskFingerprint } from "../../protocols/index.ts";
+import {
+  advance,
+  builtInProtocols,
+  decide,
+  openRound,
+  taskFingerprint,
+} from "../../protocols/index.ts";
 import { float32 } from "../../runtime/index.ts";
 import { makeWorld, writeTask } from "./small-federation.ts";
 

@@ -1,17 +1,7 @@
-// The buffer of an asynchronous federation: where an update goes, how stale it is, what it counts.
+// The buffer of an asynchronous federation: where an update goes and how stale it is.
 import fc from "fast-check";
 import t from "tap";
-import {
-  type Contribution,
-  closeBuffer,
-  discountStale,
-  dueUpdates,
-  foldRound,
-  placeUpdate,
-  stalenessWeight,
-  type UpdateBuffer,
-} from "../../protocols/index.ts";
-import { float32 } from "../../runtime/index.ts";
+import { closeBuffer, dueUpdates, placeUpdate, type UpdateBuffer } from "../../protocols/index.ts";
 
 const settings = { buffer: 2, maxStaleness: 3 };
 const empty: UpdateBuffer = { round: 1, updates: [] };
@@ -105,44 +95,3 @@ t.test(
     );
   },
 );
-
-const contribution = (
-  deviceId: string,
-  weight: number,
-  values: readonly number[],
-): Contribution => {
-  const update = new Map([["w", float32([values.length], values)]]);
-  return { kind: "contribution", deviceId, weight, update };
-};
-
-t.test("s(tau) is 1 / sqrt(1 + tau)", async (t) => {
-  t.same([0, 3, 8].map(stalenessWeight), [1, 1 / 2, 1 / 3]);
-});
-
-t.test("the fold is sum(s(tau) * delta) / K, whatever the examples", async (t) => {
-  const global = { round: 4, parameters: new Map([["w", float32([2], [10, 20])]]) };
-  const folded = foldOf(global, [
-    { contribution: contribution("a", 900, [4, 8]), staleness: 3 },
-    { contribution: contribution("a", 900, [1, 0]), staleness: 0 },
-    { contribution: contribution("b", 7, [9, -3]), staleness: 8 },
-  ]);
-  // By hand: (4/2 + 1 + 9/3) / 3 = 2 and (8/2 + 0 - 3/3) / 3 = 1; every step is exact in float32.
-  t.same([...(folded.get("w")?.data ?? [])], [12, 21]);
-  const fresh = [
-    { contribution: contribution("a", 5, [1.1, 2.2]), staleness: 0 },
-    { contribution: contribution("b", 5, [-0.3, 7.7]), staleness: 0 },
-  ];
-  const synchronous = foldRound(
-    global,
-    fresh.map((one) => one.contribution),
-  ).parameters;
-  t.same(foldOf(global, fresh), synchronous, "without staleness and with equal weights");
-});
-
-/** The parameters after a fold of discounted updates. */
-function foldOf(
-  global: Parameters<typeof foldRound>[0],
-  updates: Parameters<typeof discountStale>[0],
-) {
-  return foldRound(global, discountStale(updates)).parameters;
-}
