@@ -77,7 +77,10 @@ function memoryLimit({ execution }: Task, budget: DeviceBudget): DeviceBudget {
 /** Every way a device could use a protocol: one for each cut, one for each mode, or one as a whole. */
 function candidatesOf(protocol: AnyProtocol, task: Task, offer: DeviceOffer): Candidate[] {
   const { name, version } = protocol;
-  const refusedBecause = versionRefusal(protocol, offer) ?? protocol.refusal?.(task);
+  const refusedBecause =
+    versionRefusal(protocol, offer) ??
+    asynchronousRefusal(protocol, task) ??
+    protocol.refusal?.(task);
   const refusal = refusedBecause === undefined ? {} : { refusedBecause };
   const cuts = protocol.cutLayers?.(task).map((cutLayer) => ({ cutLayer })) ?? [{}];
   const modes = protocol.modes?.(task) ?? ["whole-float32"];
@@ -94,6 +97,12 @@ function candidatesOf(protocol: AnyProtocol, task: Task, offer: DeviceOffer): Ca
     cost: protocol.estimate(task, { holdOut: offer.holdOut, ...way, ...allowance }),
     ...refusal,
   }));
+}
+
+/** An update of `full` stands for itself; what the others exchange belongs to one round and its one theta. */
+function asynchronousRefusal({ name }: AnyProtocol, { asynchronous }: Task): string | undefined {
+  if (asynchronous === undefined || name === "full") return undefined;
+  return 'an asynchronous federation folds updates one at a time, which only those of "full" allow';
 }
 
 function versionRefusal({ name, version }: AnyProtocol, offer: DeviceOffer): string | undefined {

@@ -113,6 +113,51 @@ t.test(
   },
 );
 
+t.test("an asynchronous run goes on with its lanes and with what it had buffered", async (t) => {
+  const { round, lane, upload } = lines;
+  const buffered = (deviceId: string, number: number, into: number): JournalRecord => {
+    return { kind: "buffered", deviceId, lane: number, round: into, staleness: 0 };
+  };
+  const updates = [{ deviceId: "a", lane: 1, round: 1, staleness: 0 }];
+  const position = positionOf(
+    [
+      round(1),
+      lane("a", 1, 1),
+      lane("b", 1, 1),
+      lane("c", 1, 1),
+      upload("a", 1),
+      buffered("a", 1, 1),
+      lane("a", 2, 1),
+      {
+        kind: "closed",
+        round: 1,
+        attempt: 1,
+        accepted: { a: 1 },
+        updates,
+        accuracy: 0.5,
+        seconds: 1,
+      },
+      round(2),
+      upload("c", 1),
+      { kind: "dropped", deviceId: "c", lane: 1, staleness: 1 },
+      upload("a", 2),
+      buffered("a", 2, 2),
+    ],
+    { isAsynchronous: true },
+  );
+  t.match(position, { round: 2, attempt: 1, isInterrupted: true });
+  t.same([...position.lanes.keys()], ["b"], "a has delivered, c was dropped");
+  t.equal(position.lanes.get("b")?.round, 1, "it began in the round before");
+  t.match(position.buffer, [{ recorded: { deviceId: "a", lane: 2 }, update: { round: 2 } }]);
+  t.match(position.buffer[0]?.recorded.uploads, [{ file: "a-2" }]);
+  t.same(
+    [...position.acceptedLanes],
+    [["a", 2]],
+    "what is buffered counts, what was dropped never",
+  );
+  t.same([...position.lastLanes.values()], [2, 1, 1]);
+});
+
 t.test("devices know of the end once the journal says so", async (t) => {
   const ended = [lines.round(1), lines.lane("a", 1, 1), lines.closed(1, { a: 1 })];
   t.same(positionOf(ended).unaware, ["a"]);

@@ -25,6 +25,22 @@ const cases: Readonly<Record<string, { readonly wrong: Settings; readonly right:
     wrong: { aggregation: { combine: "krum", byzantine: 2 }, cohort: { minimumDevices: 6 } },
     right: { aggregation: { combine: "krum", byzantine: 2 }, cohort: { minimumDevices: 7 } },
   },
+  "asynchronous, aggregation.method": {
+    wrong: { asynchronous: {}, aggregation: { method: "stack" } },
+    right: { asynchronous: {}, aggregation: { method: "ffa" } },
+  },
+  "asynchronous, aggregation.combine": {
+    wrong: { asynchronous: {}, aggregation: { combine: "median" } },
+    right: { aggregation: { combine: "median" } },
+  },
+  "asynchronous, cohort.fraction": {
+    wrong: { asynchronous: {}, cohort: { fraction: 0.5 } },
+    right: { asynchronous: {}, cohort: { fraction: 1 } },
+  },
+  "asynchronous, selection.order": {
+    wrong: { asynchronous: {}, selection: { order: ["split", "kd"] } },
+    right: { asynchronous: {}, selection: { order: ["kd", "full"] } },
+  },
 };
 
 const head = { kind: "classification", labels: ["land", "sea"] };
