@@ -3,7 +3,7 @@
 // `failed` and `public-set`.
 import { z } from "zod";
 import type { Envelope } from "../broker/index.ts";
-import { encodingNames, protocolErrors } from "../protocols/index.ts";
+import { encodingNames, idPattern, protocolErrors } from "../protocols/index.ts";
 import { executionModes } from "../runtime/index.ts";
 
 const count = z.number().nonnegative();
@@ -12,6 +12,8 @@ const count = z.number().nonnegative();
 export const descriptionSchema = z.strictObject({
   profile: z.unknown(),
   budget: z.unknown(),
+  /** What its owner counts it among. */
+  group: z.string().regex(idPattern).exactOptional(),
   /** Version of each protocol the device has. */
   protocols: z.record(z.string().max(64), z.int().positive()),
 });

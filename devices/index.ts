@@ -6,6 +6,7 @@ export { type LinkRates, type MeasureOptions, measureProfile } from "./measure.t
 export { type PowerReading, readPower } from "./power.ts";
 export {
   type BoardIdentity,
+  budgetSchema,
   type DeviceBudget,
   type DeviceProfile,
   type Figure,

@@ -144,7 +144,8 @@ const profileSchema = z.strictObject({
   providers: z.array(name).max(32),
 });
 
-const budgetSchema = z.strictObject({
+/** Fields of a budget, all of which may be left out; a quantity is a number in the field's unit or text such as "48 MB". */
+export const budgetSchema = z.strictObject({
   trainingMemoryBytes: quantity("bytes", "zero allowed").exactOptional(),
   uplinkBytesPerRound: quantity("bytes", "zero allowed").exactOptional(),
   downlinkBytesPerRound: quantity("bytes", "zero allowed").exactOptional(),

@@ -27,6 +27,7 @@ export async function readSection(
 
 /** Stages changed sections beside the committed ones. Once a round: a second call starts from what is committed, too. */
 export async function stageSections(state: ClientState, changes: SectionChanges): Promise<void> {
+  if (Object.keys(changes).length === 0) return;
   const all = (await state.read()) ?? new Map<string, Float32Tensor>();
   const kept = [...all].filter(([name]) => !Object.hasOwn(changes, name.split("/", 1)[0] ?? ""));
   const written = Object.entries(changes).flatMap(([section, tensors]) =>

@@ -11,12 +11,12 @@ import {
   workloadFlops,
 } from "../runtime/index.ts";
 import { encodedByteLength } from "./encoding/index.ts";
-import type { GlobalEncoding } from "./global-model.ts";
 import { batchCount } from "./local-training.ts";
 import { modelSpec } from "./plan.ts";
 import type { CostOptions } from "./protocol.ts";
 import type { RoundCost } from "./selection.ts";
 import type { Task } from "./task.ts";
+import type { ChangeEncoding } from "./update-encoding.ts";
 
 /** A base model without bytes: shapes enough to build graphs that are measured, never run. */
 function sketchModel({ manifest }: Task): BaseModel {
@@ -40,7 +40,7 @@ export function sketchSpec(task: Task, mode: ExecutionMode = "whole-float32"): M
 /** Bytes of encoded tensors of these shapes. */
 export function encodedBundleBytes(
   shapes: ReadonlyMap<string, readonly number[]>,
-  { encoding, keepFraction }: GlobalEncoding,
+  { encoding, keepFraction }: ChangeEncoding,
 ): number {
   let bytes = 0;
   for (const shape of shapes.values())

@@ -1,22 +1,25 @@
 // Whether a device can carry a candidate: its round in figures (FRAMEWORKS: memory, bytes, seconds, energy), each
 // against the strictest limit of profile and budget. Every limit that is broken is named, not only the first.
-import { type DeviceBudget, type DeviceProfile, formatQuantity } from "../devices/index.ts";
-import type { Candidate, CandidateVerdict, Rejection, RoundFigure } from "./selection.ts";
+import { type DeviceBudget, formatQuantity } from "../devices/index.ts";
+import type {
+  Candidate,
+  CandidateVerdict,
+  FigureName,
+  Rejection,
+  RoundFigure,
+  SelectionInput,
+} from "./selection.ts";
 import { labelOf } from "./way.ts";
 
 /** Judges one candidate; pure. A limit on a figure that the profile cannot tell rejects: it could not be kept. */
 export function judgeCandidate(
   candidate: Candidate,
-  profile: DeviceProfile,
-  budget: DeviceBudget,
-  order: readonly string[],
+  input: Pick<SelectionInput, "profile" | "budget" | "limits" | "order">,
 ): CandidateVerdict {
-  const figures = figuresOf(candidate, profile, budget);
+  const figures = figuresOf(candidate, input);
   const rejections = [
-    ...refusals(candidate, order),
-    ...figures
-      .filter(exceeds)
-      .map((figure) => ({ ...figure, text: rejectionText(figure, budget) })),
+    ...refusals(candidate, input.order),
+    ...figures.filter(exceeds).map((figure) => ({ ...figure, text: rejectionText(figure) })),
   ];
   const feasible = rejections.length === 0;
   const outcome = feasible
@@ -33,12 +36,11 @@ export function comparison({ value, limit, unit }: RoundFigure): string {
   return `${value} of ${limit} ${unit}`;
 }
 
-function figuresOf(
-  { cost }: Candidate,
-  { memory, gemmFlopsPerSecond, link, power }: DeviceProfile,
-  budget: DeviceBudget,
-): readonly RoundFigure[] {
-  const { uplinkBytes, downlinkBytes } = cost;
+type Judged = Pick<SelectionInput, "profile" | "budget" | "limits">;
+
+function figuresOf({ cost }: Candidate, judged: Judged): readonly RoundFigure[] {
+  const { gemmFlopsPerSecond, link, power } = judged.profile;
+  const { peakMemoryBytes, uplinkBytes, downlinkBytes } = cost;
   const seconds =
     cost.flops / gemmFlopsPerSecond.value +
     (8 * uplinkBytes) / link.uplinkBitsPerSecond.value +
@@ -46,34 +48,46 @@ function figuresOf(
     (cost.roundTrips * link.roundTripMs.value) / 1000;
   // The board is awake for the whole round, so waiting is counted at the active power too: an upper bound.
   const watts = power?.activeWatts?.value;
-  const memoryLimit = Math.min(
-    budget.trainingMemoryBytes ?? Number.POSITIVE_INFINITY,
-    memory.availableBytes.value,
-    memory.limitBytes?.value ?? Number.POSITIVE_INFINITY,
-  );
+  const joules = watts === undefined ? undefined : seconds * watts;
+  const figure = (name: FigureName, value: number | undefined): RoundFigure => ({
+    name,
+    unit: units[name],
+    value,
+    ...strictest(limitsOf(name, judged)),
+  });
   return [
-    { name: "peakMemoryBytes", unit: "bytes", value: cost.peakMemoryBytes, limit: memoryLimit },
-    { name: "uplinkBytes", unit: "bytes", value: uplinkBytes, limit: budget.uplinkBytesPerRound },
-    {
-      name: "downlinkBytes",
-      unit: "bytes",
-      value: downlinkBytes,
-      limit: budget.downlinkBytesPerRound,
-    },
-    {
-      name: "bytes",
-      unit: "bytes",
-      value: uplinkBytes + downlinkBytes,
-      limit: budget.bytesPerRound,
-    },
-    { name: "seconds", unit: "seconds", value: seconds, limit: budget.secondsPerRound },
-    {
-      name: "joules",
-      unit: "joules",
-      value: watts === undefined ? undefined : seconds * watts,
-      limit: budget.joulesPerRound,
-    },
+    figure("peakMemoryBytes", peakMemoryBytes),
+    figure("uplinkBytes", uplinkBytes),
+    figure("downlinkBytes", downlinkBytes),
+    figure("bytes", uplinkBytes + downlinkBytes),
+    figure("seconds", seconds),
+    figure("joules", joules),
   ];
+}
+
+type Limit = Required<Pick<RoundFigure, "limit" | "limitedBy">>;
+
+/** Every limit on a figure; of equal ones the device's is named first. */
+function limitsOf(name: FigureName, { profile, budget, limits = {} }: Judged): Limit[] {
+  const { availableBytes, limitBytes = availableBytes } = profile.memory;
+  const free: Limit[] =
+    name === "peakMemoryBytes"
+      ? [availableBytes, limitBytes].map(({ value }) => ({
+          limit: value,
+          limitedBy: "free memory",
+        }))
+      : [];
+  return [
+    { limit: budget[budgetFields[name]], limitedBy: "device" },
+    { limit: limits[budgetFields[name]], limitedBy: "task" },
+    ...free,
+  ];
+}
+
+function strictest(limits: readonly Limit[]): Limit | { readonly limit: undefined } {
+  const given = limits.filter(({ limit }) => limit !== undefined);
+  const [first] = given.toSorted((a, b) => (a.limit ?? 0) - (b.limit ?? 0));
+  return first ?? { limit: undefined };
 }
 
 function exceeds({ value, limit }: RoundFigure): boolean {
@@ -88,14 +102,15 @@ function refusals({ protocol, refusedBecause }: Candidate, order: readonly strin
   return [{ text: `is not among the task's protocols (${order.join(", ")})` }, ...refused];
 }
 
-function rejectionText(figure: RoundFigure, budget: DeviceBudget): string {
-  const { name, unit, value, limit } = figure;
+function rejectionText(figure: RoundFigure): string {
+  const { name, unit, value, limit, limitedBy } = figure;
+  const suffix = limitedBy === "task" ? ", the task's limit" : "";
   if (value === undefined) {
     const allowed = formatQuantity(limit ?? 0, unit);
-    return `cannot be held to ${allowed} ${wording[name]}: the profile has no active power`;
+    return `cannot be held to ${allowed} ${wording[name]}${suffix}: the profile has no active power`;
   }
-  const fromBudget = name !== "peakMemoryBytes" || limit === budget.trainingMemoryBytes;
-  return `needs ${comparison(figure)} ${fromBudget ? wording[name] : "free memory"}`;
+  const what = limitedBy === "free memory" ? limitedBy : wording[name];
+  return `needs ${comparison(figure)} ${what}${suffix}`;
 }
 
 function listing(figures: readonly RoundFigure[]): string {
@@ -109,7 +124,25 @@ function listing(figures: readonly RoundFigure[]): string {
     .join(", ");
 }
 
-const wording: { readonly [N in RoundFigure["name"]]: string } = {
+const units: { readonly [N in FigureName]: RoundFigure["unit"] } = {
+  peakMemoryBytes: "bytes",
+  uplinkBytes: "bytes",
+  downlinkBytes: "bytes",
+  bytes: "bytes",
+  seconds: "seconds",
+  joules: "joules",
+};
+
+const budgetFields: { readonly [N in FigureName]: keyof DeviceBudget } = {
+  peakMemoryBytes: "trainingMemoryBytes",
+  uplinkBytes: "uplinkBytesPerRound",
+  downlinkBytes: "downlinkBytesPerRound",
+  bytes: "bytesPerRound",
+  seconds: "secondsPerRound",
+  joules: "joulesPerRound",
+};
+
+const wording: { readonly [N in FigureName]: string } = {
   peakMemoryBytes: "training memory",
   uplinkBytes: "uplink a round",
   downlinkBytes: "downlink a round",

@@ -1,28 +1,29 @@
-// The one global adapter set: how it travels to devices and how a round's contributions move it.
+// How the one global adapter set travels: nothing at the start, which both ends make alike; then each round's change,
+// encoded once. The coordinator adopts what devices decode, so both ends hold the same theta_t to the last bit.
 import { z } from "zod";
-import type { Parameters } from "../runtime/index.ts";
-import {
-  applyUpdate,
-  bufferedMean,
-  meanAccumulator,
-  type StaleContribution,
-} from "./aggregation/index.ts";
+import { type Float32Tensor, float32, type Parameters } from "../runtime/index.ts";
+import { applyUpdate } from "./aggregation/index.ts";
+import { readSection, type SectionChanges } from "./client-memory.ts";
 import type { EncodedTensor } from "./encoding/encoded.ts";
 import { encodeAll } from "./encoding/index.ts";
-import { decodeExactly, difference } from "./payload.ts";
+import { decodeExactly, difference, outOfTurn, subset } from "./payload.ts";
 import { perGlobal } from "./per-global.ts";
-import { initialOf } from "./plan.ts";
-import type { Contribution, GlobalModel } from "./protocol.ts";
-import type { Task } from "./task.ts";
+import type { ClientState, GlobalModel } from "./protocol.ts";
+import type { TaskSettings } from "./task.ts";
+import { encodeChange } from "./update-encoding.ts";
 
-/** Fields that go with encoded global parameters. */
-export const globalFields = z.strictObject({
-  /** What the tensors are added to: nothing (float32) or the task's seeded start. */
-  relativeTo: z.enum(["nothing", "initial"]),
-});
+/** Fields that go with global parameters. */
+export const globalFields = z.discriminatedUnion("form", [
+  /** The task's seeded start; no tensors. */
+  z.strictObject({ form: z.literal("start") }),
+  /** The parameters themselves, in float32. */
+  z.strictObject({ form: z.literal("whole") }),
+  /** What is to be added to the parameters after `base` rounds. */
+  z.strictObject({ form: z.literal("change"), base: z.int().nonnegative() }),
+]);
 
-/** How a task narrows adapters and their updates. */
-export type GlobalEncoding = Pick<Task["full"], "encoding" | "keepFraction">;
+/** Fields of a device's request for the whole parameters: it does not hold what a change is relative to. */
+export const catchUpFields = z.strictObject({});
 
 /** Global parameters as they travel. */
 export interface EncodedGlobal {
@@ -30,64 +31,105 @@ export interface EncodedGlobal {
   readonly tensors: ReadonlyMap<string, EncodedTensor>;
 }
 
-/**
- * Narrows the global parameters. Float32 travels as it is; narrower encodings carry the distance from the
- * seeded start, which both ends know, so that what training moved keeps the encoding's full precision.
- */
-export function encodeGlobal(
-  parameters: Parameters,
-  initial: Parameters,
-  { encoding, keepFraction }: GlobalEncoding,
-): EncodedGlobal {
-  if (encoding === "float32") {
-    return { fields: { relativeTo: "nothing" }, tensors: encodeAll(parameters, encoding) };
-  }
-  return {
-    fields: { relativeTo: "initial" },
-    tensors: encodeAll(difference(parameters, initial), encoding, { keepFraction }),
-  };
+/** What a round's lanes send of its global model. */
+export interface GlobalSender {
+  /** The first message to every device. */
+  readonly first: EncodedGlobal;
+  /** For a device that asks to catch up. */
+  whole(): EncodedGlobal;
 }
 
-/** Encodes for all lanes of a round what its global model is at the task's encoding, once. */
-export function globalEncoder(task: Task): (global: GlobalModel) => EncodedGlobal {
-  const initial = initialOf(task);
-  return perGlobal(({ parameters }) => encodeGlobal(parameters, initial, task.full));
+/** Senders of a round's global model; encoded once for all of its lanes. */
+export function globalSender(): (global: GlobalModel) => GlobalSender {
+  return perGlobal(({ round, parameters, change }) => {
+    let encoded: EncodedGlobal | undefined;
+    const whole = (): EncodedGlobal => {
+      encoded ??= { fields: { form: "whole" }, tensors: encodeAll(parameters, "float32") };
+      return encoded;
+    };
+    return { first: firstOf(round, change) ?? whole(), whole };
+  });
 }
 
-/** What a device makes of encoded parameters that must have the names and shapes of `initial`. */
-export function decodeGlobal({ fields, tensors }: EncodedGlobal, initial: Parameters): Parameters {
-  const shapes = new Map([...initial].map(([name, { shape }]) => [name, shape]));
-  const decoded = decodeExactly(tensors, shapes);
-  return fields.relativeTo === "nothing" ? decoded : applyUpdate(initial, decoded);
+/** The part of encoded parameters that a device with only some of the tensors gets. */
+export function partOf({ fields, tensors }: EncodedGlobal, names: Iterable<string>): EncodedGlobal {
+  return { fields, tensors: fields.form === "start" ? new Map() : subset(tensors, names) };
 }
 
 /**
- * The parameters as every device will decode them. The coordinator adopts these, so that updates move what
- * devices had; encoding them again may move a value by its last bit, with float32 by nothing.
+ * The global model after a round that made `parameters` of `global`. Float32 travels whole and exact; a narrower
+ * encoding carries the change and what earlier ones lost, and what it decodes to is the new model.
  */
-export function adoptDecoded(
-  parameters: Parameters,
-  initial: Parameters,
-  encoding: GlobalEncoding,
-): Parameters {
-  return decodeGlobal(encodeGlobal(parameters, initial, encoding), initial);
-}
-
-/**
- * The global model after a round: theta + the mean of the contributions, per tensor over those that carry
- * it (FRAMEWORKS.md section 4). Contributions must come in device-id order; none leaves theta as it is.
- */
-export function foldRound(global: GlobalModel, contributions: Iterable<Contribution>): GlobalModel {
-  const mean = meanAccumulator();
-  for (const contribution of contributions) mean.add(contribution);
-  return { round: global.round + 1, parameters: applyUpdate(global.parameters, mean.finish()) };
-}
-
-/** The global model of an asynchronous federation after a filled buffer: theta + sum(s(tau) * delta) / K. */
-export function foldBuffer(
+export function nextGlobal(
+  task: TaskSettings,
   global: GlobalModel,
-  contributions: Iterable<StaleContribution>,
+  parameters: Parameters,
 ): GlobalModel {
-  const parameters = applyUpdate(global.parameters, bufferedMean(contributions));
-  return { round: global.round + 1, parameters };
+  const round = global.round + 1;
+  if (task.full.encoding === "float32") return { round, parameters };
+  const { encoded, decoded, residual } = encodeChange(
+    task,
+    difference(parameters, global.parameters),
+    global.residual,
+  );
+  const adopted = applyUpdate(global.parameters, decoded);
+  return { round, parameters: adopted, change: encoded, ...(residual ? { residual } : {}) };
+}
+
+/** What a device receives parameters with. */
+export interface ReceiveOptions {
+  readonly state: ClientState;
+  /** The seeded start of the tensors that the device wants. */
+  readonly initial: Parameters;
+  /** Asks for the whole parameters. */
+  readonly catchUp: () => Promise<EncodedGlobal>;
+}
+
+/** theta_t as the coordinator holds it, from what the round began with. */
+export async function receiveGlobal(
+  start: EncodedGlobal,
+  { state, initial, catchUp }: ReceiveOptions,
+): Promise<Parameters> {
+  const { fields, tensors } = start;
+  const shapes = new Map([...initial].map(([name, { shape }]) => [name, shape]));
+  if (fields.form === "start") return initial;
+  if (fields.form === "whole") return decodeExactly(tensors, shapes);
+  const change = decodeExactly(tensors, shapes);
+  const base = await heldAt(state, fields.base, [...shapes.keys()]);
+  if (base) return applyUpdate(base, change);
+  const answer = await catchUp();
+  if (answer.fields.form === "whole") return decodeExactly(answer.tensors, shapes);
+  throw outOfTurn(`"${answer.fields.form}" came, the whole parameters were asked for`);
+}
+
+/** What a device remembers of the parameters it received in a round: nothing where they travel whole each time. */
+export function rememberGlobal(
+  { full }: TaskSettings,
+  theta: Parameters,
+  round: number,
+): SectionChanges {
+  if (full.encoding === "float32") return {};
+  return { theta: new Map([...theta, [roundName, float32([1], [round - 1])]]) };
+}
+
+// No parameter is called so: their names begin with PEFT's prefix.
+const roundName = "round";
+
+function firstOf(
+  round: number,
+  change: ReadonlyMap<string, EncodedTensor> | undefined,
+): EncodedGlobal | undefined {
+  if (round === 0) return { fields: { form: "start" }, tensors: new Map() };
+  return change && { fields: { form: "change", base: round - 1 }, tensors: change };
+}
+
+/** The committed parameters if they are those after `round` rounds and none is missing. */
+async function heldAt(
+  state: ClientState,
+  round: number,
+  names: readonly string[],
+): Promise<Parameters | undefined> {
+  const held = (await readSection(state, "theta")) ?? new Map<string, Float32Tensor>();
+  const isBase = held.get(roundName)?.data[0] === round && names.every((name) => held.has(name));
+  return isBase ? subset(held, names) : undefined;
 }

@@ -6,6 +6,7 @@ export * from "./encoding/index.ts";
 export * from "./encoding/residual.ts";
 export * from "./errors.ts";
 export * from "./exclusions.ts";
+export * from "./fold-round.ts";
 export * from "./global-model.ts";
 export * from "./loopback-link.ts";
 export { difference } from "./payload.ts";

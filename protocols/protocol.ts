@@ -34,6 +34,8 @@ export interface Protocol<Down extends Payload = Payload, Up extends Payload = P
   ): Allowance | undefined;
   /** In which ways a device may execute its model; absent for protocols that know the fastest only. */
   modes?(task: Task): readonly ExecutionMode[];
+  /** Beside cut and mode, what may differ between its devices: a task's override of anything else is refused. */
+  readonly heeds?: readonly ("rank" | "encoding")[];
   /** Why a device must not be given this protocol under this task, or undefined when it may. */
   refusal?(task: Task): string | undefined;
   /** Checks foreign fields and tensors; throws `PROTOCOL_PAYLOAD_INVALID`. */
@@ -196,4 +198,8 @@ export interface GlobalModel {
   /** Rounds folded in so far; 0 before the first. */
   readonly round: number;
   readonly parameters: Parameters;
+  /** What the last round added to the parameters before it, as it travels; absent at the start and where they travel whole. */
+  readonly change?: ReadonlyMap<string, EncodedTensor>;
+  /** What the encoding of changes has lost so far, for the next one. */
+  readonly residual?: Parameters;
 }

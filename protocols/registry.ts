@@ -3,10 +3,17 @@ import type { DeviceBudget, DeviceProfile } from "../devices/index.ts";
 import { protocolErrors } from "./errors.ts";
 import { full } from "./full/index.ts";
 import { kd } from "./kd/index.ts";
+import { type Override, overriddenTask, overrideFor, overrideText, unheeded } from "./overrides.ts";
 import type { Payload, Protocol } from "./protocol.ts";
-import { type Candidate, type Selection, selectAssignment } from "./selection.ts";
+import {
+  type Candidate,
+  type Selection,
+  type SelectionInput,
+  selectAssignment,
+} from "./selection.ts";
 import { split } from "./split/index.ts";
 import type { Task } from "./task.ts";
+import { type Way, wayOf } from "./way.ts";
 
 /** A protocol with its message types forgotten: what comes from the wire is parsed by the protocol itself. */
 export type AnyProtocol = Protocol<Payload, Payload>;
@@ -47,56 +54,88 @@ export interface DeviceOffer {
   readonly holdOut: number;
   /** Version of each protocol the device has, by name. */
   readonly protocols: Readonly<Record<string, number>>;
+  /** What its owner counts it among, for overrides of the task. */
+  readonly group?: string;
 }
 
-/** Chooses a device's framework and cut among what both ends know. */
+/** Chooses a device's framework and way among what both ends know; what the task says of the device narrows it. */
 export function assignDevice(
   known: readonly AnyProtocol[],
   task: Task,
   offer: DeviceOffer,
 ): Selection {
-  const candidates = known
-    .filter(({ name }) => task.selection.order.includes(name))
-    .flatMap((protocol) => candidatesOf(protocol, task, offer));
-  const { deviceId, profile, budget } = offer;
-  const { order } = task.selection;
-  const { modes } = task.execution;
-  const limited = { ...budget, ...memoryLimit(task, budget) };
-  return selectAssignment({ deviceId, profile, budget: limited, candidates, order, modes });
+  return selectAssignment(selectionInput(known, task, offer));
 }
 
-/** The stricter of the task's and the device's own limits. */
-function memoryLimit({ execution }: Task, budget: DeviceBudget): DeviceBudget {
-  const { memoryBytes } = execution;
-  if (memoryBytes === undefined) return {};
+/** Everything that a device's assignment is decided from. */
+export function selectionInput(
+  known: readonly AnyProtocol[],
+  task: Task,
+  offer: DeviceOffer,
+): SelectionInput {
+  const { deviceId, profile, budget, group } = offer;
+  const row = overrideFor(task, deviceId, group);
+  const asked = overriddenTask(task, row);
+  const candidates = known
+    .filter(({ name }) => task.selection.order.includes(name) || name === row?.protocol)
+    .filter(({ name }) => row?.protocol === undefined || name === row.protocol)
+    .flatMap((protocol) => candidatesOf(protocol, asked, offer, row));
   return {
-    trainingMemoryBytes: Math.min(memoryBytes, budget.trainingMemoryBytes ?? memoryBytes),
+    deviceId,
+    profile,
+    budget,
+    candidates,
+    order: task.selection.order,
+    modes: asked.execution.modes,
+    limits: taskLimits(task),
+    ...(row ? { override: { text: overrideText(row), force: row.force } } : {}),
   };
 }
 
+/** `execution.memoryBytes` says the same as `selection.limits.trainingMemoryBytes`; the lower one counts. */
+function taskLimits({ execution: { memoryBytes }, selection: { limits } }: Task): DeviceBudget {
+  if (memoryBytes === undefined) return limits;
+  const { trainingMemoryBytes = memoryBytes } = limits;
+  return { ...limits, trainingMemoryBytes: Math.min(memoryBytes, trainingMemoryBytes) };
+}
+
 /** Every way a device could use a protocol: one for each cut, one for each mode, or one as a whole. */
-function candidatesOf(protocol: AnyProtocol, task: Task, offer: DeviceOffer): Candidate[] {
-  const { name, version } = protocol;
+function candidatesOf(
+  protocol: AnyProtocol,
+  task: Task,
+  offer: DeviceOffer,
+  row: Override | undefined,
+): Candidate[] {
+  const { name, version, heeds = [] } = protocol;
   const refusedBecause =
     versionRefusal(protocol, offer) ??
     asynchronousRefusal(protocol, task) ??
-    protocol.refusal?.(task);
+    protocol.refusal?.(task) ??
+    unheeded(protocol, row);
   const refusal = refusedBecause === undefined ? {} : { refusedBecause };
   const cuts = protocol.cutLayers?.(task).map((cutLayer) => ({ cutLayer })) ?? [{}];
   const modes = protocol.modes?.(task) ?? ["whole-float32"];
+  const own = Object.fromEntries(
+    Object.entries(wayOf(row ?? {})).filter(([field]) => heeds.some((heeded) => heeded === field)),
+  );
   const allowed = protocol.allowance?.(task, offer);
   const allowance = allowed === undefined ? {} : { allowance: allowed };
-  const ways = cuts.flatMap((cut) =>
-    modes.map((mode) => (mode === "whole-float32" ? cut : { ...cut, mode })),
+  const ways = cuts.flatMap((cut): Way[] =>
+    modes.map((mode) => (mode === "whole-float32" ? { ...own, ...cut } : { ...own, ...cut, mode })),
   );
-  return ways.map((way) => ({
-    protocol: name,
-    version,
-    ...way,
-    ...allowance,
-    cost: protocol.estimate(task, { holdOut: offer.holdOut, ...way, ...allowance }),
-    ...refusal,
-  }));
+  return ways
+    .filter(
+      ({ cutLayer }) =>
+        row?.cutLayer === undefined || !protocol.cutLayers || cutLayer === row.cutLayer,
+    )
+    .map((way) => ({
+      protocol: name,
+      version,
+      ...way,
+      ...allowance,
+      cost: protocol.estimate(task, { holdOut: offer.holdOut, ...way, ...allowance }),
+      ...refusal,
+    }));
 }
 
 /** An update of `full` stands for itself; what the others exchange belongs to one round and its one theta. */
@@ -105,8 +144,11 @@ function asynchronousRefusal({ name }: AnyProtocol, { asynchronous }: Task): str
   return 'an asynchronous federation folds updates one at a time, which only those of "full" allow';
 }
 
-function versionRefusal({ name, version }: AnyProtocol, offer: DeviceOffer): string | undefined {
-  const theirs = offer.protocols[name];
+function versionRefusal(
+  { name, version }: AnyProtocol,
+  { protocols }: Pick<DeviceOffer, "protocols">,
+): string | undefined {
+  const theirs = protocols[name];
   if (theirs === version) return undefined;
   return theirs === undefined
     ? `the device does not have "${name}"`

@@ -46,6 +46,18 @@ export interface SelectionInput {
   readonly order: readonly string[];
   /** Execution modes, the preferred one first. */
   readonly modes?: readonly ExecutionMode[];
+  /** What the task allows any device; the stricter of this and the budget counts. */
+  readonly limits?: DeviceBudget;
+  /** Set when the task itself says how this device takes part; the candidates are those it asks for. */
+  readonly override?: SelectionOverride;
+}
+
+/** A task's own word on a device. */
+export interface SelectionOverride {
+  /** For people: what for whom. */
+  readonly text: string;
+  /** Whether limits that a figure breaks are ignored. */
+  readonly force: boolean;
 }
 
 /** A choice with everything it was made from. */
@@ -54,6 +66,8 @@ export interface Selection {
   readonly assignment?: Assignment;
   /** Every candidate in the order of preference. */
   readonly table: readonly CandidateVerdict[];
+  /** The task's own word on the device, when there is one. */
+  readonly override?: SelectionOverride;
 }
 
 /** A candidate against the device's limits. */
@@ -83,6 +97,8 @@ export interface RoundFigure {
   readonly unit: "bytes" | "seconds" | "joules";
   readonly value: number | undefined;
   readonly limit: number | undefined;
+  /** Whose limit it is, when there is one: the stricter of two. */
+  readonly limitedBy?: "task" | "device" | "free memory";
 }
 
 /** Why a candidate is not feasible. Figures are absent when it is refused whatever it costs. */
@@ -96,7 +112,7 @@ export interface Rejection extends Partial<RoundFigure> {
  * it, and split is chosen where the owner left little room, so the room beside it is worth more than the deeper front.
  */
 export function selectAssignment(input: SelectionInput): Selection {
-  const { deviceId, profile, budget, candidates, order, modes = [] } = input;
+  const { deviceId, candidates, order, modes = [], override } = input;
   const rank = ({ protocol }: Candidate) => {
     const place = order.indexOf(protocol);
     return place < 0 ? order.length : place;
@@ -104,27 +120,41 @@ export function selectAssignment(input: SelectionInput): Selection {
   const modeRank = ({ mode = "whole-float32" }: Candidate) => modes.indexOf(mode);
   const table = candidates
     .toSorted((a, b) => rank(a) - rank(b) || modeRank(a) - modeRank(b) || lighter(a, b))
-    .map((candidate) => judgeCandidate(candidate, profile, budget, order));
-  const chosen = table.find(({ feasible }) => feasible);
-  if (!chosen) return { table };
+    .map((candidate) => judgeCandidate(candidate, input));
+  const forced = override?.force ? table.find(onlyFiguresReject) : undefined;
+  const chosen = table.find(({ feasible }) => feasible) ?? forced;
+  const basis = { table, ...(override ? { override } : {}) };
+  if (!chosen) return basis;
   const { protocol, version } = chosen.candidate;
   const assignment: Assignment = {
     deviceId,
     protocol,
     protocolVersion: version,
     ...wayOf(chosen.candidate),
-    reason: reasonOf(chosen, table),
+    reason: override ? overriddenReason(chosen, override) : reasonOf(chosen, table),
   };
-  return { assignment, table };
+  return { assignment, ...basis };
 }
 
 /** The assignment of a selection; throws `SELECTION_IMPOSSIBLE` with every rejection when there is none. */
-export function requireAssignment(deviceId: string, { assignment, table }: Selection): Assignment {
+export function requireAssignment(
+  deviceId: string,
+  { assignment, table, override }: Selection,
+): Assignment {
   if (assignment) return assignment;
   const lines = table.map(({ text }) => text).join("; ") || "there are no candidates";
-  throw protocolErrors.error("SELECTION_IMPOSSIBLE", `device ${deviceId}: ${lines}`, {
-    hint: "Raise one of the limits named, or ask less of a round in the task: steps, batch, length, encoding.",
+  const asked = override ? `the task assigns ${override.text}: ` : "";
+  const less =
+    "Raise one of the limits named, or ask less of a round in the task: steps, batch, length, encoding.";
+  const hint = override ? `${less} With force: true the assignment stands against figures.` : less;
+  throw protocolErrors.error("SELECTION_IMPOSSIBLE", `device ${deviceId}: ${asked}${lines}`, {
+    hint,
   });
+}
+
+/** Whether limits alone speak against it, and nothing that no force can mend. */
+function onlyFiguresReject({ rejections }: CandidateVerdict): boolean {
+  return rejections.every(({ name }) => name !== undefined);
 }
 
 function lighter(a: Candidate, b: Candidate): number {
@@ -151,8 +181,17 @@ function reasonOf(chosen: CandidateVerdict, table: readonly CandidateVerdict[]):
       i < place && protocol === chosen.candidate.protocol && mode !== chosen.candidate.mode;
     return isPreferred || (isFirst && !possible.has(protocol));
   });
-  const [memory] = chosen.figures;
-  const takes = memory ? `takes ${comparison(memory)} training memory` : "fits";
+  const takes = takesText(chosen);
   const first = chosen === table[0] ? [`first in the task's order, ${takes}`] : [];
   return `${label}: ${[...first, ...refused.map(({ text }) => text)].join("; ") || takes}`;
+}
+
+function overriddenReason(chosen: CandidateVerdict, { text }: SelectionOverride): string {
+  const against = chosen.rejections.map((rejection) => rejection.text).join(" and ");
+  const outcome = chosen.feasible ? takesText(chosen) : `forced although it ${against}`;
+  return `${labelOf(chosen.candidate)}: overridden by the task (${text}), ${outcome}`;
+}
+
+function takesText({ figures: [memory] }: CandidateVerdict): string {
+  return memory ? `takes ${comparison(memory)} training memory` : "fits";
 }

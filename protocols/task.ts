@@ -2,6 +2,7 @@
 // coordinator parses it from YAML (`apps/coordinator`) and announces it; foreign copies are parsed again here.
 import { createHash } from "node:crypto";
 import { z } from "zod";
+import { budgetSchema } from "../devices/index.ts";
 import { executionModes, type ModelConfig } from "../runtime/index.ts";
 import { aggregationOptions } from "./aggregation/options.ts";
 import { cohortOptions } from "./cohort.ts";
@@ -10,6 +11,7 @@ import { contradictionOf } from "./exclusions.ts";
 import { fullOptions } from "./full/options.ts";
 import { kdOptions } from "./kd/options.ts";
 import { modelConfigSchema } from "./model-config.ts";
+import { assignmentOptions } from "./overrides.ts";
 import { splitOptions } from "./split/options.ts";
 import { asynchronousOptions } from "./update-buffer.ts";
 
@@ -69,8 +71,13 @@ export const taskSchema = z.strictObject({
   /** Whether labels may leave a device; split of a classification task needs it. */
   labelsMayLeave: z.boolean().default(false),
   selection: z
-    .strictObject({ order: z.array(z.string().regex(idPattern)).min(1) })
-    .default({ order: ["full", "split", "kd"] }),
+    .strictObject({
+      order: z.array(z.string().regex(idPattern)).min(1).default(["full", "split", "kd"]),
+      /** The most that a round may take of any device; the stricter of these and the device's own budget counts. */
+      limits: budgetSchema.prefault({}),
+    })
+    .prefault({}),
+  assignments: assignmentOptions,
   aggregation: aggregationOptions,
   full: fullOptions,
   kd: kdOptions,

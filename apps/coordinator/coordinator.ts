@@ -4,17 +4,15 @@ import { join } from "node:path";
 import type { Log, Presence, Transport } from "../../broker/index.ts";
 import {
   type AnyProtocol,
-  adoptDecoded,
   type BufferedUpdate,
   batchShape,
   chooseCohort,
-  foldBuffer,
   foldRound,
   type GlobalModel,
   headOf,
   initialOf,
-  type LaneResult,
   modelSpec,
+  type YieldedResult,
 } from "../../protocols/index.ts";
 import {
   type Engine,
@@ -201,49 +199,29 @@ async function cohortReady(
   }
 }
 
-/** Folds what the accepted devices delivered, lets the protocols refine it, and saves the checkpoint. */
+/** Folds what the accepted devices delivered into the next global model, and saves it. */
 async function closeRound(
-  run: Run,
+  { prepared, folder, servers }: Run,
   global: GlobalModel,
   outcome: AttemptOutcome,
 ): Promise<GlobalModel> {
-  const { prepared, folder, servers } = run;
-  const { task } = prepared;
   const results = await resultsOf(outcome);
-  const contributions = results.filter((result) => result.kind === "contribution");
-  const knowledge = results.filter((result) => result.kind === "knowledge");
-  let next = task.asynchronous
-    ? foldBuffer(global, contributions)
-    : foldRound(global, contributions);
-  const contributorWeight = contributions.reduce((sum, { weight }) => sum + weight, 0);
-  for (const [, server] of await servers.open()) {
-    const refined = await server.refine?.(knowledge, {
-      round: next.round,
-      global: next,
-      contributorWeight,
-    });
-    if (refined) next = { ...next, parameters: refined };
-  }
+  const open = (await servers.open()).map(([, server]) => server);
+  const next = await foldRound(prepared.task, global, { results, servers: open });
   await closeLanes(outcome);
-  next = {
-    ...next,
-    parameters: adoptDecoded(next.parameters, initialOf(task), task.full),
-  };
   await folder.saveCheckpoint(next);
   return next;
 }
 
 /** What the accepted lanes yield, in device-id and lane order, each with the rounds that it missed. */
-async function resultsOf({ lanes }: AttemptOutcome): Promise<readonly StaleResult[]> {
-  const results: StaleResult[] = [];
+async function resultsOf({ lanes }: AttemptOutcome): Promise<readonly YieldedResult[]> {
+  const results: YieldedResult[] = [];
   for (const { lane, isAccepted, staleness } of lanes) {
     const result = isAccepted ? await lane.result() : undefined;
     if (result) results.push({ ...result, staleness });
   }
   return results;
 }
-
-type StaleResult = LaneResult & { readonly staleness: number };
 
 async function scoreGlobal({ prepared, predictor }: Run, parameters: Parameters): Promise<number> {
   const { testSet, task } = prepared;

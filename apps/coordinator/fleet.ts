@@ -278,13 +278,8 @@ async function bringIn(
       hint: "Install the same version of Trifold on the coordinator and on the device.",
     });
   }
-  const offer = {
-    deviceId: id,
-    profile,
-    budget,
-    holdOut: answer.holdOut,
-    protocols: description.protocols,
-  };
+  const { profile: _, ...declared } = description;
+  const offer = { ...declared, deviceId: id, profile, budget, holdOut: answer.holdOut };
   const selection = assignDevice(protocols, task, offer);
   const assignment = requireAssignment(id, selection);
   const { examples } = answer;

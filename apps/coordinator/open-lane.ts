@@ -92,7 +92,9 @@ export async function openJournaledLane(options: LaneOptions): Promise<Journaled
     progress,
     process: async (payload, sequence, signal) => {
       const answer = await lane.receive(protocol.parseUp(payload), signal);
-      if (answer === undefined) await journalMessage(options, lane, payload, sequence);
+      // Every message that a replay needs, answered or not: the device counts on from the last one.
+      if (lane.resumable) await journalUpload(options, payload, sequence);
+      else if (answer === undefined) await journalResult(options, lane, sequence);
       return answer;
     },
     result: async () => saved ?? (await lane.finish()),
@@ -100,26 +102,35 @@ export async function openJournaledLane(options: LaneOptions): Promise<Journaled
   };
 }
 
-/** What travelled without an answer is kept: the message itself where the lane can replay it, else its outcome. */
-async function journalMessage(
-  { folder, assignment, info }: LaneOptions,
-  lane: Lane<Payload, Payload>,
+/** Keeps a message as it came, for lanes that can be replayed. */
+async function journalUpload(
+  options: LaneOptions,
   payload: Payload,
   sequence: number,
 ): Promise<void> {
+  const { folder, assignment, info } = options;
   const { deviceId } = assignment;
-  const name = `${info.round}-${info.attempt}-${deviceId}-${info.lane}-${sequence}`;
-  if (lane.resumable) {
-    const file = await folder.saveUpload(
-      `${name}.envelope`,
-      await encodeEnvelope(asEnvelope(deviceId, payload, sequence)),
-    );
-    await folder.journal.append({ kind: "upload", deviceId, lane: info.lane, sequence, file });
-    return;
-  }
+  const file = await folder.saveUpload(
+    `${laneName(options)}-${sequence}.envelope`,
+    await encodeEnvelope(asEnvelope(deviceId, payload, sequence)),
+  );
+  await folder.journal.append({ kind: "upload", deviceId, lane: info.lane, sequence, file });
+}
+
+/** Keeps what a lane that lives in memory came to, once it has. */
+async function journalResult(
+  options: LaneOptions,
+  lane: Lane<Payload, Payload>,
+  sequence: number,
+): Promise<void> {
+  const { folder, assignment, info } = options;
+  const { deviceId } = assignment;
   const result = await lane.finish();
   if (result?.kind !== "contribution") return;
-  const file = await folder.saveUpdate(`${name}.safetensors`, result.update);
+  const file = await folder.saveUpdate(
+    `${laneName(options)}-${sequence}.safetensors`,
+    result.update,
+  );
   await folder.journal.append({
     kind: "result",
     deviceId,
@@ -130,26 +141,23 @@ async function journalMessage(
   });
 }
 
+function laneName({ assignment, info }: LaneOptions): string {
+  return `${info.round}-${info.attempt}-${assignment.deviceId}-${info.lane}`;
+}
+
 /** Gives the lane the messages that the journal holds. */
 async function replay(
   { folder, protocol, recorded }: LaneOptions,
   lane: Lane<Payload, Payload>,
 ): Promise<LaneProgress> {
-  const uploads = recorded?.uploads ?? [];
-  for (const { file } of uploads) {
+  const answers = new Map<number, Payload | undefined>();
+  for (const { file, sequence } of recorded?.uploads ?? []) {
     const { kind, fields, tensors, blobs } = await decodeEnvelope(await folder.readUpload(file));
-    await lane.receive(
-      protocol.parseUp({ kind, fields, tensors, blobs }),
-      new AbortController().signal,
-    );
+    const up = protocol.parseUp({ kind, fields, tensors, blobs });
+    answers.set(sequence, await lane.receive(up, new AbortController().signal));
   }
-  const sequences = [...uploads, ...(recorded?.result ? [recorded.result] : [])].map(
-    ({ sequence }) => sequence,
-  );
-  return {
-    lastSequence: Math.max(0, ...sequences),
-    answers: new Map(sequences.map((sequence) => [sequence, undefined])),
-  };
+  if (recorded?.result) answers.set(recorded.result.sequence, undefined);
+  return { lastSequence: Math.max(0, ...answers.keys()), answers };
 }
 
 async function restoredResult(

@@ -16,6 +16,7 @@ import {
   writeFileAtomic,
   writeSafetensors,
 } from "../../runtime/index.ts";
+import { type Checkpoints, openCheckpoints } from "./checkpoints.ts";
 import { coordinatorErrors } from "./errors.ts";
 import { type Journal, journalFile, openJournal } from "./journal.ts";
 import { lockRunFolder } from "./run-lock.ts";
@@ -56,12 +57,11 @@ export interface DeviceFacts {
  * `TASK_CHANGED` when the folder belongs to a task with other settings, data or model.
  */
 export async function openRunFolder(path: string, task: Task): Promise<RunFolder> {
-  const folders = {
-    uploads: join(path, "journal", "uploads"),
-    checkpoints: join(path, "checkpoints"),
-  };
+  const uploads = join(path, "journal", "uploads");
+  let checkpoints: Checkpoints;
   try {
-    for (const folder of Object.values(folders)) await mkdir(folder, { recursive: true });
+    await mkdir(uploads, { recursive: true });
+    checkpoints = await openCheckpoints(path);
   } catch (cause) {
     throw coordinatorErrors.error("RUN_FOLDER_UNUSABLE", `cannot create the run folder ${path}`, {
       hint: "Give a folder on a disk with room that this user may write to.",
@@ -72,14 +72,13 @@ export async function openRunFolder(path: string, task: Task): Promise<RunFolder
   try {
     await checkTask(join(path, "task.json"), task);
     const journal = await openJournal(journalFile(path));
-    const upload = (name: string) => join(folders.uploads, name);
+    const upload = (name: string) => join(uploads, name);
     return {
       path,
       journal,
-      checkpoint: await lastCheckpoint(folders.checkpoints, journal),
-      saveCheckpoint: async ({ round, parameters }) =>
-        writeSafetensors(checkpointFile(folders.checkpoints, round), parameters),
-      globalAfter: (round) => globalAfter(folders.checkpoints, round, task),
+      checkpoint: await lastCheckpoint(checkpoints, journal),
+      saveCheckpoint: (global) => checkpoints.save(global),
+      globalAfter: (round) => globalAfter(checkpoints, round, task),
       saveUpload: async (name, bytes) => {
         await writeFileAtomic(upload(name), bytes);
         return name;
@@ -91,7 +90,7 @@ export async function openRunFolder(path: string, task: Task): Promise<RunFolder
       },
       readUpdate: (name) => readParameterFile(upload(name)),
       clearUploads: async (isNeeded) => {
-        for (const name of await readdir(folders.uploads))
+        for (const name of await readdir(uploads))
           if (!isNeeded(name)) await rm(upload(name), { force: true });
       },
       appendMetrics: (line) => appendFile(join(path, "metrics.jsonl"), `${JSON.stringify(line)}\n`),
@@ -130,20 +129,18 @@ async function checkTask(path: string, task: Task): Promise<void> {
 }
 
 /** The checkpoint that the journal says is finished: a later file may have been written just before a crash. */
-async function lastCheckpoint(folder: string, journal: Journal): Promise<GlobalModel | undefined> {
+async function lastCheckpoint(
+  checkpoints: Checkpoints,
+  journal: Journal,
+): Promise<GlobalModel | undefined> {
   const closed = journal.records.findLast((record) => record.kind === "closed");
-  if (!closed) return undefined;
-  return {
-    round: closed.round,
-    parameters: await readParameterFile(checkpointFile(folder, closed.round)),
-  };
+  return closed && checkpoints.read(closed.round);
 }
 
-async function globalAfter(folder: string, round: number, task: Task): Promise<GlobalModel> {
-  if (round === 0) return { round, parameters: initialOf(task) };
-  return { round, parameters: await readParameterFile(checkpointFile(folder, round)) };
-}
-
-function checkpointFile(folder: string, round: number): string {
-  return join(folder, `round-${String(round).padStart(4, "0")}.safetensors`);
+async function globalAfter(
+  checkpoints: Checkpoints,
+  round: number,
+  task: Task,
+): Promise<GlobalModel> {
+  return round === 0 ? { round, parameters: initialOf(task) } : checkpoints.read(round);
 }

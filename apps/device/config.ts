@@ -8,6 +8,7 @@ import {
   parseBudget,
   parseProfile,
 } from "../../devices/index.ts";
+import { idPattern } from "../../protocols/index.ts";
 import { deviceProgramErrors } from "./errors.ts";
 
 /** What the owner declares. */
@@ -18,6 +19,8 @@ export interface DeviceConfig {
   readonly budget: DeviceBudget;
   /** Threads of one operator. */
   readonly threads?: number;
+  /** What a task's assignments may call the devices of an owner. */
+  readonly group?: string;
   /** Share of the private examples held out for the local accuracy. */
   readonly holdOutFraction: number;
 }
@@ -25,6 +28,7 @@ export interface DeviceConfig {
 const schema = z.strictObject({
   profile: z.unknown().optional(),
   budget: z.unknown().optional(),
+  group: z.string().regex(idPattern).optional(),
   threads: z.int().min(1).max(256).optional(),
   holdOutFraction: z.number().min(0).max(0.9).default(0.2),
 });
@@ -37,12 +41,13 @@ export async function readDeviceConfig(path?: string): Promise<DeviceConfig> {
     const issue = parsed.error.issues[0];
     throw invalid(path, `${issue?.path.join(".") || "configuration"}: ${issue?.message}`);
   }
-  const { profile, budget, threads, holdOutFraction } = parsed.data;
+  const { profile, budget, threads, group, holdOutFraction } = parsed.data;
   return {
     budget: parseBudget(budget ?? {}, `${path ?? "device"}: budget`),
     holdOutFraction,
     ...(profile === undefined ? {} : { profile: parseProfile(profile, `${path}: profile`) }),
     ...(threads === undefined ? {} : { threads }),
+    ...(group === undefined ? {} : { group }),
   };
 }
 

@@ -52,7 +52,7 @@ export async function startDevice(start: DeviceStart): Promise<void> {
   const secrets = await readSecrets(start);
   await checkInputs(start);
   const username = secrets.username ?? (secrets.password === undefined ? undefined : id);
-  const { threads, budget, holdOutFraction } = config;
+  const { threads, budget, group, holdOutFraction } = config;
   const providers = await engineProviders(start.provider, log);
   const engine = ortEngine({ ...(threads && { threads }), providers, signal });
   log(`joining "${federation}" at ${start.broker}`);
@@ -71,6 +71,7 @@ export async function startDevice(start: DeviceStart): Promise<void> {
         return profile;
       },
       budget,
+      ...(group === undefined ? {} : { group }),
       data: {
         file: start.data,
         textColumn: start.textColumn,

@@ -30,6 +30,8 @@ export interface StationOptions {
   readonly federation: string;
   readonly profile: DeviceProfile;
   readonly budget: DeviceBudget;
+  /** What its owner counts it among. */
+  readonly group?: string;
   readonly data: PrivateData;
   readonly places: ModelPlaces;
   readonly engine: Engine;
@@ -113,9 +115,9 @@ class Desk {
   }
 
   #description(): Readonly<Record<string, unknown>> {
-    const { profile, budget, protocols } = this.#options;
+    const { profile, budget, group, protocols } = this.#options;
     const versions = Object.fromEntries(protocols.map(({ name, version }) => [name, version]));
-    return { profile, budget, protocols: versions };
+    return { profile, budget, protocols: versions, ...(group === undefined ? {} : { group }) };
   }
 
   async #prepare(request: Envelope): Promise<Readonly<Record<string, unknown>>> {

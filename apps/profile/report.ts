@@ -53,11 +53,12 @@ export async function profileReport(options: ProfileOptions): Promise<ProfileRep
   const declared = catalogue ?? config.profile;
   const providers = declared ? undefined : await probeProviders();
   const profile = declared ?? (await measure(options, config.threads, working(providers ?? [])));
-  const { budget } = config;
+  const { budget, group } = config;
   const selection = assignDevice(builtInProtocols, task, {
     deviceId: "this-device",
     profile,
     budget,
+    ...(group === undefined ? {} : { group }),
     holdOut: nominalHoldOut,
     protocols: Object.fromEntries(builtInProtocols.map(({ name, version }) => [name, version])),
   });

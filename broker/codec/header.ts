@@ -51,7 +51,7 @@ const byteLengths: Readonly<Record<EncodingName, (elements: number) => readonly 
   {
     float32: (elements) => [4 * elements, 4 * elements],
     bf16: (elements) => [2 * elements, 2 * elements],
-    int8: (elements) => [elements, 16 + 5 * elements],
+    int8: (elements) => [elements, 16 + 6 * elements],
     int4: (elements) => [elements / 2, 2 + elements],
     topk: (elements) => [4, 16 + 2 * elements],
   };

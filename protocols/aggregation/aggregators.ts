@@ -56,27 +56,34 @@ export function requireAggregationMemory(
   if (bytes > options.memoryBytes) throw tooLarge(options, `${devices} devices`, bytes);
 }
 
-/** Keeps contributions until the end; no more of them than the task's memory holds. */
+/** Contributions kept until the end, no more of them than the task's memory holds. Throws as `UpdateAccumulator.add` does, and `AGGREGATION_MEMORY_EXCEEDED`. */
+export function keepAll<T extends Contribution>(
+  options: AggregationOptions,
+): { readonly all: readonly T[]; add(contribution: T): void } {
+  const all: T[] = [];
+  const check = contributionCheck();
+  let bytes = 0;
+  return {
+    all,
+    add: (contribution) => {
+      check(contribution);
+      for (const { data } of contribution.update.values()) bytes += data.byteLength;
+      if (bytes > options.memoryBytes) {
+        throw tooLarge(options, `contribution of device ${contribution.deviceId}`, bytes);
+      }
+      all.push(contribution);
+    },
+  };
+}
+
 function ofAll(
   combine: (all: readonly Contribution[], options: AggregationOptions) => Parameters,
 ): Aggregator {
   return {
     memory: "all",
     open: (options) => {
-      const kept: Contribution[] = [];
-      const check = contributionCheck();
-      let bytes = 0;
-      return {
-        add: (contribution) => {
-          check(contribution);
-          for (const { data } of contribution.update.values()) bytes += data.byteLength;
-          if (bytes > options.memoryBytes) {
-            throw tooLarge(options, `contribution of device ${contribution.deviceId}`, bytes);
-          }
-          kept.push(contribution);
-        },
-        finish: () => combine(kept, options),
-      };
+      const { all, add } = keepAll(options);
+      return { add, finish: () => combine(all, options) };
     },
   };
 }

@@ -8,7 +8,7 @@ import {
 } from "../../runtime/index.ts";
 
 /** Which factor a parameter is. */
-interface Factor {
+export interface Factor {
   /** Name of the adapted layer, equal for both of its factors. */
   readonly module: string;
   /** A is [rank, in], B is [out, rank]. */
@@ -16,10 +16,15 @@ interface Factor {
 }
 
 /** The factor of that PEFT name, or undefined for a parameter that is none, such as the head. */
-function factorOf(name: string): Factor | undefined {
-  const { module, factor } = factorName.exec(name)?.groups ?? {};
+export function factorOf(name: string): Factor | undefined {
+  const { module, factor } = factorPattern.exec(name)?.groups ?? {};
   if (module === undefined) return undefined;
   return { module, factor: factor === "A" ? "A" : "B" };
+}
+
+/** PEFT's name of a layer's factor. */
+export function factorName(module: string, factor: Factor["factor"]): string {
+  return `${module}.lora_${factor}.weight`;
 }
 
 /** The axis of a parameter that counts ranks, or undefined for one that is no factor. */
@@ -120,7 +125,7 @@ export function forEachLeading(
   }
 }
 
-const factorName = /^(?<module>.+)\.lora_(?<factor>[AB])\.weight$/;
+const factorPattern = /^(?<module>.+)\.lora_(?<factor>[AB])\.weight$/;
 
 /** A shape as a matrix: factors are matrices, and other tensors have one shape everywhere, so how they are cut is no matter. */
 function matrixSize(shape: readonly number[]): { readonly rows: number; readonly columns: number } {

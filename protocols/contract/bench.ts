@@ -1,10 +1,13 @@
 // Where the contract's rounds are played: both ends of a protocol in one process, every message recorded.
 import { isDeepStrictEqual } from "node:util";
-import type { BaseModel, Engine, Example } from "../../runtime/index.ts";
+import type { BaseModel, Engine, Example, Parameters } from "../../runtime/index.ts";
+import { nextGlobal } from "../global-model.ts";
 import { loopbackLink } from "../loopback-link.ts";
 import { initialOf } from "../plan.ts";
 import type {
   ClientContext,
+  ClientState,
+  GlobalModel,
   Lane,
   LaneResult,
   Payload,
@@ -49,18 +52,38 @@ export interface PlayedRound {
   readonly report: TrainReport;
 }
 
-/** Plays one round of one device against a coordinator end. */
+/**
+ * Plays one round of one device against a coordinator end, behind as many rounds as have been folded in: the device then
+ * holds what an accepted round leaves it.
+ */
 export async function playRound(
   protocol: AnyProtocol,
   setting: ContractSetting,
   server: ServerSide<Payload, Payload>,
   options: PlayOptions = {},
 ): Promise<PlayedRound> {
+  const { deviceId = "a", after = 0 } = options;
+  const memory = createMemory();
+  for (let before = 0; before < after; before++) {
+    await playWith(memory, protocol, setting, server, { deviceId, after: before });
+    memory.commit();
+  }
+  return playWith(memory, protocol, setting, server, options);
+}
+
+async function playWith(
+  memory: ClientState,
+  protocol: AnyProtocol,
+  setting: ContractSetting,
+  server: ServerSide<Payload, Payload>,
+  options: PlayOptions,
+): Promise<PlayedRound> {
   const { deviceId = "a", after = 0, signal = new AbortController().signal, before } = options;
   const lane = await openLane(protocol, setting, server, { deviceId, after });
   const context = clientContext(protocol, setting, deviceId);
   const client = await protocol.createClient({
     ...context,
+    state: memory,
     engine: options.engine ?? setting.engine,
   });
   const ups: Payload[] = [];
@@ -86,7 +109,7 @@ export async function playRound(
   }
 }
 
-/** Opens a lane of the round after `after` rounds, whose global model is the task's seeded start. */
+/** Opens a lane of the round after `after` rounds that left the task's seeded start as it was. */
 export function openLane(
   protocol: AnyProtocol,
   setting: ContractSetting,
@@ -94,7 +117,8 @@ export function openLane(
   { deviceId = "a", after = 0 }: Pick<PlayOptions, "deviceId" | "after"> = {},
 ): Promise<Lane<Payload, Payload>> {
   const { task } = setting;
-  const global = { round: after, parameters: initialOf(task) };
+  let global: GlobalModel = { round: 0, parameters: initialOf(task) };
+  while (global.round < after) global = nextGlobal(task, global, global.parameters);
   const assignment = assignmentOf(protocol, setting, deviceId);
   return server.openLane(assignment, roundInfo(task, after), global);
 }
@@ -113,7 +137,7 @@ export function isSame(a: unknown, b: unknown): boolean {
   return isDeepStrictEqual(a, b);
 }
 
-/** The context of a device end; its state is never committed. */
+/** The context of a device end that has no state. */
 export function clientContext(
   protocol: AnyProtocol,
   setting: ContractSetting,
@@ -131,6 +155,21 @@ export function clientContext(
     publicSet: async () => publicSet,
     state: { read: async () => undefined, stage: async () => {} },
     log: () => {},
+  };
+}
+
+/** A state in memory. */
+function createMemory(): ClientState & { commit(): void } {
+  let committed: Parameters | undefined;
+  let staged: Parameters | undefined;
+  return {
+    read: async () => committed,
+    stage: async (tensors) => {
+      staged = tensors;
+    },
+    commit: () => {
+      committed = staged ?? committed;
+    },
   };
 }
 

@@ -24,6 +24,8 @@ export type ScaleAxis = number | "none";
 export interface CodecSettings {
   /** int8: values with the same index on it share a scale. */
   readonly axis: ScaleAxis;
+  /** int8: share of each channel's values that travels apart. */
+  readonly outliers: number;
   /** topk: share of the values that is kept. */
   readonly keepFraction: number;
 }

@@ -22,6 +22,8 @@ export { encodingNames } from "./encoded.ts";
 export interface EncodeOptions {
   /** Values with the same index on this axis share an int8 scale; by default the last axis of rank 3 and above, rows of a matrix, one scale below. */
   readonly axis?: ScaleAxis;
+  /** Share of each channel's values, the largest, that int8 sends apart in bfloat16, so that they do not coarsen its scale; 0 to 0.25, none by default. */
+  readonly outliers?: number;
   /** Share of the values that topk keeps, above 0 to 1, one value at least; a tenth by default. */
   readonly keepFraction?: number;
   /** Name of the tensor, for errors. */
@@ -62,7 +64,7 @@ export function decodeTensor(encoded: EncodedTensor, name?: string): Float32Tens
   return float32(shape, data);
 }
 
-/** Bytes that `encodeTensor` makes of a tensor of this shape; with topk at most, for the gaps between indices decide. */
+/** Bytes that `encodeTensor` makes of a tensor of this shape; with topk and with outliers at most, for the gaps between indices decide. */
 export function encodedByteLength(
   shape: readonly number[],
   encoding: EncodingName,
@@ -99,12 +101,15 @@ const codecs: { readonly [E in EncodingName]: ValueCodec } = {
 
 /** The settings that options leave open, and `PROTOCOL_TENSOR_INVALID` for those that fit no tensor of the shape. */
 function settingsOf(shape: readonly number[], options: EncodeOptions): CodecSettings {
-  const { name, axis = defaultScaleAxis(shape), keepFraction = 0.1 } = options;
+  const { name, axis = defaultScaleAxis(shape), keepFraction = 0.1, outliers = 0 } = options;
   checkAxis(shape, axis, name);
   if (!(keepFraction > 0 && keepFraction <= 1)) {
     throw invalid(name, `a share of ${keepFraction} cannot be kept; above 0 to 1 can`);
   }
-  return { axis, keepFraction };
+  if (!(outliers >= 0 && outliers <= 0.25)) {
+    throw invalid(name, `a share of ${outliers} cannot be outliers; 0 to 0.25 can`);
+  }
+  return { axis, keepFraction, outliers };
 }
 
 // No tensor of a model has more axes; a foreign shape of a million entries is refused before it is looked at.

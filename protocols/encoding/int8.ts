@@ -1,32 +1,66 @@
 // Symmetric int8 with one float32 scale per index of an axis: transformer activations have outlier channels that
-// would swallow a scale shared along a row. Bytes: the axis (255 = one scale for all), scales, values.
+// would swallow a scale shared along a row. Bytes: the axis (255 = one scale for all), scales, values. With outliers apart
+// (`outliers.ts`) the first byte is 64 + axis (127 = one scale for all), their values are 0 here, and they follow.
 import { elementCount } from "../../runtime/index.ts";
-import { lengthProblem, type ScaleAxis, type ValueCodec } from "./encoded.ts";
+import { channelsOf, type Layout, layoutOf } from "./channels.ts";
+import { type CodecSettings, lengthProblem, type ScaleAxis, type ValueCodec } from "./encoded.ts";
+import {
+  noOutliers,
+  ordinaryLimits,
+  outlierBytes,
+  outlierQuota,
+  outliersOf,
+  packOutliers,
+  unpackOutliers,
+} from "./outliers.ts";
 
-/** One byte a value and four a channel; absolute error at most half a scale, largest magnitude of the channel / 254. */
+/**
+ * One byte a value and four a channel; absolute error at most half a scale, largest magnitude of the channel / 254. Outliers take
+ * two bytes and an index more, err by 2^-8 of themselves, and no longer count for their channel's scale.
+ */
 export const int8Codec: ValueCodec = {
-  byteLength: (shape, { axis }) => bytesOf(shape, axis),
-  encode: (data, shape, { axis }) => {
-    const layout = layoutOf(shape, axis);
-    const scales = scalesOf(data, layout);
+  byteLength: (shape, settings) => {
+    const count = elementCount(shape);
+    const { layout, quota } = planOf(shape, settings);
+    const apart = quota === 0 ? 0 : outlierBytes(quota * layout.channels, count);
+    return plainBytes(shape, settings.axis) + apart;
+  },
+  encode: (data, shape, settings) => {
+    const { axis } = settings;
+    const { layout, quota } = planOf(shape, settings);
+    const limits = ordinaryLimits(data, layout, quota);
+    const scales = limits.map((most) => Math.min(most / 127, largestScale));
     const values = quantise(data, scales, layout);
-    const bytes = new Uint8Array(1 + scales.byteLength + values.byteLength);
-    bytes[0] = axis === "none" ? wholeTensor : axis;
+    const outliers = outliersOf(data, { limits, most: quota * layout.channels }, layout);
+    // What nobody reads need not hinder deflate.
+    for (const index of outliers.indices) values[index] = 0;
+    const apart = quota === 0 ? new Uint8Array(0) : packOutliers(outliers, data.length);
+    const valuesAt = 1 + scales.byteLength;
+    const bytes = new Uint8Array(valuesAt + values.byteLength + apart.byteLength);
+    bytes[0] = firstByte({ axis, hasOutliers: quota > 0 });
     bytes.set(new Uint8Array(scales.buffer), 1);
-    bytes.set(new Uint8Array(values.buffer), 1 + scales.byteLength);
+    bytes.set(new Uint8Array(values.buffer), valuesAt);
+    bytes.set(apart, valuesAt + values.byteLength);
     return bytes;
   },
   decode: (bytes, shape) => {
-    const axis = axisOf(bytes, shape);
-    if (axis === undefined) return `needs an axis of it first, got ${bytes.length} bytes`;
-    const problem = lengthProblem(bytes, bytesOf(shape, axis));
+    const head = headOf(bytes, shape);
+    if (head === undefined) return `needs an axis of it first, got ${bytes.length} bytes`;
+    const count = elementCount(shape);
+    const end = plainBytes(shape, head.axis);
+    const problem = head.hasOutliers ? undefined : lengthProblem(bytes, end);
     if (problem) return problem;
-    const layout = layoutOf(shape, axis);
+    const apart = head.hasOutliers ? unpackOutliers(bytes.subarray(end), count) : noOutliers;
+    if (!apart) return `has no such outliers in ${bytes.length} bytes`;
+    const layout = layoutOf(shape, head.axis);
     const scales = new Float32Array(layout.channels);
-    const valuesAt = 1 + scales.byteLength;
-    new Uint8Array(scales.buffer).set(bytes.subarray(1, valuesAt));
-    const values = new Int8Array(bytes.buffer, bytes.byteOffset + valuesAt, elementCount(shape));
-    return restore(values, scales, layout);
+    new Uint8Array(scales.buffer).set(bytes.subarray(1, 1 + scales.byteLength));
+    const values = new Int8Array(bytes.buffer, bytes.byteOffset + end - count, count);
+    const data = restore(values, scales, layout);
+    apart.indices.forEach((index, i) => {
+      data[index] = apart.values[i] as number;
+    });
+    return data;
   },
 };
 
@@ -36,16 +70,34 @@ export function defaultScaleAxis(shape: readonly number[]): ScaleAxis {
   return shape.length === 2 ? 0 : shape.length - 1;
 }
 
-const wholeTensor = 255;
-
-/** The axis that foreign bytes name; undefined when it is none of the shape. */
-function axisOf(bytes: Uint8Array, shape: readonly number[]): ScaleAxis | undefined {
-  const first = bytes[0];
-  if (first === wholeTensor) return "none";
-  return first !== undefined && first < shape.length ? first : undefined;
+/** What the first byte says. */
+interface Head {
+  readonly axis: ScaleAxis;
+  readonly hasOutliers: boolean;
 }
 
-function bytesOf(shape: readonly number[], axis: ScaleAxis): number {
+const wholeTensor = { plain: 255, outliers: 127 };
+const outlierFlag = 64;
+
+function firstByte({ axis, hasOutliers }: Head): number {
+  if (axis === "none") return hasOutliers ? wholeTensor.outliers : wholeTensor.plain;
+  return hasOutliers ? outlierFlag + axis : axis;
+}
+
+/** What foreign bytes say first; undefined when that is no axis of the shape. */
+function headOf(bytes: Uint8Array, shape: readonly number[]): Head | undefined {
+  const axes: readonly ScaleAxis[] = ["none", ...shape.keys()];
+  const heads = axes.flatMap((axis) => [false, true].map((hasOutliers) => ({ axis, hasOutliers })));
+  return heads.find((head) => firstByte(head) === bytes[0]);
+}
+
+/** How the values share scales, and how many of each channel may be set apart. */
+function planOf(shape: readonly number[], { axis, outliers }: CodecSettings) {
+  const layout = layoutOf(shape, axis);
+  return { layout, quota: outlierQuota(elementCount(shape), layout, outliers) };
+}
+
+function plainBytes(shape: readonly number[], axis: ScaleAxis): number {
   return 1 + 4 * channelsOf(shape, axis) + elementCount(shape);
 }
 
@@ -54,36 +106,6 @@ const largestScale = 8454659 * 2 ** 98;
 
 // Adding and taking away 1.5 * 2^52 rounds a float64 to a whole number, ties to even, four times as fast as Math.round.
 const roundingBias = 1.5 * 2 ** 52;
-
-/** Channels change every `inner` values and repeat after `channels` changes. */
-interface Layout {
-  readonly channels: number;
-  readonly inner: number;
-}
-
-function layoutOf(shape: readonly number[], axis: ScaleAxis): Layout {
-  if (axis === "none") return { channels: 1, inner: elementCount(shape) };
-  return { channels: channelsOf(shape, axis), inner: elementCount(shape.slice(axis + 1)) };
-}
-
-function channelsOf(shape: readonly number[], axis: ScaleAxis): number {
-  return axis === "none" ? 1 : (shape[axis] ?? 1);
-}
-
-function scalesOf(data: Float32Array, { channels, inner }: Layout): Float32Array {
-  const largest = new Float32Array(channels);
-  let channel = 0;
-  let within = 0;
-  for (let i = 0; i < data.length; i++) {
-    const magnitude = Math.abs(data[i] as number);
-    if (magnitude > (largest[channel] as number)) largest[channel] = magnitude;
-    if (++within === inner) {
-      within = 0;
-      if (++channel === channels) channel = 0;
-    }
-  }
-  return largest.map((most) => Math.min(most / 127, largestScale));
-}
 
 function quantise(data: Float32Array, scales: Float32Array, layout: Layout): Int8Array {
   const { channels, inner } = layout;

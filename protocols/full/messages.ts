@@ -1,13 +1,16 @@
 // What travels in `full`: the global parameters down, the device's update up.
 import { z } from "zod";
-import { globalFields } from "../global-model.ts";
+import { catchUpFields, globalFields } from "../global-model.ts";
 import type { PayloadOf } from "../payload.ts";
 import { contributionFields } from "../weight.ts";
 
 export const fullDownKinds = { model: globalFields };
-export const fullUpKinds = { update: z.strictObject(contributionFields) };
+export const fullUpKinds = {
+  catchUp: catchUpFields,
+  update: z.strictObject(contributionFields),
+};
 
-/** theta_t. */
+/** theta_t: the start, its change or the whole of it. */
 export type FullDown = PayloadOf<typeof fullDownKinds>;
-/** theta_i - theta_t by parameter name. */
+/** A request for the whole of theta_t, or theta_i - theta_t by parameter name. */
 export type FullUp = PayloadOf<typeof fullUpKinds>;

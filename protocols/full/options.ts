@@ -8,5 +8,7 @@ export const fullOptions = z
     encoding: z.enum(encodingNames).default("bf16"),
     /** Share of each tensor's values that `topk` sends. */
     keepFraction: z.number().min(0.001).max(1).default(0.1),
+    /** Whether what the encoding loses of a change is added to the next; when left out, for encodings coarser than bf16. */
+    errorFeedback: z.boolean().optional(),
   })
   .prefault({});

@@ -13,10 +13,11 @@ import {
   squaredNorms,
   type TensorBundle,
 } from "../../runtime/index.ts";
+import { readSection, stageSections } from "../client-memory.ts";
 import type { EncodedTensor } from "../encoding/encoded.ts";
-import { encodeAll, encodeTensor } from "../encoding/index.ts";
+import { encodeTensor } from "../encoding/index.ts";
 import { protocolErrors } from "../errors.ts";
-import { decodeGlobal } from "../global-model.ts";
+import { type EncodedGlobal, receiveGlobal, rememberGlobal } from "../global-model.ts";
 import { accuracyOf, batchCount, reportOf, type Score } from "../local-training.ts";
 import { decodeOnly, difference, outOfTurn, subset } from "../payload.ts";
 import {
@@ -31,6 +32,7 @@ import {
 } from "../plan.ts";
 import type { ClientContext, ClientSide, RoundLink } from "../protocol.ts";
 import type { Task } from "../task.ts";
+import { encodeChange, rememberResidual } from "../update-encoding.ts";
 import { cutLayerOf, cutShape, labelRefusal } from "./cut.ts";
 import type { SplitDown, SplitUp } from "./messages.ts";
 
@@ -41,7 +43,7 @@ import type { SplitDown, SplitUp } from "./messages.ts";
 export async function createSplitClient(
   context: ClientContext,
 ): Promise<ClientSide<SplitDown, SplitUp>> {
-  const { task, engine, model, deviceId, assignment, train: examples } = context;
+  const { task, engine, model, deviceId, assignment, state, train: examples } = context;
   const cutLayer = cutLayerOf(assignment, task);
   const refusal = labelRefusal(task);
   if (refusal) throw protocolErrors.error("PROTOCOL_LABELS_WOULD_LEAVE", `split: ${refusal}`);
@@ -51,7 +53,7 @@ export async function createSplitClient(
   return {
     runRound: async (info, start, link, signal) => {
       if (start.kind !== "front") throw unexpected(start);
-      const theta = decodeGlobal(start, initial);
+      const theta = await receiveGlobal(start, { state, initial, catchUp: () => askFront(link) });
       const optimizer = adamW(theta, { weightDecay: task.training.weightDecay });
       const session: SplitSession = { context, front, optimizer, link, squares: {} };
       const rateAt = rateOf(task, info);
@@ -68,15 +70,25 @@ export async function createSplitClient(
       const score = await scoreHoldOut(session, signal);
       signal.throwIfAborted();
       const fields = { examples: examples.length, steps, squares: session.squares };
-      const update = difference(optimizer.parameters, theta);
-      const { encoding, keepFraction } = task.full;
-      const tensors = encodeAll(update, encoding, { keepFraction });
-      await link.send({ kind: "update", fields, tensors });
+      const change = difference(optimizer.parameters, theta);
+      const update = encodeChange(task, change, await readSection(state, "residual"));
+      await stageSections(state, {
+        ...rememberGlobal(task, theta, info.round),
+        ...rememberResidual(update),
+      });
+      await link.send({ kind: "update", fields, tensors: update.encoded });
       const trained = { steps, meanLoss: totalLoss / steps, flops: steps * front.flops };
       return reportOf(context, trained, score);
     },
     close: () => front.close(),
   };
+}
+
+/** The front's whole parameters. */
+async function askFront(link: RoundLink<SplitDown, SplitUp>): Promise<EncodedGlobal> {
+  const answer = await link.ask({ kind: "catchUp", fields: {}, tensors: new Map() });
+  if (answer.kind !== "front") throw unexpected(answer);
+  return answer;
 }
 
 /** What the steps of one round share. */

@@ -1,8 +1,8 @@
 // Coordinator end of `split`: a tail copy for every device (SplitFed V1; Thapa et al. 2022, arXiv
 // 2004.12088), the step graphs shared by all lanes of one cut.
 import { loadPredictor, loadStep } from "../../runtime/index.ts";
-import { globalEncoder } from "../global-model.ts";
-import { initialOf, modelSpec } from "../plan.ts";
+import { globalSender } from "../global-model.ts";
+import { modelSpec } from "../plan.ts";
 import type { ServerContext, ServerSide } from "../protocol.ts";
 import { cutLayerOf } from "./cut.ts";
 import { openSplitLane } from "./lane.ts";
@@ -17,8 +17,7 @@ export async function createSplitServer({
 }: ServerContext): Promise<ServerSide<SplitDown, SplitUp>> {
   const tails = new Map<number, Promise<Tail>>();
   const spec = modelSpec(task, model);
-  const initial = initialOf(task);
-  const encode = globalEncoder(task);
+  const senderOf = globalSender();
   const load = async (from: number): Promise<Tail> => ({
     step: await loadStep(engine, spec, { from }),
     predictor: await loadPredictor(engine, spec, { from }),
@@ -33,8 +32,8 @@ export async function createSplitServer({
       const cutLayer = cutLayerOf(assignment, task);
       const tail = await tailAt(cutLayer);
       const { deviceId } = assignment;
-      const published = encode(global);
-      return openSplitLane({ task, tail, cutLayer, deviceId, info, published, initial });
+      const sender = senderOf(global);
+      return openSplitLane({ task, tail, cutLayer, deviceId, info, global, sender });
     },
     close: async () => {
       for (const tail of await Promise.all(tails.values())) {

@@ -94,6 +94,31 @@ t.test(
   },
 );
 
+t.test("a coordinator killed in a later round has its change and its residual still", async (t) => {
+  const broker = await startBroker({ log: () => {} });
+  t.teardown(() => broker.close());
+  const lossy = await writeTask(world, "lossy", {
+    full: { encoding: "int8" },
+    cohort: { minimumDevices: 2 },
+    training: { rounds: 3 },
+  });
+  const expected = await federate(world, { task: lossy, run: run("lossy"), devices: whole });
+  const folder = run("killed-later");
+  const place = ["--broker", broker.url];
+  const first = coordinator(t, folder, place, lossy);
+  const devices = whole.map((one) => joined(t, one, folder, broker.url, () => {}, lossy));
+  await journaled(folder, (record) => record.kind === "round" && record.round === 3);
+  await kill(first);
+  const { status, stderr } = await coordinator(t, folder, place, lossy).finished;
+  t.equal(status, 0, stderr);
+  await Promise.all(devices);
+  const uploads = (await recordsOf(folder)).filter(({ kind }) => kind === "upload").map(placeOf);
+  // A device that asked for the whole parameters would have two in its lane.
+  t.equal(new Set(uploads).size, uploads.length, uploads.join(", "));
+  t.equal(new Set(uploads.filter((place) => place.startsWith("a"))).size, 3);
+  t.ok((await adapterOf(folder)).equals(expected.adapter));
+});
+
 t.test("a device killed in its round comes back with the same command and delivers", async (t) => {
   const folder = run("killed-device");
   let lost: Running | undefined;
@@ -226,8 +251,9 @@ function joined(
   folder: string,
   address: string,
   onLine: (line: string) => void = () => {},
+  taskFile: string = task,
 ): Promise<{ readonly log: readonly string[] }> {
-  return deviceHere(t, { world, task, folder }, smallDevice, { address, onLine });
+  return deviceHere(t, { world, task: taskFile, folder }, smallDevice, { address, onLine });
 }
 
 /** Device and lane of every lane that was opened. */

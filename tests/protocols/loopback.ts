@@ -3,16 +3,13 @@
 import {
   type AnyProtocol,
   type Assignment,
-  adoptDecoded,
   builtInProtocols,
   type ClientSide,
   type ClientState,
-  type Contribution,
   compareDeviceIds,
   foldRound,
   type GlobalModel,
   initialOf,
-  type KnowledgeReport,
   type LaneResult,
   loopbackLink,
   type Payload,
@@ -81,9 +78,8 @@ export async function openFederation(
   }
   const members: Member[] = [];
   for (const device of sorted) members.push(await openMember(toy, task, device));
-  const initial = initialOf(task);
   return {
-    start: { round: 0, parameters: initial },
+    start: { round: 0, parameters: initialOf(task) },
     stateOf: async (id) => members.find(({ device }) => device.id === id)?.state.read(),
     round: async (global, { order, accepted = true } = {}) => {
       const play = (member: Member) =>
@@ -99,10 +95,9 @@ export async function openFederation(
         outcomes.set(id, await play(members.find(({ device }) => device.id === id) as Member));
       }
       if (accepted) for (const { state } of members) state.commit();
-      const results = sorted.map(({ id }) => (outcomes.get(id) as DeviceRound).result);
-      const parameters = await nextParameters(global, results, servers.get("kd"));
-      const adopted = adoptDecoded(parameters, initial, task.full);
-      return { global: { round: global.round + 1, parameters: adopted }, devices: outcomes };
+      const results = [...outcomes.values()].map(({ result }) => result);
+      const next = await foldRound(task, global, { results, servers: [...servers.values()] });
+      return { global: next, devices: outcomes };
     },
     close: async () => {
       for (const end of [...members.map(({ client }) => client), ...servers.values()]) {
@@ -188,18 +183,4 @@ async function playRound(
   const result = (await lane.finish()) as LaneResult;
   await lane.close();
   return { report, result, ups, downs };
-}
-
-/** The mean of the contributions, then what the knowledge teaches. */
-async function nextParameters(
-  global: GlobalModel,
-  results: readonly LaneResult[],
-  refiner: Server | undefined,
-): Promise<Parameters> {
-  const contributions = results.filter((one): one is Contribution => one.kind === "contribution");
-  const reports = results.filter((one): one is KnowledgeReport => one.kind === "knowledge");
-  const mean = foldRound(global, contributions);
-  const contributorWeight = contributions.reduce((sum, { weight }) => sum + weight, 0);
-  const input = { round: global.round + 1, global: mean, contributorWeight };
-  return (await refiner?.refine?.(reports, input)) ?? mean.parameters;
 }

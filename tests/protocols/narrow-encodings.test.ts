@@ -148,7 +148,7 @@ t.test("int4 and topk never lose all of a tensor", async (t) => {
         t.ok(lost <= (1 - delta) * all, `${lost} of ${all}`);
       }),
     );
-  // The largest of a block's 64 values has a 64th of its square at least and errs by 2^-9 of itself.
+  // The largest of a block's 64 values has a 64th of its square at least and errs by 2^-8 of itself.
   contracts("int4", {}, 1 / 65);
   for (const keepFraction of [0.01, 0.1, 0.5, 1]) {
     // A kept value errs by one step, a 128th of its block's largest: 64 / 128^2 of the block's square at most. The

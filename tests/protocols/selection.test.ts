@@ -200,6 +200,29 @@ t.test("an assignment carries the whole way, and people read it", async (t) => {
   });
 });
 
+t.test("a task's limit holds beside the device's own, and the stricter one is named", async (t) => {
+  const input = { deviceId: "d1", profile: boardProfile("pi-5"), candidates, order };
+  const fields: readonly (readonly [keyof DeviceBudget, number, number])[] = [
+    // A limit that full breaks, and one that nothing does. Full takes 0.6 MB and 3 s at 80 GFLOP/s, at 8 W and more.
+    ["trainingMemoryBytes", 48 * MB, 200 * MB],
+    ["uplinkBytesPerRound", 0.1 * MB, 20 * MB],
+    ["downlinkBytesPerRound", 0.1 * MB, 20 * MB],
+    ["bytesPerRound", 0.5 * MB, 20 * MB],
+    ["secondsPerRound", 0.01, 3600],
+    ["joulesPerRound", 1, 1e6],
+  ];
+  const full = (budget: DeviceBudget, limits: DeviceBudget) =>
+    selectAssignment({ ...input, budget, limits }).table[0];
+  for (const [name, strict, loose] of fields) {
+    t.match(full({}, { [name]: strict }), { feasible: false, text: /, the task's limit/ }, name);
+    t.match(full({ [name]: loose }, { [name]: strict })?.text, /, the task's limit/, name);
+    const own = full({ [name]: strict }, { [name]: loose });
+    t.equal(own?.feasible, false, name);
+    t.notMatch(own?.text, /the task's limit/, name);
+    t.equal(full({ [name]: loose }, { [name]: loose })?.feasible, true, name);
+  }
+});
+
 t.test("the declared order wins, and what it leaves out is not used", async (t) => {
   const profile = boardProfile("pi-5");
   const input = { deviceId: "d1", profile, budget: {}, candidates };

@@ -7,8 +7,7 @@ import {
   serverStep,
   weightedMean,
 } from "../../protocols/aggregation/index.ts";
-import { foldRound } from "../../protocols/global-model.ts";
-import { taskSchema } from "../../protocols/index.ts";
+import { foldRound, taskSchema } from "../../protocols/index.ts";
 import { float32, type Parameters, randomStream } from "../../runtime/index.ts";
 
 const head = { kind: "classification", labels: ["a", "b"] };
@@ -36,8 +35,10 @@ t.test("the default is to add the mean, bit for bit what a round has always been
     update: bundle({ x: draw(), y: draw() }),
   }));
   const { update, state } = serverStep(options(), weightedMean(contributions));
-  const folded = foldRound({ round: 0, parameters: theta }, contributions).parameters;
-  t.same(applyUpdate(theta, update), folded);
+  const task = taskSchema.parse({ name: "server", head, full: { encoding: "float32" } });
+  const start = { round: 0, parameters: theta };
+  const folded = await foldRound(task, start, { results: contributions, servers: [] });
+  t.same(applyUpdate(theta, update), folded.parameters);
   t.equal(state.size, 0, "there is nothing to remember");
 });
 

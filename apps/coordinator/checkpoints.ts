@@ -1,0 +1,90 @@
+// The global model on the disk: the adapter of every round, and beside the last ones what the coordinator needs to go on
+// as if it had not stopped: the change as devices get it, and what the encoding has lost.
+//   checkpoints/round-0001.safetensors  journal/global/round-0001.change  journal/global/round-0001.memory
+import { existsSync } from "node:fs";
+import { mkdir, readFile, rm } from "node:fs/promises";
+import { join } from "node:path";
+import { decodeEnvelope, type Envelope, encodeEnvelope } from "../../broker/index.ts";
+import type { GlobalModel } from "../../protocols/index.ts";
+import {
+  type Parameters,
+  readParameterFile,
+  writeFileAtomic,
+  writeSafetensors,
+} from "../../runtime/index.ts";
+
+/** Finished rounds' global models in a run folder. */
+export interface Checkpoints {
+  /** Writes one; it survives a power cut once this resolves. */
+  save(global: GlobalModel): Promise<void>;
+  /** The one after `round` rounds. */
+  read(round: number): Promise<GlobalModel>;
+}
+
+/** Checkpoints below `runFolder`, whose folders are created. */
+export async function openCheckpoints(runFolder: string): Promise<Checkpoints> {
+  const [adapters, states] = [join(runFolder, "checkpoints"), join(runFolder, "journal", "global")];
+  for (const folder of [adapters, states]) await mkdir(folder, { recursive: true });
+  const adapter = (round: number) => join(adapters, `${nameOf(round)}.safetensors`);
+  const change = (round: number) => join(states, `${nameOf(round)}.change`);
+  const memory = (round: number) => join(states, `${nameOf(round)}.memory`);
+  return {
+    save: async (global) => {
+      const { round } = global;
+      await writeSafetensors(adapter(round), global.parameters);
+      await writeSafetensors(memory(round), memoryOf(global));
+      if (global.change)
+        await writeFileAtomic(
+          change(round),
+          await encodeEnvelope(envelopeOf(round, global.change)),
+        );
+      // The round before is the last finished one until the journal says otherwise.
+      for (const old of [change(round - 2), memory(round - 2)]) await rm(old, { force: true });
+    },
+    read: async (round) => ({
+      round,
+      parameters: await readParameterFile(adapter(round)),
+      ...(existsSync(change(round))
+        ? { change: (await decodeEnvelope(await readFile(change(round)))).tensors }
+        : {}),
+      ...(existsSync(memory(round)) ? memoryFrom(await readParameterFile(memory(round))) : {}),
+    }),
+  };
+}
+
+type Memory = Pick<GlobalModel, "residual">;
+
+function memoryOf({ residual = new Map() }: Memory): Parameters {
+  return new Map([...residual].map(([name, tensor]) => [`residual/${name}`, tensor]));
+}
+
+function memoryFrom(stored: Parameters): Memory {
+  const prefix = "residual/";
+  const residual = new Map(
+    [...stored]
+      .filter(([name]) => name.startsWith(prefix))
+      .map(([name, tensor]) => [name.slice(prefix.length), tensor]),
+  );
+  return residual.size > 0 ? { residual } : {};
+}
+
+function envelopeOf(round: number, tensors: Envelope["tensors"]): Envelope {
+  return {
+    federation: "journal",
+    task: "",
+    round,
+    attempt: 0,
+    lane: 0,
+    sender: "coordinator",
+    instance: "0".repeat(16),
+    sequence: 1,
+    kind: "change",
+    fields: {},
+    tensors,
+    blobs: new Map(),
+  };
+}
+
+function nameOf(round: number): string {
+  return `round-${String(round).padStart(4, "0")}`;
+}

@@ -1,0 +1,45 @@
+// From what a round's lanes yielded to the next global model: the one path of coordinators, tests and comparisons.
+import { applyUpdate, bufferedMean, compareDeviceIds, weightedMean } from "./aggregation/index.ts";
+import { nextGlobal } from "./global-model.ts";
+import type { GlobalModel, KnowledgeReport, LaneResult, Payload, ServerSide } from "./protocol.ts";
+import type { TaskSettings } from "./task.ts";
+
+/** What a round yielded. */
+export interface RoundYield {
+  /** One for each accepted lane, in any order. */
+  readonly results: readonly YieldedResult[];
+  /** Coordinator ends that may refine, in name order. */
+  readonly servers: readonly Pick<ServerSide<Payload, Payload>, "refine">[];
+}
+
+/** What a lane yielded. */
+export type YieldedResult = LaneResult & {
+  /** Rounds folded since the lane began, in an asynchronous federation; 0 when left out. */
+  readonly staleness?: number;
+};
+
+/**
+ * The global model after a round: theta + the mean of the contributions, per tensor over those that carry it (FRAMEWORKS.md
+ * section 4), refined by what the reports teach, as devices will decode it. A round without results changes nothing but
+ * what an earlier one's encoding had lost.
+ */
+export async function foldRound(
+  task: TaskSettings,
+  global: GlobalModel,
+  { results, servers }: RoundYield,
+): Promise<GlobalModel> {
+  const ordered = results.toSorted((a, b) => compareDeviceIds(a.deviceId, b.deviceId));
+  const contributions = ordered.filter((one) => one.kind === "contribution");
+  const reports = ordered.filter((one): one is KnowledgeReport => one.kind === "knowledge");
+  const update = task.asynchronous
+    ? bufferedMean(contributions.map((one) => ({ staleness: 0, ...one })))
+    : weightedMean(contributions);
+  let parameters = applyUpdate(global.parameters, update);
+  const round = global.round + 1;
+  const contributorWeight = contributions.reduce((sum, { weight }) => sum + weight, 0);
+  for (const server of servers) {
+    const input = { round, global: { round, parameters }, contributorWeight };
+    parameters = (await server.refine?.(reports, input)) ?? parameters;
+  }
+  return nextGlobal(task, global, parameters);
+}
