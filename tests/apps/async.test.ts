@@ -228,8 +228,10 @@ t.test("a coordinator killed with updates in its buffer folds each of them once"
       `round ${round} is what was promised`,
     );
   }
+  // A lane that asks to catch up has two messages.
+  const messages = ofKind(records, "upload").map((one) => `${nameOf(one)} ${one.sequence}`);
+  t.equal(new Set(messages).size, messages.length, "nothing was uploaded twice");
   const uploads = ofKind(records, "upload").map(nameOf);
-  t.equal(new Set(uploads).size, uploads.length, "nothing was uploaded twice");
   for (const { kind: _, ...update } of promised.filter(({ round }) => round <= 3))
     t.ok(uploads.includes(nameOf(update)));
 });
