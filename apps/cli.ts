@@ -4,6 +4,7 @@
 import { Command } from "commander";
 import { benchCommand } from "./commands/bench.ts";
 import { brokerCommand } from "./commands/broker.ts";
+import { compareCommand } from "./commands/compare.ts";
 import { coordinatorCommand } from "./commands/coordinator.ts";
 import { demoCommand } from "./commands/demo.ts";
 import { deviceCommand } from "./commands/device.ts";
@@ -21,6 +22,7 @@ const commands = [
   demoCommand,
   coordinatorCommand,
   deviceCommand,
+  compareCommand,
   trainCommand,
   evaluateCommand,
   importCommand,

@@ -71,6 +71,7 @@ export const reportSchema = z.strictObject({
   steps: z.int().nonnegative(),
   loss: z.number(),
   accuracy: z.number().min(0).max(1).optional(),
+  perplexity: z.number().min(1).optional(),
   flops: count,
   trainSeconds: count,
   /** Highest resident memory of the round above the idle process. */

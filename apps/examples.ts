@@ -1,5 +1,33 @@
 // Texts of a table as the examples that training sees.
-import { type Example, randomStream, type TextRow, type Tokenizer } from "../runtime/index.ts";
+import type { Task } from "../protocols/index.ts";
+import {
+  type Example,
+  randomStream,
+  type TableOptions,
+  type TextRow,
+  type Tokenizer,
+} from "../runtime/index.ts";
+import { appErrors } from "./errors.ts";
+
+/** Columns of a table as a person names them; false where there are no labels. */
+export interface DataColumns {
+  readonly textColumn: string;
+  readonly labelColumn: string | false;
+}
+
+/** How a task's table is read: a language model's needs no labels. Throws `OPTION_INVALID` when a classification has none. */
+export function columnsOf(
+  { head }: Pick<Task, "head">,
+  { textColumn, labelColumn }: DataColumns,
+): TableOptions {
+  if (head.kind === "lm") return { textColumn };
+  if (labelColumn !== false) return { textColumn, labelColumn, labels: head.labels };
+  throw appErrors.error(
+    "OPTION_INVALID",
+    `--no-label-column: the task tells ${head.labels.length} labels apart`,
+    { hint: "Give --label-column and a file with labels." },
+  );
+}
 
 /** How texts become examples. */
 export interface ExampleOptions {

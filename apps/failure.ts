@@ -18,6 +18,7 @@ export const usageCodes: readonly string[] = [
   "TOKENIZER_",
   "ADAPTER_",
   "CHECKPOINT_",
+  "COMPARISON_",
   "REFERENCE_",
   "PROFILE_INVALID",
   "BUDGET_INVALID",

@@ -52,14 +52,16 @@ export function encodedBundleBytes(
 export function wholeModelCost(
   task: Task,
   { holdOut, mode }: CostOptions,
+  steps: number = task.training.localSteps,
 ): Pick<RoundCost, "peakMemoryBytes" | "flops"> {
   const spec = sketchSpec(task, mode);
-  const [step, logits] = [{ kind: "step" }, { kind: "logits" }] as const;
-  const { localSteps, batchSize } = task.training;
+  const step = { kind: "step" } as const;
+  const scoring = { kind: spec.head.kind === "lm" ? "loss" : "logits" } as const;
+  const { batchSize } = task.training;
   return {
-    peakMemoryBytes: trainingMemoryBytes(spec, [step, logits]),
+    peakMemoryBytes: trainingMemoryBytes(spec, [step, scoring]),
     flops:
-      localSteps * workloadFlops(spec, step) +
-      batchCount(holdOut, batchSize) * workloadFlops(spec, logits),
+      steps * workloadFlops(spec, step) +
+      batchCount(holdOut, batchSize) * workloadFlops(spec, scoring),
   };
 }

@@ -70,6 +70,23 @@ export const exclusions: readonly Exclusion[] = [
     reason:
       "kd teaches and split answers within one round, only updates of full may be folded one at a time",
   },
+  {
+    fields: ["full.proximal", "full.mode"],
+    excludes: ({ full }) => full.proximal > 0 && full.mode === "gradients",
+    reason: "the gradient is taken at the global model, where the proximal term has none",
+  },
+  {
+    fields: ["full.errorFeedback", "aggregation.method"],
+    excludes: ({ full, aggregation }) =>
+      full.errorFeedback === true && aggregation.method === "stack",
+    reason: "stack factors theta anew each round, so what was lost of its values belongs to others",
+  },
+  {
+    fields: ["training.moments", "aggregation.method"],
+    excludes: ({ training, aggregation }) =>
+      training.moments === "keep" && aggregation.method === "stack",
+    reason: "stack factors theta anew each round, so moments of its values would belong to others",
+  },
 ];
 
 /**

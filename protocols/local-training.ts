@@ -1,45 +1,68 @@
 // What `full` and `kd` devices share: a whole model on the device, trained on private data and scored on
 // the hold-out. The report of a round is the same in every protocol.
 import {
-  type Example,
+  adamW,
+  classifierScorer,
   loadPredictor,
+  loadScorer,
   loadStep,
+  type OptimizerState,
   type Parameters,
   type Predictor,
-  predictAll,
-  scoreClassification,
+  type Score,
   specInMode,
   type TensorBundle,
   type TrainResult,
   train,
 } from "../runtime/index.ts";
-import {
-  batchesOf,
-  batchShape,
-  drawOf,
-  modelSpec,
-  rateOf,
-  roundBatches,
-  roundMaskKey,
-} from "./plan.ts";
+import { gradientRule } from "./gradient-rule.ts";
+import { gradientSum } from "./mean-gradient.ts";
+import { batchesOf, drawOf, modelSpec, rateOf, roundBatches, roundMaskKey } from "./plan.ts";
 import type { ClientContext, RoundInfo, TrainReport } from "./protocol.ts";
 
 /** A device's whole model, loaded once and used every round. */
 export interface LocalModel {
   /** The round's local steps from `initial`, on the batches every framework would see. */
-  train(initial: Parameters, info: RoundInfo, signal: AbortSignal): Promise<TrainResult>;
-  /** The forward pass to the logits. */
-  readonly predictor: Predictor;
-  /** Accuracy on the hold-out; undefined without one. */
-  score(parameters: Parameters, signal: AbortSignal): Promise<Score | undefined>;
+  train(
+    initial: Parameters,
+    info: RoundInfo,
+    signal: AbortSignal,
+    settings?: TrainSettings,
+  ): Promise<TrainedModel>;
+  /** The mean gradient at `parameters` over the first batches of the round, clipped as a step's is. */
+  gradient(parameters: Parameters, info: RoundInfo, signal: AbortSignal): Promise<MeanGradient>;
+  /** The forward pass to a classifier's logits; undefined for a language model, which is scored by its loss. */
+  readonly predictor: Predictor | undefined;
+  /** What the model is worth on the hold-out; undefined without one. */
+  score(parameters: Parameters, signal: AbortSignal): Promise<HoldOutScore | undefined>;
   close(): Promise<void>;
 }
 
-/** The share of the hold-out that a model gets right, and the work it took. */
-export interface Score {
-  /** 0..1. */
-  readonly accuracy: number;
+/** What a model is worth on the hold-out, and the work it took to tell. */
+export interface HoldOutScore {
+  readonly score: Score;
   readonly flops: number;
+}
+
+/** What local steps depend on beside their start. */
+export interface TrainSettings {
+  /** theta_t, to which the task may draw the steps back; the start is not one where left out. */
+  readonly center?: Parameters;
+  /** What the optimizer goes on from; fresh moments when left out. */
+  readonly moments?: OptimizerState | undefined;
+}
+
+/** The work of a round in figures. */
+export type Trained = Pick<TrainResult, "steps" | "meanLoss" | "flops">;
+
+/** A model after its local steps. */
+export interface TrainedModel extends TrainResult {
+  readonly moments: OptimizerState;
+}
+
+/** A mean gradient; `steps` are the batches it is of. */
+export interface MeanGradient extends Trained {
+  readonly gradient: Parameters;
 }
 
 /** Loads the step and the forward pass of the task's model. */
@@ -47,55 +70,38 @@ export async function openLocalModel(context: ClientContext): Promise<LocalModel
   const { task, engine, model, holdOut } = context;
   const { mode = "whole-float32" } = context.assignment;
   const spec = await specInMode(modelSpec(task, model), mode);
-  const shape = batchShape(task);
   const step = await loadStep(engine, spec);
-  const predictor = await loadPredictor(engine, spec);
-  const predict = async (
-    parameters: Parameters,
-    examples: readonly Example[],
-    signal: AbortSignal,
-  ) => {
-    const source = {
-      run: async (current: Parameters, feeds: TensorBundle) => {
-        signal.throwIfAborted();
-        const predicted = await predictor.run(current, feeds);
-        // Block by block a prediction takes many runs.
-        signal.throwIfAborted();
-        return predicted;
-      },
-    };
-    const logits = await predictAll(source, parameters, examples, shape);
-    return { logits, flops: predictor.flops * batchCount(examples.length, shape.batch) };
-  };
+  const predictor = spec.head.kind === "lm" ? undefined : await loadPredictor(engine, spec);
+  const scorer = predictor ? classifierScorer(predictor, spec) : await loadScorer(engine, spec);
   return {
     predictor,
-    train: (initial, info, signal) =>
-      train({
-        step,
-        initial,
-        batches: roundFeeds(context, info),
-        rateAt: rateOf(task, info),
-        maxGradientNorm: task.training.maxGradientNorm,
-        weightDecay: task.training.weightDecay,
-        maskKey: roundMaskKey(task, context.deviceId, drawOf(task, info)),
-        signal,
-      }),
+    train: async (initial, info, signal, { center, moments } = {}) => {
+      const { maxGradientNorm, weightDecay, localSteps } = task.training;
+      const optimizer = adamW(initial, { weightDecay }, moments);
+      const adjust = center ? { adjust: gradientRule(task, center) } : {};
+      const run = roundRun(context, info, localSteps);
+      const trained = await train({ ...run, ...adjust, step, optimizer, maxGradientNorm, signal });
+      return { ...trained, moments: optimizer.state() };
+    },
+    gradient: async (parameters, info, signal) => {
+      const optimizer = gradientSum(parameters);
+      const run = roundRun(context, info, task.full.gradientBatches);
+      // The mean is clipped, not what goes into it.
+      const maxGradientNorm = Number.POSITIVE_INFINITY;
+      const trained = await train({ ...run, step, optimizer, maxGradientNorm, signal });
+      return { ...trained, gradient: optimizer.mean(task.training.maxGradientNorm) };
+    },
     score: async (parameters, signal) => {
       if (holdOut.length === 0) return undefined;
-      const { logits, flops } = await predict(parameters, holdOut, signal);
-      return { accuracy: accuracyOf(logits, holdOut), flops };
+      const score = await scorer.run(parameters, holdOut, signal);
+      signal.throwIfAborted();
+      return { score, flops: scorer.flopsOf(holdOut.length) };
     },
     close: async () => {
       await step.close();
-      await predictor.close();
+      await scorer.close();
     },
   };
-}
-
-/** Share of the examples, 0..1, whose largest logit is their label's. */
-export function accuracyOf(logits: Float32Array, examples: readonly Example[]): number {
-  const labels = examples.map(({ label }) => label);
-  return scoreClassification(logits, labels).accuracy;
 }
 
 /** Batches that hold `examples` examples. */
@@ -107,22 +113,33 @@ export function batchCount(examples: number, batchSize: number): number {
 export function reportOf(
   { task, train: examples }: ClientContext,
   trained: Pick<TrainResult, "steps" | "meanLoss" | "flops">,
-  score: Score | undefined,
+  scored: HoldOutScore | undefined,
 ): TrainReport {
   return {
     examples: examples.length,
     examplesSeen: trained.steps * task.training.batchSize,
     steps: trained.steps,
     loss: trained.meanLoss,
-    flops: trained.flops + (score?.flops ?? 0),
-    ...(score ? { accuracy: score.accuracy } : {}),
+    flops: trained.flops + (scored?.flops ?? 0),
+    ...scored?.score,
+  };
+}
+
+/** Batches, rates and masks of the first steps of a round. */
+function roundRun(context: ClientContext, info: RoundInfo, steps: number) {
+  const { task, deviceId } = context;
+  return {
+    batches: roundFeeds(context, info, steps),
+    rateAt: rateOf(task, info),
+    maskKey: roundMaskKey(task, deviceId, drawOf(task, info)),
   };
 }
 
 function* roundFeeds(
   { task, deviceId, train: examples }: ClientContext,
   info: RoundInfo,
+  steps: number,
 ): Iterable<TensorBundle> {
-  const order = roundBatches(task, deviceId, drawOf(task, info), examples.length);
+  const order = roundBatches(task, deviceId, drawOf(task, info), examples.length, steps);
   for (const { feeds } of batchesOf(task, examples, order)) yield feeds;
 }

@@ -13,6 +13,7 @@ import {
   type MaskKey,
   type ModelSpec,
   makeBatch,
+  makeLanguageBatch,
   type Parameters,
   parameterShapes,
 } from "../runtime/index.ts";
@@ -21,7 +22,14 @@ import type { Task } from "./task.ts";
 
 /** The task's head in the runtime's words. */
 export function headOf(task: Task): HeadSettings {
-  return { kind: "classification", classes: task.head.labels.length };
+  return task.head.kind === "lm"
+    ? { kind: "lm" }
+    : { kind: "classification", classes: task.head.labels.length };
+}
+
+/** The labels of a classification task in the order of their classes; none for a language model. */
+export function labelsOf({ head }: Task): readonly string[] {
+  return head.kind === "lm" ? [] : head.labels;
 }
 
 /** What every graph of the task is built from. */
@@ -53,15 +61,16 @@ export function drawOf({ asynchronous }: Task, { round, lane }: RoundInfo): numb
   return asynchronous ? lane : round;
 }
 
-/** Example indices of each local step; equal for `full`, `kd` and `split`, for every attempt. */
+/** Example indices of each step of a round; equal for `full`, `kd` and `split`, for every attempt. More or fewer steps begin alike. */
 export function roundBatches(
   task: Task,
   deviceId: string,
   round: number,
   examples: number,
+  steps: number = task.training.localSteps,
 ): number[][] {
-  const { batchSize, localSteps } = task.training;
-  return batchIndices(examples, batchSize, localSteps, [task.seed, "batches", round, deviceId]);
+  const key = [task.seed, "batches", round, deviceId];
+  return batchIndices(examples, task.training.batchSize, steps, key);
 }
 
 /** What names a device's dropout masks of a round, equal whatever its framework; the local step counts behind it. */
@@ -69,7 +78,7 @@ export function roundMaskKey({ seed }: Task, deviceId: string, round: number): M
   return [seed, "dropout", round, deviceId];
 }
 
-/** The batches of an order of examples, each made when it is its turn. */
+/** The batches of an order of examples, each made when it is its turn; those of a language model are labelled token by token. */
 export function* batchesOf(
   task: Task,
   examples: readonly Example[],
@@ -78,7 +87,8 @@ export function* batchesOf(
   const shape = batchShape(task);
   for (const indices of order) {
     const chosen = indices.map((i) => examples[i] as Example);
-    yield makeBatch(chosen, shape);
+    const batch = makeBatch(chosen, shape);
+    yield task.head.kind === "lm" ? { ...batch, ...makeLanguageBatch(chosen, shape) } : batch;
   }
 }
 

@@ -120,8 +120,10 @@ export interface TrainReport {
   readonly steps: number;
   /** Mean training loss of the round's steps. */
   readonly loss: number;
-  /** Accuracy on the device's own hold-out after the round, 0..1; absent without a hold-out. */
-  readonly accuracy?: number;
+  /** On the device's own hold-out after the round, 0..1; absent without a hold-out and for language models. */
+  readonly accuracy?: number | undefined;
+  /** The same of a language model: exp of the mean loss of a token. */
+  readonly perplexity?: number | undefined;
   /** Multiply-add FLOPs (2*m*n*k per matrix product) of the graphs that ran. */
   readonly flops: number;
 }

@@ -24,11 +24,15 @@ const positiveInt = z.int().positive();
 export const taskSchema = z.strictObject({
   name: z.string().regex(idPattern),
   seed: z.int().nonnegative().default(1),
-  head: z.strictObject({
-    kind: z.literal("classification"),
-    /** Ordered: the class index is the position here. */
-    labels: z.array(z.string().min(1).max(200)).min(2).max(1000),
-  }),
+  head: z.discriminatedUnion("kind", [
+    z.strictObject({
+      kind: z.literal("classification"),
+      /** Ordered: the class index is the position here. */
+      labels: z.array(z.string().min(1).max(200)).min(2).max(1000),
+    }),
+    /** The base model's own head: texts are continued, there are no labels. */
+    z.strictObject({ kind: z.literal("lm") }),
+  ]),
   adapter: z
     .strictObject({
       rank: z.int().min(1).max(256),
@@ -52,6 +56,8 @@ export const taskSchema = z.strictObject({
       /** Share of the first rate that the last global step still has; linear in between. */
       finalRateFraction: z.number().min(0).max(1).default(0.1),
       weightDecay: z.number().min(0).default(0),
+      /** Whether AdamW's moments start from zero in each round or go on from the device's last one. */
+      moments: z.enum(["fresh", "keep"]).default("fresh"),
       /** Largest global gradient norm; steps above it are scaled down. */
       maxGradientNorm: z.number().positive().default(1),
     })

@@ -15,13 +15,13 @@ export const contributionFields = {
 export function contributionWeight(
   task: Task,
   { examples, steps }: { readonly examples: number; readonly steps: number },
+  asked: number = task.training.localSteps,
 ): number {
-  const { localSteps } = task.training;
-  if (steps > localSteps) {
+  if (steps > asked) {
     throw protocolErrors.error(
       "PROTOCOL_WEIGHT_INVALID",
-      `${steps} steps reported, the task asks for ${localSteps}`,
+      `${steps} steps reported, the task asks for ${asked}`,
     );
   }
-  return (Math.min(examples, task.cohort.maximumWeight) * steps) / localSteps;
+  return (Math.min(examples, task.cohort.maximumWeight) * steps) / asked;
 }

@@ -48,6 +48,7 @@ export * from "./train/optimizer.ts";
 export * from "./train/passes.ts";
 export * from "./train/prefix-cache.ts";
 export * from "./train/schedule.ts";
+export * from "./train/score.ts";
 export {
   type LossFunction,
   loadLoss,

@@ -2,6 +2,7 @@
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { compareErrors } from "../apps/compare/errors.ts";
 import { coordinatorErrors } from "../apps/coordinator/errors.ts";
 import { demoErrors } from "../apps/demo/errors.ts";
 import { deviceProgramErrors } from "../apps/device/errors.ts";
@@ -18,6 +19,7 @@ export const catalogues: Readonly<Record<string, Catalogue>> = {
   appErrors: { area: "Programs", meanings: appErrors.meanings },
   coordinatorErrors: { area: "Coordinator", meanings: coordinatorErrors.meanings },
   deviceProgramErrors: { area: "Device program", meanings: deviceProgramErrors.meanings },
+  compareErrors: { area: "Comparisons", meanings: compareErrors.meanings },
   virtualBoardErrors: { area: "Virtual boards", meanings: virtualBoardErrors.meanings },
   demoErrors: { area: "Demo", meanings: demoErrors.meanings },
   brokerErrors: { area: "Broker and transport", meanings: brokerErrors.meanings },

@@ -47,7 +47,7 @@ export function coordinatorCommand(program: Command): void {
 
 async function run(flags: Flags): Promise<void> {
   const { startCoordinator } = await import("../coordinator/start.ts");
-  const { eventText } = await import("../coordinator/event-text.ts");
+  const { eventText, scoreText } = await import("../coordinator/event-text.ts");
   const { signal, close } = interruptSignal();
   const onEvent = (event: Parameters<typeof eventText>[0]) => {
     const text = eventText(event);
@@ -61,7 +61,7 @@ async function run(flags: Flags): Promise<void> {
       onEvent,
       log,
     });
-    const text = `finished: accuracy ${result.accuracy.toFixed(3)} on the test set; adapter in ${result.runFolder}/adapter`;
+    const text = `finished: ${scoreText(result)} on the test set; adapter in ${result.runFolder}/adapter`;
     await printResult({ json: result, text }, flags.json ? { json: true } : {});
   } finally {
     close();

@@ -26,6 +26,7 @@ export function deviceCommand(program: Command): void {
     .requiredOption("--data <file>", "CSV file with this board's own texts and labels")
     .option("--text-column <name>", "column of the texts", "text")
     .option("--label-column <name>", "column of the labels", "label")
+    .option("--no-label-column", "the file has texts alone, for a language model")
     .option("--config <file>", "YAML: budget, declared profile, threads, hold-out")
     .option("--federation <name>", "name that coordinator and devices share", "main")
     .option(

@@ -1,12 +1,11 @@
 // `trifold evaluate`: accuracy or perplexity of a model with an adapter.
 import type { Command, Option } from "commander";
-import type { ProviderChoice } from "../../runtime/index.ts";
+import type { LanguageScore, ProviderChoice } from "../../runtime/index.ts";
 import { defaultCacheFolder } from "../cache-folder.ts";
 import { log, printResult } from "../command-result.ts";
 import { embeddedModelFolder } from "../package-root.ts";
 import { textTable } from "../text-table.ts";
 import type { AccuracyScore } from "../train/evaluation.ts";
-import type { PerplexityScore } from "../train/perplexity.ts";
 import {
   type ExecutionFlags,
   examples,
@@ -80,7 +79,7 @@ export function evaluateCommand(program: Command): void {
 /** More columns fit no screen. */
 const mostColumns = 10;
 
-function scoreText(score: AccuracyScore | PerplexityScore): string {
+function scoreText(score: AccuracyScore | LanguageScore): string {
   if (!("accuracy" in score)) {
     const { loss, perplexity, tokens } = score;
     return `loss ${loss.toFixed(3)}, perplexity ${perplexity.toFixed(1)} over ${tokens} tokens`;

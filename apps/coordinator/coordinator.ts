@@ -5,7 +5,6 @@ import type { Log, Presence, Transport } from "../../broker/index.ts";
 import {
   type AnyProtocol,
   type BufferedUpdate,
-  batchShape,
   chooseCohort,
   foldRound,
   type GlobalModel,
@@ -16,12 +15,11 @@ import {
 } from "../../protocols/index.ts";
 import {
   type Engine,
-  loadPredictor,
+  loadScorer,
   type Parameters,
-  type Predictor,
-  predictAll,
+  type Score,
+  type Scorer,
   saveAdapter,
-  scoreClassification,
 } from "../../runtime/index.ts";
 import { runReport } from "../report/run-report.ts";
 import { writeReport } from "../report/write-report.ts";
@@ -57,8 +55,8 @@ export interface CoordinatorOptions {
 /** What a finished run leaves in memory; the run folder holds the rest. */
 export interface RunResult {
   readonly global: GlobalModel;
-  /** On the test set, 0..1. */
-  readonly accuracy: number;
+  /** On the test set. */
+  readonly score: Score;
 }
 
 /**
@@ -69,7 +67,7 @@ export async function runCoordinator(options: CoordinatorOptions): Promise<RunRe
   const { prepared, transport, protocols, onEvent, log } = options;
   const { task, model, publicSet } = prepared;
   const servers = createServers(protocols, { task, engine: options.engine, model, publicSet, log });
-  const predictor = await loadPredictor(options.engine, modelSpec(task, model));
+  const scorer = await loadScorer(options.engine, modelSpec(task, model));
   const fleet = await openFleet({
     transport,
     federation: options.federation,
@@ -80,17 +78,17 @@ export async function runCoordinator(options: CoordinatorOptions): Promise<RunRe
     log,
   });
   try {
-    return await runRounds({ ...options, servers, predictor, fleet });
+    return await runRounds({ ...options, servers, scorer, fleet });
   } finally {
     await fleet.close();
     await servers.close();
-    await predictor.close();
+    await scorer.close();
   }
 }
 
 interface Run extends CoordinatorOptions {
   readonly servers: Servers;
-  readonly predictor: Predictor;
+  readonly scorer: Scorer;
   readonly fleet: Fleet;
 }
 
@@ -121,16 +119,16 @@ async function runRounds(run: Run): Promise<RunResult> {
     global = await closeRound(run, global, outcome);
     if (round === rounds) pace.close();
     else pace.adopt(global);
-    const accuracy = await scoreGlobal(run, global.parameters);
+    const score = await scoreGlobal(run, global.parameters);
     const seconds = (performance.now() - started) / 1000;
     const accepted = acceptedOf(outcome);
     const updates = isAsynchronous ? { updates: updatesOf(outcome, round) } : {};
-    const closed = { round, attempt, accepted, ...updates, accuracy, seconds };
+    const closed = { round, attempt, accepted, ...updates, ...score, seconds };
     await folder.journal.append({ kind: "closed", ...closed });
     raiseLanes(acceptedLanes, accepted);
-    await record(run, round, outcome, { accuracy, seconds });
+    await record(run, round, outcome, { ...score, seconds });
     await folder.clearUploads((name) => pace.needs(name));
-    onEvent({ kind: "closed", round, accepted: outcome.decision.accepted, accuracy, seconds });
+    onEvent({ kind: "closed", round, accepted: outcome.decision.accepted, ...score, seconds });
     void tellDevices(run, "close", (deviceId) => ({
       acceptedLane: acceptedLanes.get(deviceId) ?? 0,
     }));
@@ -138,14 +136,14 @@ async function runRounds(run: Run): Promise<RunResult> {
     const partakers = isPartial ? [...acceptedLanes.keys()] : Object.keys(accepted);
     position = nextPosition({ round: round + 1, attempt: 1 }, partakers);
   }
-  const accuracy = await scoreGlobal(run, global.parameters);
+  const score = await scoreGlobal(run, global.parameters);
   await saveResult(run, global.parameters);
-  await presence.update({ task: task.name, round: rounds, rounds, accuracy, finished: true });
+  await presence.update({ task: task.name, round: rounds, rounds, ...score, finished: true });
   await devicesBack(run, position.unaware);
   await tellDevices(run, "finish", () => ({}));
   if (position.unaware.length > 0) await folder.journal.append({ kind: "finished" });
-  onEvent({ kind: "finished", accuracy });
-  return { global, accuracy };
+  onEvent({ kind: "finished", ...score });
+  return { global, score };
 }
 
 /** Devices may be on their way back after a restart or a lost connection, and would wait for a next round for ever. */
@@ -223,13 +221,8 @@ async function resultsOf({ lanes }: AttemptOutcome): Promise<readonly YieldedRes
   return results;
 }
 
-async function scoreGlobal({ prepared, predictor }: Run, parameters: Parameters): Promise<number> {
-  const { testSet, task } = prepared;
-  const logits = await predictAll(predictor, parameters, testSet, batchShape(task));
-  return scoreClassification(
-    logits,
-    testSet.map(({ label }) => label),
-  ).accuracy;
+function scoreGlobal({ prepared, scorer, signal }: Run, parameters: Parameters): Promise<Score> {
+  return scorer.run(parameters, prepared.testSet, signal);
 }
 
 /** One line for each lane that ended and one for the round. */
@@ -237,7 +230,7 @@ async function record(
   { folder }: Run,
   round: number,
   { lanes, decision }: AttemptOutcome,
-  scores: { readonly accuracy: number; readonly seconds: number },
+  scores: Score & { readonly seconds: number },
 ): Promise<void> {
   const devices = decision.kind === "close" ? decision.accepted.length : 0;
   for (const { lane, report, isAccepted, staleness } of lanes) {
@@ -255,7 +248,7 @@ async function saveResult({ prepared, folder, fleet }: Run, parameters: Paramete
     lora: task.adapter,
     head: headOf(task),
     parameters,
-    labels: task.head.labels,
+    ...(task.head.kind === "lm" ? {} : { labels: task.head.labels }),
     baseModelName: modelFolder,
     baseModelSha256: model.sha256,
   });

@@ -1,5 +1,6 @@
 // Events of a run as lines for a log.
 import { formatQuantity } from "../../devices/index.ts";
+import type { Score } from "../../runtime/index.ts";
 import type { RunEvent } from "./events.ts";
 
 /** One line, or several for a selection; undefined for what a log need not show. */
@@ -41,11 +42,18 @@ export function eventText(event: RunEvent): string | undefined {
     case "reopened":
       return `round ${event.round} is opened again: ${event.reason}`;
     case "closed":
-      return `round ${event.round}: ${event.accepted.length} devices, accuracy ${event.accuracy.toFixed(3)}, ${event.seconds.toFixed(1)} s`;
+      return `round ${event.round}: ${event.accepted.length} devices, ${scoreText(event)}, ${event.seconds.toFixed(1)} s`;
     case "finished":
-      return `finished with accuracy ${event.accuracy.toFixed(3)}`;
+      return `finished with ${scoreText(event)}`;
     case "started":
     case "progress":
       return undefined;
   }
+}
+
+/** "accuracy 0.912" or "perplexity 41.3". */
+export function scoreText({ accuracy, perplexity }: Score): string {
+  return accuracy === undefined
+    ? `perplexity ${perplexity.toFixed(1)}`
+    : `accuracy ${accuracy.toFixed(3)}`;
 }

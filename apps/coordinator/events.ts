@@ -1,5 +1,6 @@
 // What a run tells its audience (a terminal, a log, a report) while it goes on.
 import type { Selection } from "../../protocols/index.ts";
+import type { Score } from "../../runtime/index.ts";
 import type { DeviceRoundReport } from "../control-messages.ts";
 
 /** Something that happened in a run. */
@@ -41,14 +42,13 @@ export type RunEvent =
   /** Too many rounds were folded while the device trained: its update does not count. */
   | { readonly kind: "dropped"; readonly deviceId: string; readonly staleness: number }
   | { readonly kind: "reopened"; readonly round: number; readonly reason: string }
-  | {
+  | (Score & {
       readonly kind: "closed";
       readonly round: number;
       readonly accepted: readonly string[];
-      readonly accuracy: number;
       readonly seconds: number;
-    }
-  | { readonly kind: "finished"; readonly accuracy: number };
+    })
+  | (Score & { readonly kind: "finished" });
 
 /** Takes events; must not throw. */
 export type OnEvent = (event: RunEvent) => void;

@@ -3,6 +3,7 @@
 import { type FileHandle, open, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { Assignment, BufferedUpdate, RoundCost } from "../../protocols/index.ts";
+import type { Score } from "../../runtime/index.ts";
 import type { DeviceRoundReport } from "../control-messages.ts";
 import { coordinatorErrors } from "./errors.ts";
 
@@ -60,7 +61,7 @@ export type JournalRecord =
       readonly lane: number;
       readonly staleness: number;
     }
-  | {
+  | (Score & {
       readonly kind: "closed";
       readonly round: number;
       readonly attempt: number;
@@ -68,9 +69,8 @@ export type JournalRecord =
       readonly accepted: Readonly<Record<string, number>>;
       /** Every lane that was folded in, where one device may have several. */
       readonly updates?: readonly BufferedUpdate[];
-      readonly accuracy: number;
       readonly seconds: number;
-    }
+    })
   /** The adapter is saved and the devices know it. */
   | { readonly kind: "finished" };
 

@@ -1,9 +1,9 @@
 // A task with its model and data opened: what the coordinator computes with and what it announces.
 import { createHash } from "node:crypto";
 import { deflateRawSync } from "node:zlib";
-import type { Task } from "../../protocols/index.ts";
+import { labelsOf, type Task } from "../../protocols/index.ts";
 import { type BaseModel, type Example, readTable, type Tokenizer } from "../../runtime/index.ts";
-import { examplesOf } from "../examples.ts";
+import { columnsOf, examplesOf } from "../examples.ts";
 import { openModelAndTokenizer } from "../model-and-tokenizer.ts";
 import { embeddedModelFolder } from "../package-root.ts";
 import type { TaskFile } from "./task-file.ts";
@@ -27,9 +27,8 @@ export async function prepareTask(file: TaskFile, cacheFolder: string): Promise<
   const modelFolder = file.modelFolder ?? embeddedModelFolder();
   const { model, tokenizer } = await openModelAndTokenizer(modelFolder, cacheFolder);
   checkTaskFits(file, model.config);
-  const { labels } = settings.head;
-  const { textColumn, labelColumn } = data;
-  const testRows = await readTable(data.test, { textColumn, labelColumn, labels });
+  const { textColumn } = data;
+  const testRows = await readTable(data.test, columnsOf(settings, data));
   const publicRows = data.public === undefined ? [] : await readTable(data.public, { textColumn });
   const publicBytes = packTexts(publicRows.map(({ text }) => text));
   const publicSet = {
@@ -46,6 +45,7 @@ export async function prepareTask(file: TaskFile, cacheFolder: string): Promise<
       ...(publicRows.length > 0 ? { publicSet } : {}),
     },
   };
+  const labels = labelsOf(task);
   const sequence = settings.training.sequenceLength;
   return {
     task,

@@ -14,7 +14,7 @@ import {
   topicsOf,
 } from "../../broker/index.ts";
 import { builtInProtocols } from "../../protocols/index.ts";
-import { type Engine, ortEngine } from "../../runtime/index.ts";
+import { type Engine, ortEngine, type Score } from "../../runtime/index.ts";
 import { type ConnectionFlags, listenerOf, readSecrets } from "../connection.ts";
 import { appErrors } from "../errors.ts";
 import { packageVersion } from "../package-root.ts";
@@ -46,11 +46,10 @@ export interface CoordinatorStart extends CoordinatorFlags {
 }
 
 /** What a finished run says. */
-export interface CoordinatorResult {
+export type CoordinatorResult = Score & {
   readonly runFolder: string;
   readonly rounds: number;
-  readonly accuracy: number;
-}
+};
 
 /** Runs the task to its end. Wrong input is refused before anything listens. */
 export async function startCoordinator(start: CoordinatorStart): Promise<CoordinatorResult> {
@@ -166,12 +165,12 @@ async function runAt(place: Place): Promise<CoordinatorResult> {
         onEvent,
         log,
       };
-      const { global, accuracy } = await runCoordinator({
+      const { global, score } = await runCoordinator({
         ...options,
         transport: connected,
         signal: until,
       });
-      return { runFolder: folder.path, rounds: global.round, accuracy };
+      return { runFolder: folder.path, rounds: global.round, ...score };
     } finally {
       await presence.close();
     }

@@ -4,7 +4,10 @@ import { coordinatorErrors } from "./errors.ts";
 import type { TaskFile } from "./task-file.ts";
 
 /** Throws `TASK_FILE_INVALID` naming the field when the task asks for what the model does not have. */
-export function checkTaskFits({ path, settings }: TaskFile, config: ModelConfig): void {
+export function checkTaskFits(
+  { path, settings }: Pick<TaskFile, "path" | "settings">,
+  config: ModelConfig,
+): void {
   const { training, split, adapter } = settings;
   if (training.sequenceLength > config.positions) {
     throw misfit(

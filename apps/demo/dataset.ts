@@ -1,6 +1,7 @@
 // The demo's task: was a passage of a State of the Union address spoken before 1900 or since? Who gets
 // which passage is a function of the corpus and the seed.
 import { type RandomStream, randomStream } from "../../runtime/index.ts";
+import { dealSkewed } from "../skew.ts";
 import { type Corpus, loadCorpus, type Speech } from "./corpus.ts";
 import { demoErrors } from "./errors.ts";
 
@@ -72,16 +73,29 @@ export function splitPassages(
   options: SplitOptions = {},
 ): DemoSplit {
   const { maxPerDevice = 600, publicTexts = 300 } = options;
+  const { minPerDevice = 150, minClassFraction = 0.15 } = options;
   const random = randomStream(seed, "demo-data");
   const shuffled = random.shuffle(training);
   const pool = shuffled.slice(publicTexts, publicTexts + maxPerDevice * deviceIds.length);
   const classes = DEMO_LABELS.map((label) => pool.filter((row) => row.label === label));
-  const sizes = classes.map((rows) => rows.length);
-  const counts = drawSkew(random, sizes, deviceIds.length, options);
-  const dealt = classes.map((rows, label) => deal(rows, counts[label] as readonly number[]));
+  const hands = dealSkewed(random, classes, {
+    parties: deviceIds.length,
+    drawShares: dirichletHalf,
+    maximumRows: maxPerDevice,
+    minimumRows: minPerDevice,
+    minimumClassFraction: minClassFraction,
+  });
+  if (!hands) {
+    const sizes = classes.map((rows) => rows.length);
+    throw demoErrors.error(
+      "DEMO_SPLIT_IMPOSSIBLE",
+      `No draw leaves each of ${deviceIds.length} devices at least ${minPerDevice} passages ` +
+        `and ${minClassFraction} of each class, of ${sizes.join(" + ")} passages.`,
+      { hint: "Ask for fewer devices, more passages per device or smaller minimums." },
+    );
+  }
   const devices = deviceIds.map((id, device) => {
-    const rows = dealt.flatMap((hands) => hands[device] as readonly Row[]);
-    return [id, random.shuffle(rows)] as const;
+    return [id, random.shuffle(hands[device] as readonly Row[])] as const;
   });
   return { devices: new Map(devices), publicSet: shuffled.slice(0, publicTexts), test };
 }
@@ -91,8 +105,6 @@ const PASSAGE_WORDS = 60;
 const FIRST_YEAR_OF_SECOND_CLASS = 1900;
 /** A test passage that shares a run this long with another address quotes it (or is quoted) and is left out. */
 const QUOTE_WORDS = 12;
-/** Four devices keep the default limits about once in 40 draws. */
-const MAX_DRAWS = 10_000;
 
 /** A speech as passages without overlap; the rest at its end is dropped. */
 function cut({ text, year }: Speech): Row[] {
@@ -124,59 +136,9 @@ function wordsOf(text: string): string[] {
   return text.split(/\s+/).filter((word) => word !== "");
 }
 
-/** Rows of each class per device: `counts[label][device]`. */
-function drawSkew(
-  random: RandomStream,
-  classSizes: readonly number[],
-  deviceCount: number,
-  options: SplitOptions,
-): number[][] {
-  const { maxPerDevice = 600, minPerDevice = 150, minClassFraction = 0.15 } = options;
-  for (let draw = 0; draw < MAX_DRAWS; draw++) {
-    const drawn = classSizes.map((size) =>
-      dirichletHalf(random, deviceCount).map((share) => Math.floor(share * size)),
-    );
-    const totals = columnSums(drawn, deviceCount);
-    const kept = drawn.map((row) =>
-      row.map((count, device) =>
-        Math.floor(count * Math.min(1, maxPerDevice / (totals[device] as number))),
-      ),
-    );
-    const sizes = columnSums(kept, deviceCount);
-    const isFair = sizes.every(
-      (size, device) =>
-        size >= minPerDevice &&
-        kept.every((row) => (row[device] as number) >= minClassFraction * size),
-    );
-    if (isFair) {
-      return kept;
-    }
-  }
-  throw demoErrors.error(
-    "DEMO_SPLIT_IMPOSSIBLE",
-    `None of ${MAX_DRAWS} draws leaves each of ${deviceCount} devices at least ${minPerDevice} passages ` +
-      `and ${minClassFraction} of each class, of ${classSizes.join(" + ")} passages.`,
-    { hint: "Ask for fewer devices, more passages per device or smaller minimums." },
-  );
-}
-
-/** One draw of Dirichlet(0.5, ..., 0.5): Gamma(0.5) is half the square of a standard normal. */
+/** One draw of Dirichlet(0.5, ..., 0.5): Gamma(0.5) is half the square of a standard normal, so one draw each does. */
 function dirichletHalf(random: RandomStream, size: number): number[] {
   const gammas = Array.from({ length: size }, () => random.normal() ** 2 / 2);
   const total = gammas.reduce((sum, gamma) => sum + gamma, 0);
   return gammas.map((gamma) => gamma / total);
-}
-
-function columnSums(rows: readonly (readonly number[])[], columns: number): number[] {
-  return Array.from({ length: columns }, (_, column) =>
-    rows.reduce((sum, row) => sum + (row[column] as number), 0),
-  );
-}
-
-function deal(rows: readonly Row[], counts: readonly number[]): Row[][] {
-  let start = 0;
-  return counts.map((count) => {
-    start += count;
-    return rows.slice(start - count, start);
-  });
 }

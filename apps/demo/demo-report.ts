@@ -2,6 +2,7 @@
 // the baselines and what the figures were measured on.
 import { cpus } from "node:os";
 import { join } from "node:path";
+import { aloneName, type BaselineScores } from "../baselines.ts";
 import type { CommandResult } from "../command-result.ts";
 import { journalFile, readJournal } from "../coordinator/journal.ts";
 import { bytes, counted, percent } from "../report/figures.ts";
@@ -9,6 +10,7 @@ import { type RunReport, runReport } from "../report/run-report.ts";
 import { writeReport } from "../report/write-report.ts";
 import { textTable } from "../text-table.ts";
 import { wrapText } from "../wrapped-text.ts";
+import { demoBoards } from "./boards.ts";
 import type { DemoResult } from "./demo.ts";
 
 /** What `trifold demo --json` prints. Fractions are 0..1, bytes are whole numbers. */
@@ -50,7 +52,8 @@ export async function writeDemoReport(
   result: DemoResult,
   { seed, rounds }: { readonly seed: number; readonly rounds: number },
 ): Promise<CommandResult> {
-  const { runFolder, prepared, baselines, enforced } = result;
+  const { runFolder, prepared, enforced } = result;
+  const baselines = figuresOf(result.baselines);
   const report = runReport(await readJournal(journalFile(runFolder)), prepared.task, {
     baselines: [
       { name: "centralised", accuracy: baselines.centralised },
@@ -75,7 +78,7 @@ function demoJson(
   { seed, rounds }: { readonly seed: number; readonly rounds: number },
 ): DemoJson {
   const count = (name: string) => devices.filter(({ framework }) => framework === name).length;
-  const { untrained, bestDevice, centralised, randomBase } = baselines;
+  const { untrained, bestDevice, centralised, randomBase } = figuresOf(baselines);
   return {
     runFolder,
     seed,
@@ -100,6 +103,17 @@ function demoJson(
   };
 }
 
+/** The baselines as the demo tells them. */
+function figuresOf(scores: BaselineScores) {
+  const score = (name: string) => scores.get(name) ?? 0;
+  return {
+    untrained: score("untrained"),
+    bestDevice: Math.max(...demoBoards.map(({ id }) => score(aloneName(id)))),
+    centralised: score("centralised"),
+    randomBase: score("randomBase"),
+  };
+}
+
 function demoText(json: DemoJson, report: RunReport): string {
   const { rounds, devices, baselines = [], machine, notes = [] } = report;
   const federation = { name: "federation", accuracy: json.accuracy.global };
@@ -109,11 +123,11 @@ function demoText(json: DemoJson, report: RunReport): string {
     prose(...devices.map(({ id, board, reason }) => `${id} (${board}): ${reason}`)),
     textTable(
       ["accuracy on the test set", ""],
-      [federation, ...baselines].map(({ name, accuracy }) => [name, percent(accuracy)]),
+      [federation, ...baselines].map(({ name, accuracy }) => [name, percent(accuracy ?? 0)]),
       { right: [1] },
     ),
     prose(
-      `Federation after each round: ${rounds.map(({ accuracy }) => percent(accuracy)).join(", ")}.`,
+      `Federation after each round: ${rounds.map(({ accuracy }) => percent(accuracy ?? 0)).join(", ")}.`,
       took,
       ...notes,
     ),

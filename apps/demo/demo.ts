@@ -2,14 +2,18 @@
 // coordinator and broker run here, each board is a process of its own; then come the baselines.
 import { mkdir } from "node:fs/promises";
 import { resolve } from "node:path";
-import { readTable } from "../../runtime/index.ts";
-import { type BaselineOptions, type BaselineScores, trainBaselines } from "../baselines.ts";
+import {
+  type BaselineOptions,
+  type BaselineScores,
+  boardExamples,
+  stepsSeen,
+  trainBaselines,
+} from "../baselines.ts";
 import type { OnEvent } from "../coordinator/events.ts";
 import { type JournalRecord, journalFile, readJournal } from "../coordinator/journal.ts";
 import { type PreparedTask, prepareTask } from "../coordinator/prepared-task.ts";
 import { readTaskFile } from "../coordinator/task-file.ts";
 import { measureGemm } from "../device/gemm-probe.ts";
-import { examplesOf, holdOut } from "../examples.ts";
 import { runVirtualFederation } from "../virtual-boards/federation.ts";
 import { type LimitedGroup, limitBoards } from "./board-limits.ts";
 import { demoBoards } from "./boards.ts";
@@ -63,9 +67,10 @@ export async function runDemo(options: DemoOptions): Promise<DemoResult> {
   const baselines = await trainBaselines({
     task: prepared.task,
     model: prepared.model,
-    devices: await trainingExamples(prepared, data),
+    devices: await boardExamples(prepared, data.boards),
     testSet: prepared.testSet,
-    steps: stepsSeen(records, prepared),
+    steps: stepsSeen(records, prepared.task),
+    withRandomBase: true,
     parallel: 2,
     signal: options.signal,
     onProgress: options.onBaseline,
@@ -107,26 +112,8 @@ async function federate(
         .catch((error: Error) => log(`${id} runs without limits: ${error.message}`)),
     log,
   });
-  return accuracy;
-}
-
-/** What each device trained on, as its own process chose it. */
-async function trainingExamples({ task, tokenizer }: PreparedTask, { boards }: RunData) {
-  const { labels } = task.head;
-  const sequence = task.training.sequenceLength;
-  const parts = boards.map(async ({ id, data }) => {
-    const rows = await readTable(data, { textColumn: "text", labelColumn: "label", labels });
-    const examples = examplesOf(rows, { tokenizer, labels, sequence });
-    return [id, holdOut(examples, 0.2, [task.seed, id]).train] as const;
-  });
-  return new Map(await Promise.all(parts));
-}
-
-/** Optimizer steps that see as many private examples as all devices saw together. */
-function stepsSeen(records: readonly JournalRecord[], { task }: PreparedTask): number {
-  const reports = records.filter((record) => record.kind === "report");
-  const seen = reports.reduce((sum, { report }) => sum + report.examplesSeen, 0);
-  return Math.round(seen / task.training.batchSize);
+  // The demo's task is a classification.
+  return accuracy ?? 0;
 }
 
 /** Wall time of the finished rounds, those before an interruption included. */

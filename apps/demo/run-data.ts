@@ -25,7 +25,8 @@ export async function writeRunData(
   const ids = demoBoards.map(({ id }) => id);
   const split = await demoSplit(seed, ids);
   const boards = ids.map((id) => {
-    return { id, data: join(data, `${id}.csv`), config: join(runFolder, "devices", `${id}.yaml`) };
+    const config = join(runFolder, "devices", `${id}.yaml`);
+    return { id, data: join(data, `${id}.csv`), config, hasLabels: true };
   });
   for (const [id, rows] of split.devices) await writeTable(join(data, `${id}.csv`), rows);
   await writeTable(join(data, "public.csv"), split.publicSet);

@@ -54,7 +54,7 @@ export function screenAfter(state: ScreenState, input: ScreenInput, nowMs: numbe
       return { ...state, stage: "training", round: input.round, rounds: input.rounds };
     case "closed": {
       const { round, accuracy } = input;
-      return { ...state, accuracies: new Map(state.accuracies).set(round, accuracy) };
+      return { ...state, accuracies: new Map(state.accuracies).set(round, accuracy ?? 0) };
     }
     case "finished":
       return { ...state, stage: "finished" };

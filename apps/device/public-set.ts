@@ -5,7 +5,7 @@ import { mkdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { inflateRawSync } from "node:zlib";
 import { z } from "zod";
-import type { Task } from "../../protocols/index.ts";
+import { labelsOf, type Task } from "../../protocols/index.ts";
 import { type Example, type Tokenizer, writeFileAtomic } from "../../runtime/index.ts";
 import { examplesOf } from "../examples.ts";
 import { deviceProgramErrors } from "./errors.ts";
@@ -40,7 +40,7 @@ export async function loadPublicSet(options: PublicSetOptions): Promise<readonly
   }
   const rows = unpack(bytes).map((text) => ({ text, label: undefined }));
   if (rows.length !== publicSet.size) throw invalid(`${rows.length} texts`);
-  const { labels } = task.head;
+  const labels = labelsOf(task);
   return examplesOf(rows, { tokenizer, labels, sequence: task.training.sequenceLength });
 }
 

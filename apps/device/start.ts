@@ -29,7 +29,8 @@ export interface DeviceFlags extends ConnectionFlags {
   readonly federation: string;
   readonly data: string;
   readonly textColumn: string;
-  readonly labelColumn: string;
+  /** False for texts without labels. */
+  readonly labelColumn: string | false;
   readonly config?: string;
   readonly model?: string;
   readonly state: string;
@@ -96,7 +97,7 @@ export async function startDevice(start: DeviceStart): Promise<void> {
 
 /** What needs no task to be seen: labels are checked once there is one. */
 async function checkInputs({ data, textColumn, labelColumn, model, cacheFolder }: DeviceStart) {
-  await readTable(data, { textColumn, labelColumn });
+  await readTable(data, { textColumn, ...(labelColumn && { labelColumn }) });
   if (model !== undefined) await openBaseModel(model, { cacheFolder });
 }
 

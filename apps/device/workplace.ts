@@ -1,9 +1,9 @@
 // What a device has once it knows its task: model, private examples, engine. Opened when the task is
 // announced, kept until the task changes.
 import { join } from "node:path";
-import { type Task, taskFingerprint } from "../../protocols/index.ts";
+import { labelsOf, type Task, taskFingerprint } from "../../protocols/index.ts";
 import { type BaseModel, type Example, readTable, type Tokenizer } from "../../runtime/index.ts";
-import { examplesOf, holdOut } from "../examples.ts";
+import { columnsOf, examplesOf, holdOut } from "../examples.ts";
 import { type DeviceState, openDeviceState } from "./client-state.ts";
 import { deviceProgramErrors } from "./errors.ts";
 import { findModel, type ModelPlaces } from "./model-store.ts";
@@ -12,7 +12,8 @@ import { findModel, type ModelPlaces } from "./model-store.ts";
 export interface PrivateData {
   readonly file: string;
   readonly textColumn: string;
-  readonly labelColumn: string;
+  /** False for texts without labels. */
+  readonly labelColumn: string | false;
   readonly holdOutFraction: number;
 }
 
@@ -36,10 +37,9 @@ export async function openWorkplace(
     data,
   }: { readonly deviceId: string; readonly places: ModelPlaces; readonly data: PrivateData },
 ): Promise<Workplace> {
-  const { labels } = task.head;
-  const { textColumn, labelColumn } = data;
+  const labels = labelsOf(task);
   const { model, tokenizer } = await findModel(task, places);
-  const rows = await readTable(data.file, { textColumn, labelColumn, labels });
+  const rows = await readTable(data.file, columnsOf(task, data));
   const examples = examplesOf(rows, { tokenizer, labels, sequence: task.training.sequenceLength });
   const parts = holdOut(examples, data.holdOutFraction, [task.seed, deviceId]);
   if (parts.train.length === 0) {

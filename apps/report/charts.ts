@@ -1,10 +1,12 @@
 // Charts as SVG text. Written by hand: chart libraries draw in a browser or need a DOM here, and three
 // still pictures that open without a network for years take fewer lines than setting one up.
-import { percent } from "./figures.ts";
+import { decimal, percent } from "./figures.ts";
 import { html, type Markup } from "./markup.ts";
 
-/** A line over rounds with horizontal lines to compare it with; values are fractions 0..1. */
+/** A line over rounds with horizontal lines to compare it with. */
 export interface LineChart {
+  /** What the values are: fractions 0..1, written in percent, or numbers above 0. */
+  readonly values: "fractions" | "numbers";
   readonly title: string;
   readonly xTitle: string;
   readonly yTitle: string;
@@ -41,9 +43,10 @@ export function levelClass(index: number): string {
 const width = 400;
 
 /** Draws a line chart, 400 units wide. */
-export function lineChart({ title, xTitle, yTitle, points, levels }: LineChart): Markup {
+export function lineChart({ values, title, xTitle, yTitle, points, levels }: LineChart): Markup {
   const [left, right, top, bottom] = [46, 344, 14, 222];
-  const { low, high, ticks } = fractionAxis([...points, ...levels].map(({ y }) => y));
+  const { axis, tickText, text } = scales[values];
+  const { low, high, ticks } = axis([...points, ...levels].map(({ y }) => y));
   const first = points[0]?.x ?? 0;
   const span = Math.max(1, (points.at(-1)?.x ?? 0) - first);
   // A single round stands in the middle.
@@ -59,7 +62,7 @@ export function lineChart({ title, xTitle, yTitle, points, levels }: LineChart):
   ];
   return html`<svg viewBox="0 0 ${width} 262" role="img" aria-label="${title}"><g class="axis">${ticks.map(
     (tick) =>
-      html`<line x1="${left}" x2="${right}" y1="${round(y(tick))}" y2="${round(y(tick))}"/><text x="${left - 6}" y="${round(y(tick) + 4)}" text-anchor="end">${(100 * tick).toFixed(0)}</text>`,
+      html`<line x1="${left}" x2="${right}" y1="${round(y(tick))}" y2="${round(y(tick))}"/><text x="${left - 6}" y="${round(y(tick) + 4)}" text-anchor="end">${tickText(tick)}</text>`,
   )}${points
     .filter((_, i) => i % every === 0)
     .map(
@@ -67,16 +70,16 @@ export function lineChart({ title, xTitle, yTitle, points, levels }: LineChart):
         html`<text x="${round(x(point.x))}" y="${bottom + 17}" text-anchor="middle">${point.x}</text>`,
     )}<text x="${(left + right) / 2}" y="${bottom + 36}" text-anchor="middle">${xTitle}</text><text x="12" y="${(top + bottom) / 2}" text-anchor="middle" transform="rotate(-90 12 ${(top + bottom) / 2})">${yTitle}</text></g>${levels.map(
     (level, i) =>
-      html`<line class="level ${levelClass(i)}" x1="${left}" x2="${right}" y1="${round(y(level.y))}" y2="${round(y(level.y))}"><title>${level.name}: ${percent(level.y)}</title></line>`,
+      html`<line class="level ${levelClass(i)}" x1="${left}" x2="${right}" y1="${round(y(level.y))}" y2="${round(y(level.y))}"><title>${level.name}: ${text(level.y)}</title></line>`,
   )}<polyline class="series" points="${path}"/>${points.map(
     (point) =>
-      html`<circle class="series" cx="${round(x(point.x))}" cy="${round(y(point.y))}" r="3.5"><title>${xTitle} ${point.x}: ${percent(point.y)}</title></circle>`,
+      html`<circle class="series" cx="${round(x(point.x))}" cy="${round(y(point.y))}" r="3.5"><title>${xTitle} ${point.x}: ${text(point.y)}</title></circle>`,
   )}${spread(
     marks.map((mark) => y(mark.y)),
     bottom,
   ).map(
     (at, i) =>
-      html`<text class="mark ${marks[i]?.style}" x="${right + 7}" y="${round(at + 4)}">${percent(marks[i]?.y ?? 0)}</text>`,
+      html`<text class="mark ${marks[i]?.style}" x="${right + 7}" y="${round(at + 4)}">${text(marks[i]?.y ?? 0)}</text>`,
   )}</svg>`;
 }
 
@@ -120,6 +123,28 @@ function fractionAxis(values: readonly number[]) {
   const count = Math.round((high - low) / step);
   return { low, high, ticks: Array.from({ length: count + 1 }, (_, i) => low + i * step) };
 }
+
+/** In steps of 1, 2 or 5 times a power of ten around the values. */
+function rangeAxis(values: readonly number[]) {
+  const [least, most] = [Math.min(...values), Math.max(...values)];
+  const span = Math.max(most - least, 0.01 * most, 1e-6);
+  const power = 10 ** Math.floor(Math.log10(span / 4));
+  const step = power * ([1, 2, 5, 10].find((factor) => factor * power >= span / 4) ?? 10);
+  const first = Math.floor(least / step);
+  const count = Math.max(1, Math.ceil(most / step) - first);
+  const ticks = Array.from({ length: count + 1 }, (_, i) => (first + i) * step);
+  return { low: first * step, high: (first + count) * step, ticks };
+}
+
+/** How the values of a line are placed and written. */
+const scales = {
+  fractions: {
+    axis: fractionAxis,
+    tickText: (tick: number) => (100 * tick).toFixed(0),
+    text: percent,
+  },
+  numbers: { axis: rangeAxis, tickText: decimal, text: decimal },
+} as const;
 
 interface Axis {
   readonly ticks: readonly number[];

@@ -1,7 +1,15 @@
 // A run as one page: no script, no font, no image from elsewhere, so it opens on any machine, offline.
 import { labelOf, type Way } from "../../protocols/index.ts";
 import { type BarChart, barChart, levelClass, lineChart } from "./charts.ts";
-import { bytes, counted, flops, percent } from "./figures.ts";
+import {
+  bytes,
+  counted,
+  decimal,
+  flops,
+  type MaybeScore,
+  percent,
+  scoreFigure,
+} from "./figures.ts";
 import { html, type Markup } from "./markup.ts";
 import type { RunReport } from "./run-report.ts";
 import type { DeviceSummary } from "./run-summary.ts";
@@ -26,7 +34,7 @@ export function reportPage(report: RunReport): string {
 ${notes.map((note) => html`<p class="note">${note}</p>`)}
 <div class="tiles">${tiles(report)}</div>
 <div class="charts">
-${accuracyChart(report)}
+${scoreChart(report)}
 ${devices.length > 0 ? [bytesChart(devices), workChart(devices), memoryChart(devices)] : undefined}
 </div>
 <section><h2>Devices</h2>${deviceTable(devices)}</section>
@@ -37,7 +45,7 @@ ${estimateSection(devices)}
 `.markup;
 }
 
-function tiles({ accuracy, rounds, devices }: RunReport): Markup[] {
+function tiles({ rounds, devices, ...score }: RunReport): Markup[] {
   const sum = (values: readonly number[]) => values.reduce((total, value) => total + value, 0);
   const frameworks = [...new Set(devices.map(({ framework }) => framework))].sort();
   const counts = frameworks.map(
@@ -48,8 +56,9 @@ function tiles({ accuracy, rounds, devices }: RunReport): Markup[] {
   const down = `${total(({ downlinkBytes }) => downlinkBytes)} down`;
   const raw = total((device) => device.rawUplinkBytes + device.rawDownlinkBytes);
   const seconds = sum(rounds.map((round) => round.seconds)).toFixed(0);
+  const reached = scoreFigure(score);
   const rows = [
-    [accuracy === undefined ? "–" : percent(accuracy), "accuracy of the global model, test set"],
+    [reached?.text ?? "–", `${reached?.name ?? "score"} of the global model, test set`],
     [counted(rounds.length, "round"), `in ${seconds} s`],
     [counted(devices.length, "device"), counts.join(", ")],
     [up, `${down}; ${raw} in float32`],
@@ -59,15 +68,21 @@ function tiles({ accuracy, rounds, devices }: RunReport): Markup[] {
   );
 }
 
-function accuracyChart({ rounds, accuracy, baselines = [] }: RunReport): Markup {
-  const title = "Accuracy of the global model";
-  const levels = baselines.map((baseline) => ({ name: baseline.name, y: baseline.accuracy }));
-  const points = rounds.map((round) => ({ x: round.round, y: round.accuracy }));
+function scoreChart({ rounds, baselines = [], ...score }: RunReport): Markup {
+  const reached = scoreFigure(score);
+  const isPerplexity = reached?.name === "perplexity";
+  const title = isPerplexity ? "Perplexity of the global model" : "Accuracy of the global model";
+  const yTitle = isPerplexity ? "perplexity on the test set" : "accuracy on the test set, %";
+  const values = isPerplexity ? "numbers" : "fractions";
+  const heightOf = (of: MaybeScore) => scoreFigure(of)?.value ?? 0;
+  const levels = baselines.map(({ name, ...worth }) => ({ name, y: heightOf(worth) }));
+  const points = rounds.map(({ round, ...worth }) => ({ x: round, y: heightOf(worth) }));
+  const text = isPerplexity ? decimal : percent;
   const key = (name: string, style: string, value: number) =>
-    html`<li><svg viewBox="0 0 22 10" width="22" height="10" aria-hidden="true"><line class="${style}" x1="0" x2="22" y1="5" y2="5"/></svg>${name} <b>${percent(value)}</b></li>`;
+    html`<li><svg viewBox="0 0 22 10" width="22" height="10" aria-hidden="true"><line class="${style}" x1="0" x2="22" y1="5" y2="5"/></svg>${name} <b>${text(value)}</b></li>`;
   return html`<figure><figcaption>${title}</figcaption>
-${lineChart({ title, xTitle: "round", yTitle: "accuracy on the test set, %", points, levels })}
-<ul class="key">${accuracy === undefined ? undefined : key("federation", "series", accuracy)}${levels.map(({ name, y }, i) => key(name, `level ${levelClass(i)}`, y))}</ul></figure>`;
+${lineChart({ values, title, xTitle: "round", yTitle, points, levels })}
+<ul class="key">${reached && key("federation", "series", reached.value)}${levels.map(({ name, y }, i) => key(name, `level ${levelClass(i)}`, y))}</ul></figure>`;
 }
 
 function bytesChart(devices: readonly DeviceSummary[]): Markup {
@@ -130,7 +145,7 @@ ${barChart({ ...chart, title, format })}</figure>`;
 function deviceTable(devices: readonly DeviceSummary[]): Markup {
   const head = ["Device", "Framework, and why", "Up", "Down", "Work", "Time", "Peak memory"];
   const rows = devices.map((device) => {
-    const { estimate, accuracy, reason } = device;
+    const { estimate, reason } = device;
     const against = (value: number, raw: number) =>
       html`${bytes(value)}<small>of ${bytes(raw)}</small>`;
     return [
@@ -141,7 +156,7 @@ function deviceTable(devices: readonly DeviceSummary[]): Markup {
       html`${flops(device.flops)}`,
       html`${device.seconds.toFixed(1)} s`,
       html`${bytes(device.peakMemoryBytes)}${estimate && html`<small>estimated ${bytes(estimate.peakMemoryBytes)}</small>`}`,
-      html`${accuracy === undefined ? "–" : percent(accuracy)}`,
+      html`${scoreFigure(device)?.text ?? "–"}`,
     ];
   });
   return table([...head, "Own hold-out"], rows);

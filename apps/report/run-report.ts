@@ -1,13 +1,16 @@
 // What a finished run tells its people: one shape for every run, as report.json and drawn as report.html.
 import type { Task } from "../../protocols/index.ts";
+import type { Score } from "../../runtime/index.ts";
 import type { JournalRecord } from "../coordinator/journal.ts";
 import { packageVersion } from "../package-root.ts";
 import { type RunSummary, summarise } from "./run-summary.ts";
 
 /** Everything report.json holds. Fractions are 0..1, bytes are whole numbers. */
 export interface RunReport extends RunSummary, RunSurroundings {
-  /** Of the global model on the test set after the last round; absent before the first. */
+  /** Of the global model on the test set after the last round; absent before the first and for language models. */
   readonly accuracy?: number;
+  /** The same of a language model. */
+  readonly perplexity?: number;
   readonly task: Task;
   /** Of Trifold. */
   readonly version: string;
@@ -26,10 +29,7 @@ export interface RunSurroundings {
 }
 
 /** Another way to train the same model. */
-export interface Baseline {
-  readonly name: string;
-  readonly accuracy: number;
-}
+export type Baseline = Score & { readonly name: string };
 
 /** The report of a run, from its journal. */
 export function runReport(
@@ -38,9 +38,10 @@ export function runReport(
   surroundings: RunSurroundings = {},
 ): RunReport {
   const summary = summarise(records);
-  const accuracy = summary.rounds.at(-1)?.accuracy;
+  const { accuracy, perplexity } = summary.rounds.at(-1) ?? {};
   return {
     ...(accuracy === undefined ? {} : { accuracy }),
+    ...(perplexity === undefined ? {} : { perplexity }),
     ...summary,
     ...surroundings,
     task,

@@ -1,5 +1,6 @@
 // What a run amounts to, from its journal: per device and per round. Pure; every figure was journaled.
 import { type RoundCost, type Way, wayOf } from "../../protocols/index.ts";
+import type { Score } from "../../runtime/index.ts";
 import type { JournalRecord } from "../coordinator/journal.ts";
 
 /** One device over all its accepted rounds. */
@@ -23,19 +24,20 @@ export interface DeviceSummary extends Way {
   /** Highest of all rounds, above the idle process. */
   readonly peakMemoryBytes: number;
   readonly idleMemoryBytes: number;
-  /** On the device's own hold-out after its last round; absent without one. */
+  /** On the device's own hold-out after its last round; absent without one and for language models. */
   readonly accuracy?: number;
+  /** The same of a language model. */
+  readonly perplexity?: number;
   /** What selection expected one round to take; absent in journals of older versions. */
   readonly estimate?: RoundCost;
 }
 
-/** One finished round. */
-export interface RoundSummary {
+/** One finished round, and what the global model was worth after it. */
+export type RoundSummary = Score & {
   readonly round: number;
   readonly devices: readonly string[];
-  readonly accuracy: number;
   readonly seconds: number;
-}
+};
 
 /** A run in figures. */
 export interface RunSummary {
@@ -43,8 +45,15 @@ export interface RunSummary {
   readonly rounds: readonly RoundSummary[];
 }
 
-/** Sums up the accepted lanes of a journal; devices in id order. */
-export function summarise(records: readonly JournalRecord[]): RunSummary {
+/** The records of what was folded into the global model; work that was given up or came late is left out. */
+export interface AcceptedRecords {
+  readonly closed: readonly Extract<JournalRecord, { kind: "closed" }>[];
+  readonly lanes: readonly LaneRecord[];
+  readonly reports: readonly ReportRecord[];
+}
+
+/** The finished rounds of a journal with the lanes that they accepted. */
+export function acceptedRecords(records: readonly JournalRecord[]): AcceptedRecords {
   const closed = records.filter((record) => record.kind === "closed");
   const accepted = new Set(
     closed.flatMap(({ accepted: lanes, updates }) =>
@@ -55,8 +64,16 @@ export function summarise(records: readonly JournalRecord[]): RunSummary {
   );
   const isAccepted = ({ deviceId, lane }: { readonly deviceId: string; readonly lane: number }) =>
     accepted.has(`${deviceId} ${lane}`);
-  const lanes = records.filter((record) => record.kind === "lane").filter(isAccepted);
-  const reports = records.filter((record) => record.kind === "report").filter(isAccepted);
+  return {
+    closed,
+    lanes: records.filter((record) => record.kind === "lane").filter(isAccepted),
+    reports: records.filter((record) => record.kind === "report").filter(isAccepted),
+  };
+}
+
+/** Sums up the accepted lanes of a journal; devices in id order. */
+export function summarise(records: readonly JournalRecord[]): RunSummary {
+  const { closed, lanes, reports } = acceptedRecords(records);
   const ids = [...new Set(lanes.map(({ deviceId }) => deviceId))].sort();
   return {
     devices: ids.map((id) =>
@@ -65,8 +82,8 @@ export function summarise(records: readonly JournalRecord[]): RunSummary {
         reports.filter(({ deviceId }) => deviceId === id),
       ),
     ),
-    rounds: closed.map(({ round, accuracy, seconds, accepted: folded }) => {
-      return { round, devices: Object.keys(folded).sort(), accuracy, seconds };
+    rounds: closed.map(({ kind: _, attempt: __, accepted: folded, ...round }) => {
+      return { ...round, devices: Object.keys(folded).sort() };
     }),
   };
 }
@@ -84,7 +101,7 @@ function summariseDevice(
     reports.reduce((sum, report) => sum + read(report), 0);
   const most = (read: (report: ReportRecord["report"]) => number) =>
     Math.max(0, ...reports.map(read));
-  const accuracy = reports.at(-1)?.accuracy;
+  const { accuracy, perplexity } = reports.at(-1) ?? {};
   return {
     id: deviceId,
     board,
@@ -104,6 +121,7 @@ function summariseDevice(
     peakMemoryBytes: most((report) => report.peakMemoryBytes),
     idleMemoryBytes: most((report) => report.idleMemoryBytes),
     ...(accuracy === undefined ? {} : { accuracy }),
+    ...(perplexity === undefined ? {} : { perplexity }),
     ...(estimate === undefined ? {} : { estimate }),
   };
 }

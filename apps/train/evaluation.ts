@@ -5,6 +5,7 @@ import {
   checkAdapterFits,
   collectLabels,
   type Engine,
+  type LanguageScore,
   loadAdapter,
   type ModelSpec,
   ortEngine,
@@ -17,7 +18,7 @@ import { appErrors } from "../errors.ts";
 import { examplesOf } from "../examples.ts";
 import { chooseExecution, type ExecutionChoice } from "../execution.ts";
 import { openModelAndTokenizer } from "../model-and-tokenizer.ts";
-import { measurePerplexity, type PerplexityScore } from "./perplexity.ts";
+import { measurePerplexity } from "./perplexity.ts";
 import { logitsOf } from "./scoring.ts";
 import { sequenceLengthOf } from "./sequence-length.ts";
 
@@ -53,7 +54,7 @@ export interface AccuracyScore {
 /** Scores a model: accuracy of a classifier, perplexity of a language model. Throws `ADAPTER_INVALID`, `DATA_*` or `MODEL_*`. */
 export async function evaluateAdapter(
   options: EvaluationOptions,
-): Promise<AccuracyScore | PerplexityScore> {
+): Promise<AccuracyScore | LanguageScore> {
   const { batchSize: batch, cacheFolder, threads, providers } = options;
   const { model, tokenizer } = await openModelAndTokenizer(options.model, cacheFolder);
   const adapter = await openAdapter(options.adapter, model, options.log);
@@ -136,7 +137,7 @@ function labelsByCount(data: string, labels: readonly string[], { head }: Adapte
 async function scoreTexts(
   { data, textColumn }: EvaluationOptions,
   { engine, spec, adapter, tokenizer }: Opened,
-): Promise<PerplexityScore> {
+): Promise<LanguageScore> {
   const rows = await readTable(data, { textColumn });
   const { sequence } = spec;
   const examples = examplesOf(rows, { tokenizer, labels: [], sequence });

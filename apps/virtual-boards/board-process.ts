@@ -12,6 +12,8 @@ export interface BoardFiles {
   readonly data: string;
   /** Its configuration (YAML). */
   readonly config: string;
+  /** Whether the CSV has a column of labels. */
+  readonly hasLabels: boolean;
 }
 
 /** How a board's process is started. */
@@ -38,7 +40,7 @@ export interface BoardProcess {
 /** Starts `trifold device` for a board; its log goes to a file. */
 export async function startBoard(options: BoardProcessOptions): Promise<BoardProcess> {
   const { brokerUrl, federation, runFolder, modelFolder, cacheFolder } = options;
-  const { id, data, config } = options.files;
+  const { id, data, config, hasLabels } = options.files;
   const folder = join(runFolder, "devices");
   const state = join(folder, id);
   await mkdir(state, { recursive: true });
@@ -47,7 +49,10 @@ export async function startBoard(options: BoardProcessOptions): Promise<BoardPro
   );
   const model = modelFolder === undefined ? {} : { model: modelFolder };
   const flags = { broker: brokerUrl, id, federation, data, config, state, ...model };
-  const args = Object.entries(flags).flatMap(([name, value]) => [`--${name}`, value]);
+  const args = [
+    ...Object.entries(flags).flatMap(([name, value]) => [`--${name}`, value]),
+    ...(hasLabels ? [] : ["--no-label-column"]),
+  ];
   const child = spawn(process.execPath, [program, "device", ...args], {
     stdio: ["ignore", "pipe", "pipe", "ipc"],
     env: { ...process.env, TRIFOLD_CACHE: cacheFolder },

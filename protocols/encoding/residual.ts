@@ -30,12 +30,16 @@ export function encodeWithResidual(
   for (const [name, tensor] of value) {
     const owed = residual?.get(name);
     checkShape(name, tensor, owed);
-    const wanted = owed ? float32(tensor.shape, sumOf(tensor.data, owed.data)) : tensor;
+    const { shape, data } = tensor;
+    const wanted = owed ? float32(shape, sumOf(data, owed.data)) : tensor;
     const narrowed = encodeTensor(wanted, encoding, { ...options, name });
     const back = decodeTensor(narrowed, name);
     encoded.set(name, narrowed);
     decoded.set(name, back);
-    left.set(name, float32(tensor.shape, lossOf(tensor.data, owed?.data, back.data)));
+    left.set(
+      name,
+      float32(shape, lossOf(data, owed?.data ?? new Float32Array(data.length), back.data)),
+    );
   }
   return { encoded, decoded, residual: left };
 }
@@ -47,14 +51,10 @@ function sumOf(value: Float32Array, owed: Float32Array): Float32Array {
 }
 
 /** Of the sum in float64, not of what float32 makes of it, or its rounding would be lost each round. */
-function lossOf(
-  value: Float32Array,
-  owed: Float32Array | undefined,
-  back: Float32Array,
-): Float32Array {
+function lossOf(value: Float32Array, owed: Float32Array, back: Float32Array): Float32Array {
   const loss = new Float32Array(value.length);
   for (let i = 0; i < loss.length; i++) {
-    loss[i] = (value[i] as number) + (owed?.[i] ?? 0) - (back[i] as number);
+    loss[i] = (value[i] as number) + (owed[i] as number) - (back[i] as number);
   }
   return loss;
 }

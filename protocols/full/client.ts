@@ -1,35 +1,78 @@
-// Device end of `full` (FedLLM): theta_t in, E local steps, update out.
-import { readSection, stageSections } from "../client-memory.ts";
+// Device end of `full` (FedLLM): theta_t in, E local steps or a mean gradient, what came of them out.
+import type { Parameters } from "../../runtime/index.ts";
+import { readSection, type SectionChanges, stageSections } from "../client-memory.ts";
 import { receiveGlobal, rememberGlobal } from "../global-model.ts";
-import { openLocalModel, reportOf } from "../local-training.ts";
+import { readMoments, rememberMoments } from "../kept-moments.ts";
+import { type LocalModel, openLocalModel, reportOf, type Trained } from "../local-training.ts";
 import { difference } from "../payload.ts";
 import { initialOf } from "../plan.ts";
-import type { ClientContext, ClientSide } from "../protocol.ts";
+import type { ClientContext, ClientSide, RoundInfo } from "../protocol.ts";
 import { encodeChange, rememberResidual } from "../update-encoding.ts";
 import type { FullDown, FullUp } from "./messages.ts";
 
-/** Loads the whole model and trains it once a round. */
+/** Loads the whole model and uses it once a round. */
 export async function createFullClient(
   context: ClientContext,
 ): Promise<ClientSide<FullDown, FullUp>> {
   const { task, state } = context;
   const initial = initialOf(task);
   const local = await openLocalModel(context);
+  const work = works[task.full.mode];
   return {
     runRound: async (info, start, link, signal) => {
       const catchUp = () => link.ask({ kind: "catchUp", fields: {}, tensors: new Map() });
       const theta = await receiveGlobal(start, { state, initial, catchUp });
-      const trained = await local.train(theta, info, signal);
-      const change = difference(trained.parameters, theta);
-      const update = encodeChange(task, change, await readSection(state, "residual"));
+      const { kind, change, parameters, trained, kept } = await work({
+        context,
+        local,
+        theta,
+        info,
+        signal,
+      });
+      const sent = encodeChange(task, change, await readSection(state, "residual"));
       await stageSections(state, {
         ...rememberGlobal(task, theta, info.round),
-        ...rememberResidual(update),
+        ...rememberResidual(sent),
+        ...kept,
       });
       const fields = { examples: context.train.length, steps: trained.steps };
-      await link.send({ kind: "update", fields, tensors: update.encoded });
-      return reportOf(context, trained, await local.score(trained.parameters, signal));
+      await link.send({ kind, fields, tensors: sent.encoded });
+      return reportOf(context, trained, await local.score(parameters, signal));
     },
     close: () => local.close(),
   };
 }
+
+/** What a round's work starts from. */
+interface Work {
+  readonly context: ClientContext;
+  readonly local: LocalModel;
+  readonly theta: Parameters;
+  readonly info: RoundInfo;
+  readonly signal: AbortSignal;
+}
+
+/** What is sent, and the model that the device scores. */
+interface Worked {
+  readonly kind: "update" | "gradient";
+  readonly change: Parameters;
+  readonly parameters: Parameters;
+  readonly trained: Trained;
+  /** What else the device remembers. */
+  readonly kept: SectionChanges;
+}
+
+const works: { readonly [M in "parameters" | "gradients"]: (work: Work) => Promise<Worked> } = {
+  parameters: async ({ context, local, theta, info, signal }) => {
+    const moments = await readMoments(context, theta);
+    const trained = await local.train(theta, info, signal, { center: theta, moments });
+    const { parameters } = trained;
+    const change = difference(parameters, theta);
+    const kept = rememberMoments(context, trained.moments);
+    return { kind: "update", change, parameters, trained, kept };
+  },
+  gradients: async ({ local, theta, info, signal }) => {
+    const trained = await local.gradient(theta, info, signal);
+    return { kind: "gradient", change: trained.gradient, parameters: theta, trained, kept: {} };
+  },
+};

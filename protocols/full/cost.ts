@@ -4,12 +4,13 @@ import { shapesOf } from "../plan.ts";
 import type { CostOptions } from "../protocol.ts";
 import type { RoundCost } from "../selection.ts";
 import type { Task } from "../task.ts";
+import { stepsAsked } from "./steps-asked.ts";
 
-/** All parameters both ways, the whole model in memory. */
+/** Changes of all parameters both ways, as in every round after the first; the whole model in memory. */
 export function estimateFull(task: Task, options: CostOptions): RoundCost {
   const parameterBytes = encodedBundleBytes(shapesOf(task), task.full);
   return {
-    ...wholeModelCost(task, options),
+    ...wholeModelCost(task, options, stepsAsked(task)),
     uplinkBytes: parameterBytes,
     downlinkBytes: parameterBytes,
     roundTrips: 2,

@@ -1,11 +1,14 @@
-// Coordinator end of `full`: hands out theta_t, takes one update a device.
+// Coordinator end of `full`: hands out theta_t, takes one update or gradient a device.
+import { float32, type Parameters } from "../../runtime/index.ts";
 import { deliveryLane } from "../delivery-lane.ts";
 import { globalSender } from "../global-model.ts";
-import { decodeExactly } from "../payload.ts";
-import { shapesOf } from "../plan.ts";
-import type { LaneResult, ServerContext, ServerSide } from "../protocol.ts";
+import { decodeExactly, outOfTurn } from "../payload.ts";
+import { rateOf, shapesOf } from "../plan.ts";
+import type { LaneResult, RoundInfo, ServerContext, ServerSide } from "../protocol.ts";
+import type { Task } from "../task.ts";
 import { contributionWeight } from "../weight.ts";
 import type { FullDown, FullUp } from "./messages.ts";
+import { stepsAsked } from "./steps-asked.ts";
 
 /** Lanes of `full`. */
 export async function createFullServer({
@@ -13,16 +16,21 @@ export async function createFullServer({
 }: ServerContext): Promise<ServerSide<FullDown, FullUp>> {
   const shapes = shapesOf(task);
   const senderOf = globalSender();
+  const kind = deliveryKinds[task.full.mode];
   return {
-    openLane: async ({ deviceId }, _info, global) => {
+    openLane: async ({ deviceId }, info, global) => {
       const sender = senderOf(global);
-      const resultOf = ({ fields, tensors }: Update): LaneResult => ({
-        kind: "contribution",
-        deviceId,
-        weight: contributionWeight(task, fields),
-        update: decodeExactly(tensors, shapes),
-      });
-      const delivery = deliveryLane<FullDown, Update>({ kind: "model", ...sender.first }, resultOf);
+      const resultOf = (up: Delivery): LaneResult => {
+        if (up.kind !== kind) throw outOfTurn(`"${up.kind}" came, the task asks for "${kind}"`);
+        const weight = contributionWeight(task, up.fields, stepsAsked(task));
+        const decoded = decodeExactly(up.tensors, shapes);
+        const update = up.kind === "gradient" ? gradientStep(task, info, decoded) : decoded;
+        return { kind: "contribution", deviceId, weight, update };
+      };
+      const delivery = deliveryLane<FullDown, Delivery>(
+        { kind: "model", ...sender.first },
+        resultOf,
+      );
       return {
         ...delivery,
         receive: async (up, signal) =>
@@ -35,4 +43,20 @@ export async function createFullServer({
   };
 }
 
-type Update = Extract<FullUp, { kind: "update" }>;
+type Delivery = Exclude<FullUp, { kind: "catchUp" }>;
+
+const deliveryKinds = { parameters: "update", gradients: "gradient" } as const;
+
+/** -eta * g with the learning rate of the round's first step: how a gradient enters a mean of updates. */
+function gradientStep(task: Task, info: RoundInfo, gradient: Parameters): Parameters {
+  const rate = rateOf(task, info)(0);
+  return new Map(
+    [...gradient].map(([name, { shape, data }]) => [
+      name,
+      float32(
+        shape,
+        data.map((value) => -rate * value),
+      ),
+    ]),
+  );
+}

@@ -1,7 +1,8 @@
 // Device end of `kd` (KD-FedLLM): learn from the coordinator's logits, then from private data, then tell
 // what the local model makes of the public texts.
-import { type Parameters, specInMode } from "../../runtime/index.ts";
+import { loadPredictor, type Parameters, specInMode } from "../../runtime/index.ts";
 import { stageSections } from "../client-memory.ts";
+import { readMoments, rememberMoments } from "../kept-moments.ts";
 import { batchCount, openLocalModel, reportOf } from "../local-training.ts";
 import { modelSpec } from "../plan.ts";
 import type { ClientContext, ClientSide, RoundInfo } from "../protocol.ts";
@@ -21,8 +22,9 @@ export async function createKdClient(context: ClientContext): Promise<ClientSide
   const { mode = "whole-float32", allowance } = context.assignment;
   const publicSet = await context.publicSet();
   const local = await openLocalModel(context);
-  const { predictor } = local;
   const spec = await specInMode(modelSpec(task, model), mode);
+  // A classifier is scored by its logits, so they are at hand already.
+  const predictor = local.predictor ?? (await loadPredictor(engine, spec));
   const distillation = await loadDistillation(engine, task, spec);
 
   const learn = async (initial: Parameters, start: KdDown, rows: PublicRows, at: Moment) => {
@@ -43,14 +45,18 @@ export async function createKdClient(context: ClientContext): Promise<ClientSide
       const rows = publicRows(task, publicSlice(task, publicSet, info.round));
       const before = await startOf(task, state);
       const taught = await learn(before, start, rows, { info, signal });
-      const trained = await local.train(taught.parameters, info, signal);
+      const moments = await readMoments(context, taught.parameters);
+      const trained = await local.train(taught.parameters, info, signal, { moments });
       const { parameters } = trained;
       const ranked = await rankedOpinion(task, rows, { predictor, parameters, signal });
       const { encoding } = task.kd;
       const choice = { task, encoding, mostBytes: allowance?.uplinkBytes };
       const packed = packLogits(chooseLogits(ranked, choice), encoding);
       const fields = { ...packed.fields, examples: context.train.length, steps: trained.steps };
-      await stageSections(state, { local: parameters });
+      await stageSections(state, {
+        local: parameters,
+        ...rememberMoments(context, trained.moments),
+      });
       await link.send({ ...packed, kind: "knowledge", fields });
       const opinionFlops = predictor.flops * batchCount(rows.texts.length, task.training.batchSize);
       const flops = taught.flops + trained.flops + opinionFlops;
@@ -59,6 +65,7 @@ export async function createKdClient(context: ClientContext): Promise<ClientSide
     },
     close: async () => {
       await local.close();
+      if (predictor !== local.predictor) await predictor.close();
       await distillation.close();
     },
   };

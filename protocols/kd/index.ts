@@ -15,7 +15,10 @@ export const kd: Protocol<KdDown, KdUp> = {
   estimate: estimateKd,
   allowance: allowanceOf,
   modes: ({ execution }) => execution.modes,
-  refusal: ({ manifest }) => (manifest.publicSet ? undefined : "the task has no public set"),
+  refusal: ({ head, manifest }) => {
+    if (head.kind === "lm") return "logits of language models do not travel yet";
+    return manifest.publicSet ? undefined : "the task has no public set";
+  },
   parseDown: (payload) => parsePayload(payload, kdDownKinds),
   parseUp: (payload) => parsePayload(payload, kdUpKinds),
   rawBytes: rawLogitsBytes,

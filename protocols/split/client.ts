@@ -1,6 +1,7 @@
 // Device end of `split` (Split-FedLLM): the front of the model, forward and backward, with the tail
 // across the wire.
 import {
+  type AdjustGradients,
   adamW,
   type Batch,
   clipScale,
@@ -10,6 +11,7 @@ import {
   loadFront,
   makeBatch,
   type Optimizer,
+  scoreClassification,
   squaredNorms,
   type TensorBundle,
 } from "../../runtime/index.ts";
@@ -18,12 +20,14 @@ import type { EncodedTensor } from "../encoding/encoded.ts";
 import { encodeTensor } from "../encoding/index.ts";
 import { protocolErrors } from "../errors.ts";
 import { type EncodedGlobal, receiveGlobal, rememberGlobal } from "../global-model.ts";
-import { accuracyOf, batchCount, reportOf, type Score } from "../local-training.ts";
+import { gradientRule } from "../gradient-rule.ts";
+import { batchCount, type HoldOutScore, reportOf } from "../local-training.ts";
 import { decodeOnly, difference, outOfTurn, subset } from "../payload.ts";
 import {
   batchesOf,
   batchShape,
   initialOf,
+  labelsOf,
   modelSpec,
   rateOf,
   roundBatches,
@@ -55,7 +59,8 @@ export async function createSplitClient(
       if (start.kind !== "front") throw unexpected(start);
       const theta = await receiveGlobal(start, { state, initial, catchUp: () => askFront(link) });
       const optimizer = adamW(theta, { weightDecay: task.training.weightDecay });
-      const session: SplitSession = { context, front, optimizer, link, squares: {} };
+      const adjust = gradientRule(task, theta);
+      const session: SplitSession = { context, front, optimizer, adjust, link, squares: {} };
       const rateAt = rateOf(task, info);
       const maskKey = roundMaskKey(task, deviceId, info.round);
       const order = roundBatches(task, deviceId, info.round, examples.length);
@@ -96,6 +101,7 @@ interface SplitSession {
   readonly context: ClientContext;
   readonly front: Front;
   readonly optimizer: Optimizer;
+  readonly adjust: AdjustGradients;
   readonly link: RoundLink<SplitDown, SplitUp>;
   /** The front's squared norms that the coordinator has not seen: its tail steps once it has. */
   squares: Readonly<Record<string, number>>;
@@ -121,7 +127,8 @@ async function trainStep(
   const [rows, sequence, hidden] = cutShape(task);
   const { data } = decodeOnly(answer.tensors, "gradient", [rows, sequence, hidden]);
   const cutGradient = float32([rows * sequence, hidden], data);
-  const gradients = await front.backward(optimizer.parameters, batch.feeds, cutGradient);
+  const found = await front.backward(optimizer.parameters, batch.feeds, cutGradient);
+  const gradients = session.adjust(found, optimizer.parameters);
   const own = squaredNorms(gradients);
   const all = new Map([...Object.entries(answer.fields.squares), ...own]);
   optimizer.step(gradients, { rate, scale: clipScale(all, task.training.maxGradientNorm) });
@@ -133,12 +140,12 @@ async function trainStep(
 async function scoreHoldOut(
   session: SplitSession,
   signal: AbortSignal,
-): Promise<Score | undefined> {
+): Promise<HoldOutScore | undefined> {
   const { context, front, optimizer, link } = session;
   const { task, holdOut } = context;
   if (holdOut.length === 0) return undefined;
   const shape = batchShape(task);
-  const classes = task.head.labels.length;
+  const classes = labelsOf(task).length;
   const logits = new Float32Array(holdOut.length * classes);
   for (let first = 0; first < holdOut.length; first += shape.batch) {
     signal.throwIfAborted();
@@ -153,7 +160,8 @@ async function scoreHoldOut(
     logits.set(data.subarray(0, batch.size * classes), first * classes);
   }
   const flops = batchCount(holdOut.length, shape.batch) * front.forwardFlops;
-  return { accuracy: accuracyOf(logits, holdOut), flops };
+  const labels = holdOut.map(({ label }) => label);
+  return { score: { accuracy: scoreClassification(logits, labels).accuracy }, flops };
 }
 
 function encodeActivations(

@@ -8,7 +8,7 @@ import {
 import { encodedBundleBytes, sketchSpec } from "../cost.ts";
 import { encodedByteLength } from "../encoding/index.ts";
 import { batchCount } from "../local-training.ts";
-import { shapesOf } from "../plan.ts";
+import { labelsOf, shapesOf } from "../plan.ts";
 import type { CostOptions } from "../protocol.ts";
 import type { RoundCost } from "../selection.ts";
 import type { Task } from "../task.ts";
@@ -26,7 +26,7 @@ export function estimateSplit(task: Task, { cutLayer = 1, holdOut }: CostOptions
   const exchanges = localSteps + evaluations;
   const { gradients, keepFraction } = task.split;
   const gradient = encodedByteLength(shape, gradients, { keepFraction });
-  const logits = encodedByteLength([batchSize, task.head.labels.length], "float32");
+  const logits = encodedByteLength([batchSize, labelsOf(task).length], "float32");
   return {
     peakMemoryBytes: trainingMemoryBytes(spec, [{ kind: "front", cutLayer }]),
     uplinkBytes: front + exchanges * encodedByteLength(shape, task.split.activations),

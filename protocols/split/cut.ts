@@ -23,9 +23,16 @@ export function cutLayerOf({ cutLayer, deviceId }: Assignment, { manifest }: Tas
 }
 
 /** Why labels keep a task from being cut, or undefined when they may leave. */
-export function labelRefusal({ labelsMayLeave }: Task): string | undefined {
+export function labelRefusal({ head, labelsMayLeave }: Task): string | undefined {
+  if (head.kind === "lm") return "the labels of a language model are the private texts themselves";
   if (labelsMayLeave) return undefined;
   return "labels would leave the device and the task does not say labelsMayLeave";
+}
+
+/** Why a task that keeps moments is not cut, or undefined when it does not. */
+export function momentsRefusal({ training }: Task): string | undefined {
+  if (training.moments === "fresh") return undefined;
+  return "training.moments is keep, and the tail's moments live on the coordinator for one round only";
 }
 
 /** Cuts that leave at least one block on each side and something to train in front. */

@@ -3,7 +3,7 @@ import { parsePayload, rawTensorBytes } from "../payload.ts";
 import type { Protocol } from "../protocol.ts";
 import { createSplitClient } from "./client.ts";
 import { estimateSplit } from "./cost.ts";
-import { cutLayers, labelRefusal } from "./cut.ts";
+import { cutLayers, labelRefusal, momentsRefusal } from "./cut.ts";
 import { type SplitDown, type SplitUp, splitDownKinds, splitUpKinds } from "./messages.ts";
 import { createSplitServer } from "./server.ts";
 
@@ -13,7 +13,7 @@ export const split: Protocol<SplitDown, SplitUp> = {
   version: 1,
   estimate: estimateSplit,
   cutLayers,
-  refusal: labelRefusal,
+  refusal: (task) => labelRefusal(task) ?? momentsRefusal(task),
   parseDown: (payload) => parsePayload(payload, splitDownKinds),
   parseUp: (payload) => parsePayload(payload, splitUpKinds),
   rawBytes: rawTensorBytes,

@@ -16,8 +16,9 @@ import {
 } from "../../runtime/index.ts";
 import { encodeTensor } from "../encoding/index.ts";
 import { protocolErrors } from "../errors.ts";
+import { gradientRule } from "../gradient-rule.ts";
 import { decodeOnly, difference, outOfTurn } from "../payload.ts";
-import { rateOf, roundMaskKey } from "../plan.ts";
+import { labelsOf, rateOf, roundMaskKey } from "../plan.ts";
 import type { RoundInfo } from "../protocol.ts";
 import type { Task } from "../task.ts";
 import { cutShape } from "./cut.ts";
@@ -56,6 +57,7 @@ export function tailTrainer(options: TailOptions): TailTrainer {
   const { task, tail, info, deviceId, start, frontNames } = options;
   const { maxGradientNorm, weightDecay, localSteps } = task.training;
   const optimizer = adamW(start, { weightDecay });
+  const adjust = gradientRule(task, start);
   const rateAt = rateOf(task, info);
   const maskKey = roundMaskKey(task, deviceId, info.round);
   let steps = 0;
@@ -79,10 +81,12 @@ export function tailTrainer(options: TailOptions): TailTrainer {
       checkLabels(task, labels, lengths);
       const feeds = tailFeeds(task, lengths, decodeActivations(task, up), labels);
       settle(up.fields.squares);
-      const { loss, gradients, cutGradient } = await tail.step.run(
-        optimizer.parameters,
-        tail.step.withMasks(feeds, [...maskKey, step]),
-      );
+      const {
+        loss,
+        gradients: found,
+        cutGradient,
+      } = await tail.step.run(optimizer.parameters, tail.step.withMasks(feeds, [...maskKey, step]));
+      const gradients = adjust(found, optimizer.parameters);
       const squares = squaredNorms(gradients);
       checkFinite(step, loss, squares);
       const tensors = encodeGradient(task, cutGradient as Float32Tensor);
@@ -145,7 +149,7 @@ function tailFeeds(
 }
 
 function checkLabels(task: Task, labels: readonly number[], lengths: readonly number[]): void {
-  const classes = task.head.labels.length;
+  const classes = labelsOf(task).length;
   const known = labels.every((label) => label >= 0 && label < classes);
   if (known && labels.length === lengths.length) return;
   throw invalid(`labels must be one class of ${classes} for each text`);

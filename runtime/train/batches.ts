@@ -1,7 +1,13 @@
 // Batches: which examples a step sees, and how they become tensors. The order depends only on its key,
 // never on calls made before, so that a cut, a recomputation or a new attempt sees the same batches.
 import { randomStream } from "../random.ts";
-import { type Float32Tensor, float32, type Int64Tensor, int64 } from "../tensor.ts";
+import {
+  type Float32Tensor,
+  float32,
+  type Int64Tensor,
+  int64,
+  type TensorBundle,
+} from "../tensor.ts";
 
 /** A tokenised text with its class; -1 where the class is unknown. */
 export interface Example {
@@ -17,7 +23,7 @@ export interface Batch {
   readonly lengths: readonly number[];
   readonly labels: readonly number[];
   /** Every tensor a step may need, by graph input name. */
-  readonly feeds: ReadonlyMap<string, Float32Tensor | Int64Tensor>;
+  readonly feeds: TensorBundle;
 }
 
 /** Shape of a batch. */

@@ -41,7 +41,7 @@ export interface OptimizerState {
 export interface Optimizer {
   /** The current values; the same arrays are updated by `step`. */
   readonly parameters: Parameters;
-  /** Applies one step in place. `scale` multiplies every gradient first (clipping). */
+  /** Applies one step in place. `scale` multiplies every gradient first (clipping). A parameter without a gradient stays as it is. */
   step(gradients: Parameters, options: { readonly rate: number; readonly scale?: number }): void;
   /** What another optimizer goes on from; its arrays are updated by `step` as well. */
   state(): OptimizerState;
@@ -86,7 +86,8 @@ export function adamW(
       const correction1 = 1 - beta1 ** steps;
       const correction2 = Math.sqrt(1 - beta2 ** steps);
       for (const [name, { data: values }] of parameters) {
-        const gradient = dataOf(gradients, name);
+        const gradient = gradients.get(name)?.data;
+        if (gradient === undefined) continue;
         const first = momentOf(moments, "first", name);
         const second = momentOf(moments, "second", name);
         const keep = decays(name) ? 1 - rate * weightDecay : 1;
@@ -119,7 +120,8 @@ export function sgd(
     step: (gradients, { rate, scale = 1 }) => {
       steps += 1;
       for (const [name, { data: values }] of parameters) {
-        const gradient = dataOf(gradients, name);
+        const gradient = gradients.get(name)?.data;
+        if (gradient === undefined) continue;
         const direction = momentOf(moments, "momentum", name);
         for (let i = 0; i < values.length; i++) {
           const value = values[i] as number;

@@ -30,6 +30,8 @@ export interface TrainRun {
   /** Learning rate of a step, counted from `firstStep`. */
   readonly rateAt: (step: number) => number;
   readonly maxGradientNorm: number;
+  /** What is done with a step's gradients before they are clipped; those left out leave their parameters as they are. */
+  readonly adjust?: AdjustGradients;
   /** Steps that were made before this run; 0 when left out. */
   readonly firstStep?: number;
   /** What names this run's dropout masks, such as (seed, "dropout", round, device); the step counts behind it. */
@@ -38,6 +40,9 @@ export interface TrainRun {
   /** Told after each step; the next one waits for what it returns. */
   readonly onStep?: (progress: StepProgress) => Promise<void> | void;
 }
+
+/** Gradients to clip and step with, from a step's gradients and the parameters at which they were taken. */
+export type AdjustGradients = (gradients: Parameters, parameters: Parameters) => Parameters;
 
 /** How far a run is. */
 export interface StepProgress {
@@ -63,6 +68,7 @@ export interface TrainResult {
  */
 export async function train(options: TrainOptions): Promise<TrainResult> {
   const { batches, rateAt, maxGradientNorm, firstStep = 0, maskKey = [], signal } = options;
+  const { adjust = (gradients) => gradients } = options;
   const optimizer =
     "optimizer" in options
       ? options.optimizer
@@ -74,7 +80,8 @@ export async function train(options: TrainOptions): Promise<TrainResult> {
     signal?.throwIfAborted();
     const at = firstStep + steps;
     const running = runStep(options.step, optimizer.parameters, feeds, [...maskKey, at]);
-    const { loss, gradients, flops } = await untilAborted(running, signal);
+    const { loss, gradients: found, flops } = await untilAborted(running, signal);
+    const gradients = adjust(found, optimizer.parameters);
     const squares = squaredNorms(gradients);
     checkFinite(at, loss, squares);
     optimizer.step(gradients, { rate: rateAt(at), scale: clipScale(squares, maxGradientNorm) });

@@ -109,6 +109,8 @@ export interface SmallDevice {
   readonly framework?: Framework;
   /** 20 texts of its own unless told. */
   readonly rows?: readonly LabelledText[];
+  /** False: its table has no column of labels. */
+  readonly hasLabels?: boolean;
 }
 
 /** Where a device's files are. */
@@ -121,7 +123,7 @@ export interface DeviceFiles {
 /** Writes a device's table and configuration; the state folder belongs to `run`. */
 export async function writeDevice(
   world: SmallWorld,
-  { id, framework, rows = smallTexts(id, 20) }: SmallDevice,
+  { id, framework, rows = smallTexts(id, 20), hasLabels = true }: SmallDevice,
   { task: taskFile, run }: { readonly task: string; readonly run: string },
 ): Promise<DeviceFiles> {
   const folder = `${run}-devices`;
@@ -130,7 +132,8 @@ export async function writeDevice(
   const { task } = await prepareTask(await readTaskFile(taskFile), world.cacheFolder);
   const budget = framework === undefined ? {} : budgetFor(task, framework, rows.length);
   const config = { threads: 1, profile: boardProfile("pi-5"), budget };
-  await writeFile(file(".csv"), tableOf(rows));
+  const table = tableOf(rows);
+  await writeFile(file(".csv"), hasLabels ? table : table.replace(/,(label|land|sea)$/gm, ""));
   await writeFile(file(".yaml"), stringify(config));
   return { data: file(".csv"), config: file(".yaml"), state: file("-state") };
 }
@@ -169,8 +172,9 @@ export async function joinDevice(
   { task, run, address, signal, log }: JoinOptions,
 ): Promise<void> {
   const files = await writeDevice(world, device, { task, run });
-  const columns = { textColumn: "text", labelColumn: "label" };
-  const { id } = device;
+  const { id, hasLabels = true } = device;
+  const labelColumn = hasLabels && ("label" as const);
+  const columns = { textColumn: "text", labelColumn };
   const { modelFolder: model, cacheFolder } = world;
   const place = { broker: address, federation: "main", model, cacheFolder };
   await startDevice({ id, ...place, ...files, ...columns, signal, log });

@@ -131,6 +131,9 @@ interface JsonSchema {
   readonly default?: unknown;
   readonly required?: readonly string[];
   readonly enum?: readonly string[];
+  readonly const?: string;
+  /** Groups that one field tells apart. */
+  readonly oneOf?: readonly JsonSchema[];
   readonly minimum?: number;
   readonly exclusiveMinimum?: number;
   readonly maximum?: number;
@@ -148,6 +151,9 @@ function fieldsOf(
   isRequired: boolean,
 ): TaskField[] {
   const fallback = schema.default ?? inherited;
+  if (schema.oneOf?.every(({ properties }) => properties)) {
+    return fieldsOf(together(schema.oneOf), path, fallback, isRequired);
+  }
   if (schema.properties) {
     const group = (fallback ?? {}) as Readonly<Record<string, unknown>>;
     return Object.entries(schema.properties).flatMap(([name, part]) =>
@@ -162,6 +168,18 @@ function fieldsOf(
   const without = isRequired ? "required" : "none";
   const inWords = fallback === undefined ? without : `\`${JSON.stringify(fallback)}\``;
   return [{ path, values: valuesOf(schema), fallback: inWords }];
+}
+
+/** One group with the fields of all; what tells them apart takes each one's value. */
+function together(groups: readonly JsonSchema[]): JsonSchema {
+  const names = [...new Set(groups.flatMap(({ properties = {} }) => Object.keys(properties)))];
+  const properties = names.map((name): [string, JsonSchema] => {
+    const parts = groups.flatMap(({ properties: own = {} }) => own[name] ?? []);
+    const values = parts.flatMap(({ const: value }) => value ?? []);
+    return [name, values.length === groups.length ? { enum: values } : (parts[0] ?? {})];
+  });
+  const required = [...new Set(groups.flatMap((group) => group.required ?? []))];
+  return { properties: Object.fromEntries(properties), required };
 }
 
 function valuesOf(schema: JsonSchema): string | undefined {

@@ -22,6 +22,15 @@ t.test("the built-in protocols keep the contract", async (t) => {
       protocol,
       protocol.name === "split" ? { ...setting, cutLayer: 1 } : setting,
     );
+    if (protocol.name === "split") {
+      // The encodings whose lengths follow from blocks and from what is kept.
+      const task = toy.task({
+        ...narrow,
+        full: { encoding: "int4" },
+        split: { activations: "int4", gradients: "topk", keepFraction: 0.2 },
+      });
+      protocolContract(t, protocol, { ...setting, task, cutLayer: 2 });
+    }
     // The same in the least memory: block by block on int8 layers.
     const modes =
       protocol.modes?.({ ...setting.task, execution: { modes: ["blocks-int8"] } }) ?? [];

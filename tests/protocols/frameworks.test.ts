@@ -200,7 +200,7 @@ async function scorer(t: Test, toy: Toy): Promise<(parameters: Parameters) => Pr
 
 t.test("behind a narrow wire front and tail start from what a whole device decodes", async (t) => {
   const toy = await openToy(t);
-  for (const encoding of ["bf16", "int8"] as const) {
+  for (const encoding of ["bf16", "int8", "int4", "topk"] as const) {
     // One step: what differs behind it can only come from its start.
     const task = toy.task({ training: { localSteps: 1 }, full: { encoding } });
     const random = randomStream("moved", encoding);
