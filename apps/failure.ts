@@ -35,6 +35,7 @@ export const usageCodes: readonly string[] = [
   "BROKER_LISTENER_UNPROTECTED",
   "BROKER_ID_INVALID",
   "PROTOCOL_UNKNOWN",
+  "PROTOCOL_PACKAGE_",
   "PROTOCOL_LABELS_WOULD_LEAVE",
 ];
 

@@ -10,6 +10,9 @@ export const protocolErrors = defineErrors({
   PROTOCOL_OUT_OF_TURN: "A message arrived that this moment of the round does not expect.",
   PROTOCOL_VERSION_MISMATCH: "The two ends speak different versions of a protocol.",
   PROTOCOL_UNKNOWN: "A protocol was named that this end does not have.",
+  PROTOCOL_PACKAGE_MISSING: "A listed protocol package or file cannot be imported.",
+  PROTOCOL_PACKAGE_INVALID:
+    "A listed package exports no protocol, one of another shape, or one whose name is taken.",
   PROTOCOL_LABELS_WOULD_LEAVE:
     "The protocol would send labels off the device and the task does not allow it.",
   PROTOCOL_WEIGHT_INVALID: "A contribution's weight is not a positive, finite number.",

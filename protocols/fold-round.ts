@@ -8,8 +8,8 @@ import type { TaskSettings } from "./task.ts";
 export interface RoundYield {
   /** One for each accepted lane, in any order. */
   readonly results: readonly YieldedResult[];
-  /** Coordinator ends that may refine, in name order. */
-  readonly servers: readonly Pick<ServerSide<Payload, Payload>, "refine">[];
+  /** Coordinator ends that may refine, by the protocol's name and in the order of names. */
+  readonly servers: ReadonlyMap<string, Pick<ServerSide<Payload, Payload>, "refine">>;
 }
 
 /** What a lane yielded. */
@@ -37,9 +37,10 @@ export async function foldRound(
   let parameters = applyUpdate(global.parameters, update);
   const round = global.round + 1;
   const contributorWeight = contributions.reduce((sum, { weight }) => sum + weight, 0);
-  for (const server of servers) {
+  for (const [name, server] of servers) {
+    const own = reports.filter(({ protocol }) => protocol === name);
     const input = { round, global: { round, parameters }, contributorWeight };
-    parameters = (await server.refine?.(reports, input)) ?? parameters;
+    parameters = (await server.refine?.(own, input)) ?? parameters;
   }
   return nextGlobal(task, global, parameters);
 }

@@ -1,15 +1,24 @@
 // What is agreed: the seam, selection, rounds, the three frameworks, aggregation and encodings.
 export * from "./aggregation/index.ts";
+export {
+  readSection,
+  type SectionChanges,
+  type SectionName,
+  stageSections,
+} from "./client-memory.ts";
 export * from "./cohort.ts";
 export * from "./contract/index.ts";
+export { wholeModelCost } from "./cost.ts";
+export * from "./delivery-lane.ts";
 export * from "./encoding/index.ts";
 export * from "./encoding/residual.ts";
 export * from "./errors.ts";
 export * from "./exclusions.ts";
 export * from "./fold-round.ts";
 export * from "./global-model.ts";
+export * from "./local-training.ts";
 export * from "./loopback-link.ts";
-export { difference } from "./payload.ts";
+export * from "./payload.ts";
 export * from "./plan.ts";
 export type * from "./protocol.ts";
 export * from "./registry.ts";
@@ -18,3 +27,4 @@ export * from "./selection.ts";
 export * from "./task.ts";
 export * from "./update-buffer.ts";
 export { labelOf, type Way, wayOf } from "./way.ts";
+export * from "./weight.ts";

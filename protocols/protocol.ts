@@ -181,6 +181,8 @@ export interface Contribution {
 /** Logits of a device on the public set. */
 export interface KnowledgeReport {
   readonly kind: "knowledge";
+  /** Name of the protocol whose `refine` takes it. */
+  readonly protocol: string;
   readonly deviceId: string;
   readonly weight: number;
   /** Of the round's public texts, as few as travelled. */

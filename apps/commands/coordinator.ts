@@ -4,7 +4,7 @@ import { defaultCacheFolder } from "../cache-folder.ts";
 import { log, printResult } from "../command-result.ts";
 import type { CoordinatorFlags } from "../coordinator/start.ts";
 import { interruptSignal } from "../interrupt.ts";
-import { examples, wholeNumber } from "./option-values.ts";
+import { examples, several, wholeNumber } from "./option-values.ts";
 
 interface Flags extends CoordinatorFlags {
   readonly json?: boolean;
@@ -33,6 +33,11 @@ export function coordinatorCommand(program: Command): void {
     .option("--cert <file>", "PEM of the coordinator's certificate")
     .option("--key <file>", "PEM of the certificate's key")
     .option("--threads <n>", "threads of one operator (default: all processors)", wholeNumber(1))
+    .option(
+      "--protocol <package>",
+      "package or file with another protocol; may be repeated",
+      several,
+    )
     .option("--json", "print one JSON document at the end")
     .addHelpText(
       "after",

@@ -107,3 +107,8 @@ export function providerOption(): Option {
 export function examples(...lines: readonly string[]): string {
   return `\nExamples:\n${lines.map((line) => `  $ trifold ${line}`).join("\n")}`;
 }
+
+/** Gathers the values of an option that may be repeated. */
+export function several(value: string, earlier: readonly string[] = []): readonly string[] {
+  return [...earlier, value];
+}

@@ -203,9 +203,10 @@ async function closeRound(
   global: GlobalModel,
   outcome: AttemptOutcome,
 ): Promise<GlobalModel> {
-  const results = await resultsOf(outcome);
-  const open = (await servers.open()).map(([, server]) => server);
-  const next = await foldRound(prepared.task, global, { results, servers: open });
+  const next = await foldRound(prepared.task, global, {
+    results: await resultsOf(outcome),
+    servers: new Map(await servers.open()),
+  });
   await closeLanes(outcome);
   await folder.saveCheckpoint(next);
   return next;

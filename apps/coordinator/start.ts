@@ -13,11 +13,12 @@ import {
   type Transport,
   topicsOf,
 } from "../../broker/index.ts";
-import { builtInProtocols } from "../../protocols/index.ts";
+import { type AnyProtocol, protocolErrors, type Task } from "../../protocols/index.ts";
 import { type Engine, ortEngine, type Score } from "../../runtime/index.ts";
 import { type ConnectionFlags, listenerOf, readSecrets } from "../connection.ts";
 import { appErrors } from "../errors.ts";
 import { packageVersion } from "../package-root.ts";
+import { withBuiltIns } from "../protocol-packages.ts";
 import { runCoordinator } from "./coordinator.ts";
 import type { OnEvent } from "./events.ts";
 import { type PreparedTask, prepareTask } from "./prepared-task.ts";
@@ -33,6 +34,8 @@ export interface CoordinatorFlags extends ConnectionFlags {
   readonly broker?: string;
   readonly credentials?: string;
   readonly threads?: number;
+  /** Packages or files with protocols beside the built-in ones. */
+  readonly protocol?: readonly string[];
 }
 
 /** The flags, and what the program around them provides. */
@@ -56,6 +59,8 @@ export async function startCoordinator(start: CoordinatorStart): Promise<Coordin
   const { threads, signal, log } = start;
   checkId("federation", start.federation);
   const prepared = await prepareTask(await readTaskFile(start.task), start.cacheFolder);
+  const protocols = await withBuiltIns({ names: start.protocol ?? [], folder: "." });
+  checkOrder(prepared.task, protocols);
   const listener = start.broker === undefined ? await listenerFor(start) : undefined;
   const secrets = await secretsFor(start, listener);
   // Owned before anything listens or connects: at another broker a second coordinator would take over the first one's id.
@@ -67,12 +72,24 @@ export async function startCoordinator(start: CoordinatorStart): Promise<Coordin
     const url = start.broker ?? (broker as Broker).url;
     start.onListening?.(url);
     log(`task "${prepared.task.name}" at ${url}, federation "${start.federation}"`);
-    return await runAt({ start, url, secrets, prepared, folder, engine });
+    return await runAt({ start, url, secrets, prepared, protocols, folder, engine });
   } finally {
     await engine.close();
     await broker?.close();
     await folder.close();
   }
+}
+
+/** A protocol that the task counts on and this coordinator does not have would never be used, and nobody told. */
+function checkOrder({ selection }: Task, protocols: readonly AnyProtocol[]): void {
+  const names = protocols.map(({ name }) => name);
+  const unknown = selection.order.find((name) => !names.includes(name));
+  if (unknown === undefined) return;
+  throw protocolErrors.error(
+    "PROTOCOL_UNKNOWN",
+    `the task's selection.order names "${unknown}"; this coordinator has ${names.join(", ")}`,
+    { hint: "Give --protocol a package or a file that has it." },
+  );
 }
 
 /** The embedded broker: without TLS, which takes a broker of its own (`trifold broker`). */
@@ -106,12 +123,13 @@ interface Place {
   readonly url: string;
   readonly secrets: Awaited<ReturnType<typeof readSecrets>>;
   readonly prepared: PreparedTask;
+  readonly protocols: readonly AnyProtocol[];
   readonly folder: RunFolder;
   readonly engine: Engine;
 }
 
 async function runAt(place: Place): Promise<CoordinatorResult> {
-  const { start, url, secrets, prepared, folder, engine } = place;
+  const { start, url, secrets, prepared, protocols, folder, engine } = place;
   const { federation, signal, onEvent, log } = start;
   const identity = {
     topic: topicsOf(federation).coordinatorStatus,
@@ -161,7 +179,7 @@ async function runAt(place: Place): Promise<CoordinatorResult> {
         federation,
         presence,
         engine,
-        protocols: builtInProtocols,
+        protocols,
         onEvent,
         log,
       };

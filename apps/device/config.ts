@@ -1,5 +1,6 @@
 // The device's own configuration: YAML that its owner writes. Everything in it may be left out.
 import { readFile } from "node:fs/promises";
+import { dirname, resolve } from "node:path";
 import { parse } from "yaml";
 import { z } from "zod";
 import {
@@ -8,7 +9,8 @@ import {
   parseBudget,
   parseProfile,
 } from "../../devices/index.ts";
-import { idPattern } from "../../protocols/index.ts";
+import { type AnyProtocol, builtInProtocols, idPattern } from "../../protocols/index.ts";
+import { loadProtocols } from "../protocol-packages.ts";
 import { deviceProgramErrors } from "./errors.ts";
 
 /** What the owner declares. */
@@ -19,6 +21,8 @@ export interface DeviceConfig {
   readonly budget: DeviceBudget;
   /** Threads of one operator. */
   readonly threads?: number;
+  /** Protocols that the device takes part with; every built-in one when left out. */
+  readonly protocols: readonly AnyProtocol[];
   /** What a task's assignments may call the devices of an owner. */
   readonly group?: string;
   /** Share of the private examples held out for the local accuracy. */
@@ -28,12 +32,13 @@ export interface DeviceConfig {
 const schema = z.strictObject({
   profile: z.unknown().optional(),
   budget: z.unknown().optional(),
+  protocols: z.array(z.string().min(1).max(500)).min(1).optional(),
   group: z.string().regex(idPattern).optional(),
   threads: z.int().min(1).max(256).optional(),
   holdOutFraction: z.number().min(0).max(0.9).default(0.2),
 });
 
-/** Reads the configuration; without a path, the defaults. Throws `DEVICE_CONFIG_INVALID`, `PROFILE_INVALID` or `BUDGET_INVALID`. */
+/** Reads the configuration; without a path, the defaults. Throws `DEVICE_CONFIG_INVALID`, `PROFILE_INVALID`, `BUDGET_INVALID` or `PROTOCOL_PACKAGE_*`. */
 export async function readDeviceConfig(path?: string): Promise<DeviceConfig> {
   const input = path === undefined ? {} : await readYaml(path);
   const parsed = schema.safeParse(input ?? {});
@@ -41,10 +46,12 @@ export async function readDeviceConfig(path?: string): Promise<DeviceConfig> {
     const issue = parsed.error.issues[0];
     throw invalid(path, `${issue?.path.join(".") || "configuration"}: ${issue?.message}`);
   }
-  const { profile, budget, threads, group, holdOutFraction } = parsed.data;
+  const { profile, budget, threads, group, protocols, holdOutFraction } = parsed.data;
+  const folder = dirname(resolve(path ?? "."));
   return {
     budget: parseBudget(budget ?? {}, `${path ?? "device"}: budget`),
     holdOutFraction,
+    protocols: protocols ? await loadProtocols({ names: protocols, folder }) : builtInProtocols,
     ...(profile === undefined ? {} : { profile: parseProfile(profile, `${path}: profile`) }),
     ...(threads === undefined ? {} : { threads }),
     ...(group === undefined ? {} : { group }),

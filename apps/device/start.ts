@@ -6,7 +6,6 @@ import {
   type LinkRates,
   measureProfile,
 } from "../../devices/index.ts";
-import { builtInProtocols } from "../../protocols/index.ts";
 import {
   openBaseModel,
   ortEngine,
@@ -53,7 +52,7 @@ export async function startDevice(start: DeviceStart): Promise<void> {
   const secrets = await readSecrets(start);
   await checkInputs(start);
   const username = secrets.username ?? (secrets.password === undefined ? undefined : id);
-  const { threads, budget, group, holdOutFraction } = config;
+  const { threads, budget, group, protocols, holdOutFraction } = config;
   const providers = await engineProviders(start.provider, log);
   const engine = ortEngine({ ...(threads && { threads }), providers, signal });
   log(`joining "${federation}" at ${start.broker}`);
@@ -85,7 +84,7 @@ export async function startDevice(start: DeviceStart): Promise<void> {
         cacheFolder: start.cacheFolder,
       },
       engine,
-      protocols: builtInProtocols,
+      protocols,
       signal,
       log,
     });

@@ -53,14 +53,14 @@ export async function profileReport(options: ProfileOptions): Promise<ProfileRep
   const declared = catalogue ?? config.profile;
   const providers = declared ? undefined : await probeProviders();
   const profile = declared ?? (await measure(options, config.threads, working(providers ?? [])));
-  const { budget, group } = config;
-  const selection = assignDevice(builtInProtocols, task, {
+  const { budget, group, protocols } = config;
+  const selection = assignDevice([...new Set([...builtInProtocols, ...protocols])], task, {
     deviceId: "this-device",
     profile,
     budget,
     ...(group === undefined ? {} : { group }),
     holdOut: nominalHoldOut,
-    protocols: Object.fromEntries(builtInProtocols.map(({ name, version }) => [name, version])),
+    protocols: Object.fromEntries(protocols.map(({ name, version }) => [name, version])),
   });
   const tried = providers === undefined ? {} : { providers };
   return { profile, ...tried, budget, task: taskName(task), selection };

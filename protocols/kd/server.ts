@@ -39,6 +39,7 @@ export async function createKdServer(context: ServerContext): Promise<ServerSide
             };
       return deliveryLane(first, (up) => ({
         kind: "knowledge",
+        protocol: "kd",
         deviceId,
         weight: contributionWeight(task, up.fields),
         logits: unpackLogits(up, rowsOf(round)),

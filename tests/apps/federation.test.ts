@@ -12,6 +12,7 @@ import { runTrifold } from "./program.ts";
 import {
   type Federated,
   federate,
+  frameworksOf,
   makeWorld,
   type SmallDevice,
   smallTexts,
@@ -228,20 +229,6 @@ t.test("kd alone teaches the coordinator's model what its devices know", async (
     [2, false],
   ]);
 });
-
-/** What selection chose for each device. */
-function frameworksOf({ events }: Federated): Record<string, string> {
-  const assigned = events.flatMap((event) =>
-    event.kind === "assigned" && event.selection.assignment ? [event.selection.assignment] : [],
-  );
-  return Object.fromEntries(
-    assigned
-      .map(({ deviceId, protocol, cutLayer }): [string, string] => {
-        return [deviceId, cutLayer === undefined ? protocol : `${protocol} (cut ${cutLayer})`];
-      })
-      .sort(),
-  );
-}
 
 /** Everything that must not depend on time: all but seconds, memory and repeats. */
 function numbersOf({ records }: Federated): unknown {

@@ -107,6 +107,8 @@ export interface SmallDevice {
   readonly id: string;
   /** What its budget leaves it; without one there is no limit. */
   readonly framework?: Framework;
+  /** What its configuration lists; the built-in ones unless told. */
+  readonly protocols?: readonly string[];
   /** 20 texts of its own unless told. */
   readonly rows?: readonly LabelledText[];
   /** False: its table has no column of labels. */
@@ -123,7 +125,7 @@ export interface DeviceFiles {
 /** Writes a device's table and configuration; the state folder belongs to `run`. */
 export async function writeDevice(
   world: SmallWorld,
-  { id, framework, rows = smallTexts(id, 20), hasLabels = true }: SmallDevice,
+  { id, framework, protocols, rows = smallTexts(id, 20), hasLabels = true }: SmallDevice,
   { task: taskFile, run }: { readonly task: string; readonly run: string },
 ): Promise<DeviceFiles> {
   const folder = `${run}-devices`;
@@ -131,7 +133,8 @@ export async function writeDevice(
   const file = (suffix: string) => join(folder, `${id}${suffix}`);
   const { task } = await prepareTask(await readTaskFile(taskFile), world.cacheFolder);
   const budget = framework === undefined ? {} : budgetFor(task, framework, rows.length);
-  const config = { threads: 1, profile: boardProfile("pi-5"), budget };
+  const listed = protocols === undefined ? {} : { protocols };
+  const config = { threads: 1, profile: boardProfile("pi-5"), budget, ...listed };
   const table = tableOf(rows);
   await writeFile(file(".csv"), hasLabels ? table : table.replace(/,(label|land|sea)$/gm, ""));
   await writeFile(file(".yaml"), stringify(config));
@@ -185,6 +188,8 @@ export interface FederateOptions {
   readonly task: string;
   readonly run: string;
   readonly devices: readonly SmallDevice[];
+  /** Packages of the coordinator. */
+  readonly protocols?: readonly string[];
   /** Another broker than the coordinator's own. */
   readonly broker?: string;
   /** The address that devices get, if it is not the broker's. */
@@ -228,6 +233,7 @@ export async function federate(world: SmallWorld, options: FederateOptions): Pro
       ...(broker === undefined ? { listen: "mqtt://127.0.0.1:0" } : { broker }),
       threads: 1,
       cacheFolder,
+      ...(options.protocols ? { protocol: options.protocols } : {}),
       signal: failed.signal,
       onEvent: (event) => {
         events.push(event);
@@ -245,6 +251,20 @@ export async function federate(world: SmallWorld, options: FederateOptions): Pro
     failed.abort(new Error("the test is over"));
     await Promise.all(running);
   }
+}
+
+/** What selection chose for each device. */
+export function frameworksOf({ events }: Federated): Record<string, string> {
+  const assigned = events.flatMap((event) =>
+    event.kind === "assigned" && event.selection.assignment ? [event.selection.assignment] : [],
+  );
+  return Object.fromEntries(
+    assigned
+      .map(({ deviceId, protocol, cutLayer }): [string, string] => {
+        return [deviceId, cutLayer === undefined ? protocol : `${protocol} (cut ${cutLayer})`];
+      })
+      .sort(),
+  );
 }
 
 /** The adapter's weights in a run folder. */

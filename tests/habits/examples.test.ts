@@ -40,6 +40,12 @@ t.test("examples/device.yaml is a configuration, with every limit and figure", a
   t.same(Object.keys(profile ?? {}).sort(), Object.keys(profileFields).sort());
 });
 
+t.test("the guide for authors shows the example as it is", async (t) => {
+  const guide = readFileSync("protocols/README.md", "utf8");
+  const [, shown] = /```js\n([\s\S]*?)```/.exec(guide) ?? [];
+  t.equal(shown, readFileSync("examples/sign-protocol.mjs", "utf8"));
+});
+
 t.test("docs/task.md lists every field with its range and default", (t) => {
   const rows = tableRows(readFileSync("docs/task.md", "utf8"));
   for (const { path, values, fallback } of taskFields()) {

@@ -6,7 +6,9 @@ import {
   batchShape,
   decodeTensor,
   encodeTensor,
+  foldRound,
   initialOf,
+  type KnowledgeReport,
   modelSpec,
   rateOf,
   roundBatches,
@@ -230,4 +232,27 @@ t.test("behind a narrow wire front and tail start from what a whole device decod
       t.ok(isDeepStrictEqual(sent, float32(shape, data)), `${encoding} ${name}`);
     }
   }
+});
+
+t.test("knowledge reaches the protocol that gathered it and no other", async (t) => {
+  const toy = await openToy(t);
+  const task = toy.task();
+  const start = { round: 0, parameters: initialOf(task) };
+  const logits = { examples: 0, classes: 2 } as unknown as KnowledgeReport["logits"];
+  const report = (deviceId: string, protocol: string): KnowledgeReport => {
+    return { kind: "knowledge", protocol, deviceId, weight: 1, logits };
+  };
+  const seen: string[] = [];
+  const server = (name: string) => {
+    const refine = async (reports: readonly KnowledgeReport[]) => {
+      seen.push(`${name}: ${reports.map(({ deviceId }) => deviceId)}`);
+      return undefined;
+    };
+    return [name, { refine }] as const;
+  };
+  const results = [report("c", "gossip"), report("b", "kd"), report("a", "gossip")];
+  const servers = new Map([server("gossip"), server("kd")]);
+  const next = await foldRound(task, start, { results, servers });
+  t.same(seen, ["gossip: a,c", "kd: b"]);
+  t.ok(isDeepStrictEqual(next.parameters, start.parameters), "it taught nothing");
 });

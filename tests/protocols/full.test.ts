@@ -195,7 +195,7 @@ t.test("what an encoding loses is sent later, at both ends", async (t) => {
     const mean = difference(moved(global.parameters, `mean ${round}`), global.parameters);
     const contribution = { kind: "contribution", deviceId: "a", weight: 1, update: mean } as const;
     const before = wanted(global, mean);
-    global = await foldRound(task, global, { results: [contribution], servers: [] });
+    global = await foldRound(task, global, { results: [contribution], servers: new Map() });
     const after = combine(global.parameters, global.residual ?? new Map());
     // Three float32 roundings of values below 1 lie between the two sums.
     t.ok(largestDistance(after, before) < 3 * 2 ** -24, `${largestDistance(after, before)}`);

@@ -58,7 +58,7 @@ t.test("a refinement nears the teacher and cannot be pulled away by a small boar
     Float32Array.from({ length: 36 }, (_, i) => (i % 2 ? 3 : -3)),
     2,
   );
-  const report = { kind: "knowledge", deviceId: "c", weight: 1, logits } as const;
+  const report = { kind: "knowledge", protocol: "kd", deviceId: "c", weight: 1, logits } as const;
   const moves: number[] = [];
   for (const contributorWeight of [0, 1, 10, 1000]) {
     const input = { round: 1, global: { round: 1, parameters: start }, contributorWeight };

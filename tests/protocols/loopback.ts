@@ -96,7 +96,7 @@ export async function openFederation(
       }
       if (accepted) for (const { state } of members) state.commit();
       const results = [...outcomes.values()].map(({ result }) => result);
-      const next = await foldRound(task, global, { results, servers: [...servers.values()] });
+      const next = await foldRound(task, global, { results, servers });
       return { global: next, devices: outcomes };
     },
     close: async () => {

@@ -37,7 +37,7 @@ t.test("the default is to add the mean, bit for bit what a round has always been
   const { update, state } = serverStep(options(), weightedMean(contributions));
   const task = taskSchema.parse({ name: "server", head, full: { encoding: "float32" } });
   const start = { round: 0, parameters: theta };
-  const folded = await foldRound(task, start, { results: contributions, servers: [] });
+  const folded = await foldRound(task, start, { results: contributions, servers: new Map() });
   t.same(applyUpdate(theta, update), folded.parameters);
   t.equal(state.size, 0, "there is nothing to remember");
 });
