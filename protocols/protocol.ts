@@ -51,6 +51,8 @@ export interface Protocol<Down extends Payload = Payload, Up extends Payload = P
 export interface CostOptions extends Way {
   /** Private examples held out for the local accuracy. */
   readonly holdOut: number;
+  /** Mean tokens of a private text; protocols whose bytes grow with them count full sequences when left out. */
+  readonly textTokens?: number;
 }
 
 /** What identifies a round for one device. */

@@ -1,6 +1,6 @@
 // What every protocol must do, checked the same way for ours and for yours. Neutral to test frameworks: it
 // takes anything with `test`, such as tap's `t`, and reports through the `ok` that its bodies are given.
-import { TrifoldError } from "../../runtime/index.ts";
+import { type Example, TrifoldError } from "../../runtime/index.ts";
 import type { Payload } from "../protocol.ts";
 import type { AnyProtocol } from "../registry.ts";
 import { wayOf } from "../way.ts";
@@ -180,8 +180,10 @@ async function closing(t: ContractTest, protocol: AnyProtocol, setting: Contract
 }
 
 async function estimates(t: ContractTest, protocol: AnyProtocol, setting: ContractSetting) {
-  const { task, holdOut } = setting;
-  const cost = protocol.estimate(task, { holdOut: holdOut.length, ...wayOf(setting) });
+  const { task, train, holdOut } = setting;
+  const textTokens = meanTokens([...train, ...holdOut], task.training.sequenceLength);
+  const sizes = { holdOut: holdOut.length, textTokens };
+  const cost = protocol.estimate(task, { ...sizes, ...wayOf(setting) });
   const { first, ups, downs, report } = await play(protocol, setting, { after: 1 });
   t.ok(cost.flops === report.flops, `${cost.flops} FLOPs estimated, ${report.flops} counted`);
   for (const [direction, estimated, sent] of [
@@ -204,6 +206,12 @@ async function play(protocol: AnyProtocol, setting: ContractSetting, options: Pl
   } finally {
     await server.close();
   }
+}
+
+/** Mean length of texts as they are cut to the sequence. */
+function meanTokens(texts: readonly Example[], sequenceLength: number): number {
+  const lengths = texts.map(({ tokens }) => Math.min(tokens.length, sequenceLength));
+  return lengths.reduce((sum, length) => sum + length, 0) / texts.length;
 }
 
 /** Bytes of a message's tensors and blobs. */

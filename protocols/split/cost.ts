@@ -4,35 +4,87 @@ import {
   frontForwardGraph,
   graphFlops,
   trainingMemoryBytes,
+  type Workload,
+  workloadFlops,
 } from "../../runtime/index.ts";
 import { encodedBundleBytes, sketchSpec } from "../cost.ts";
 import { encodedByteLength } from "../encoding/index.ts";
 import { batchCount } from "../local-training.ts";
-import { labelsOf, shapesOf } from "../plan.ts";
+import { labelsOf } from "../plan.ts";
 import type { CostOptions } from "../protocol.ts";
 import type { RoundCost } from "../selection.ts";
 import type { Task } from "../task.ts";
-import { cutShape } from "./cut.ts";
+import { crossingBytes, crossingsOf } from "./crossing.ts";
+import { type Cuts, cutsAt, deviceShapes } from "./cut.ts";
 
-/** Activations of every step and of the hold-out up, gradients and logits down; only the front in memory. */
-export function estimateSplit(task: Task, { cutLayer = 1, holdOut }: CostOptions): RoundCost {
-  const spec = sketchSpec(task);
-  const forward = frontForwardGraph(spec, cutLayer).graph;
-  const backward = frontBackwardGraph(spec, cutLayer).graph;
+/**
+ * What crosses the cuts in every step and for the hold-out; only the device's part in memory. Texts count as long as
+ * the sequence unless `textTokens` says how long they are.
+ */
+export function estimateSplit(
+  task: Task,
+  { cutLayer = 1, holdOut, textTokens = task.training.sequenceLength }: CostOptions,
+): RoundCost {
+  const cuts = cutsAt(task, cutLayer);
   const { batchSize, localSteps } = task.training;
-  const shape = cutShape(task);
-  const front = encodedBundleBytes(shapesOf(task, { from: 0, to: cutLayer }), task.full);
   const evaluations = batchCount(holdOut, batchSize);
-  const exchanges = localSteps + evaluations;
-  const { gradients, keepFraction } = task.split;
-  const gradient = encodedByteLength(shape, gradients, { keepFraction });
-  const logits = encodedByteLength([batchSize, labelsOf(task).length], "float32");
+  const bytes = crossedBytes(task, cuts, { holdOut, textTokens });
+  const parameters = encodedBundleBytes(deviceShapes(task, cuts), task.full);
+  const { step, evaluation } = flopsOf(task, cuts);
+  const perStep = cuts.tailFrom === undefined ? 1 : 2;
   return {
-    peakMemoryBytes: trainingMemoryBytes(spec, [{ kind: "front", cutLayer }]),
-    uplinkBytes: front + exchanges * encodedByteLength(shape, task.split.activations),
-    downlinkBytes: front + localSteps * gradient + evaluations * logits,
-    flops:
-      localSteps * (graphFlops(forward) + graphFlops(backward)) + evaluations * graphFlops(forward),
-    roundTrips: exchanges + 2,
+    peakMemoryBytes: trainingMemoryBytes(sketchSpec(task), workloadsOf(task, cuts)),
+    uplinkBytes: parameters + bytes.up,
+    downlinkBytes: parameters + bytes.down,
+    flops: localSteps * step + evaluations * evaluation,
+    roundTrips: perStep * localSteps + evaluations + 2,
   };
+}
+
+/** Bytes of all steps and of the hold-out. */
+function crossedBytes(
+  task: Task,
+  cuts: Cuts,
+  { holdOut, textTokens }: Required<Pick<CostOptions, "holdOut" | "textTokens">>,
+): { readonly up: number; readonly down: number } {
+  const { batchSize, localSteps } = task.training;
+  const { activations, cutGradient, states, statesGradient } = crossingsOf(task, cuts);
+  const trained = (crossing: typeof activations) =>
+    localSteps * crossingBytes(crossing, batchSize, textTokens);
+  const evaluated = (crossing: typeof activations) => {
+    const full = Math.floor(holdOut / batchSize);
+    const rest = holdOut % batchSize;
+    const last = rest === 0 ? 0 : crossingBytes(crossing, rest, textTokens);
+    return full * crossingBytes(crossing, batchSize, textTokens) + last;
+  };
+  const up = trained(activations) + evaluated(activations);
+  if (cuts.tailFrom === undefined) {
+    const logits = encodedByteLength([batchSize, labelsOf(task).length], "float32");
+    return { up, down: trained(cutGradient) + batchCount(holdOut, batchSize) * logits };
+  }
+  return {
+    up: up + trained(statesGradient),
+    down: trained(states) + evaluated(states) + trained(cutGradient),
+  };
+}
+
+/** What the device loads. */
+function workloadsOf(task: Task, { cutLayer, tailFrom: from }: Cuts): readonly Workload[] {
+  const front = { kind: "front", cutLayer } as const;
+  if (from === undefined) return [front];
+  return [front, { kind: "step", from }, { kind: scoreKind(task), from }];
+}
+
+/** What scores a hold-out. */
+function scoreKind({ head }: Task): "loss" | "logits" {
+  return head.kind === "lm" ? "loss" : "logits";
+}
+
+function flopsOf(task: Task, { cutLayer, tailFrom: from }: Cuts) {
+  const spec = sketchSpec(task);
+  const forward = graphFlops(frontForwardGraph(spec, cutLayer).graph);
+  const backward = graphFlops(frontBackwardGraph(spec, cutLayer).graph);
+  const of = (kind: "step" | "loss" | "logits") =>
+    from === undefined ? 0 : workloadFlops(spec, { kind, from });
+  return { step: forward + backward + of("step"), evaluation: forward + of(scoreKind(task)) };
 }

@@ -10,7 +10,7 @@ import { createSplitServer } from "./server.ts";
 /** The front on the device, the tail on the coordinator. */
 export const split: Protocol<SplitDown, SplitUp> = {
   name: "split",
-  version: 1,
+  version: 2,
   estimate: estimateSplit,
   cutLayers,
   refusal: (task) => labelRefusal(task) ?? momentsRefusal(task),

@@ -1,46 +1,44 @@
-// One device's lane of `split`: the order of its messages, from the front's parameters to the merged
-// contribution of front and tail.
+// One device's lane of `split`: the order of its messages, from the parameters of its part to the merged
+// contribution of both sides.
 import { type EncodedGlobal, type GlobalSender, partOf } from "../global-model.ts";
 import { decodeExactly, outOfTurn, subset } from "../payload.ts";
-import { shapesOf } from "../plan.ts";
-import type { Contribution, GlobalModel, Lane, RoundInfo } from "../protocol.ts";
+import type { Contribution, GlobalModel, Lane } from "../protocol.ts";
 import type { Task } from "../task.ts";
 import { contributionWeight } from "../weight.ts";
-import type { SplitDown, SplitUp } from "./messages.ts";
-import { type Tail, tailTrainer } from "./tail.ts";
+import { type Cuts, coordinatorShapes, deviceShapes } from "./cut.ts";
+import type { HalfOptions } from "./half.ts";
+import type { SplitDown, SplitUp, Up } from "./messages.ts";
+import { answerOf, type CoordinatorSide } from "./side.ts";
 
 /** What a lane is opened with. */
-export interface SplitLaneOptions {
+export interface SplitLaneOptions extends Pick<HalfOptions, "task" | "deviceId" | "info"> {
   readonly task: Task;
-  readonly tail: Tail;
-  readonly cutLayer: number;
-  readonly deviceId: string;
-  readonly info: RoundInfo;
-  /** The round's global model, and how its front is sent. */
+  readonly cuts: Cuts;
+  /** The round's global model, and how the device's part of it is sent. */
   readonly global: GlobalModel;
   readonly sender: GlobalSender;
+  /** The coordinator's part of the model, from its half of the parameters. */
+  readonly sideOf: (options: HalfOptions) => CoordinatorSide;
 }
 
-/** A lane that trains its own copy of the tail from the very values that its device has of the front. */
+/** A lane that trains its own copy of the coordinator's part from the very values that its device has of the rest. */
 export function openSplitLane(options: SplitLaneOptions): Lane<SplitDown, SplitUp> {
-  const { task, tail, cutLayer, deviceId, info, global, sender } = options;
-  const { layers } = task.manifest.config;
-  const frontShapes = shapesOf(task, { from: 0, to: cutLayer });
-  const tailNames = [...shapesOf(task, { from: cutLayer, to: layers }).keys()];
-  const start = subset(global.parameters, tailNames);
-  const frontNames = [...frontShapes.keys()];
-  const trainer = tailTrainer({ task, tail, info, deviceId, start, frontNames });
+  const { task, cuts, deviceId, info, global, sender, sideOf } = options;
+  const shapes = deviceShapes(task, cuts);
+  const names = [...coordinatorShapes(task, cuts).keys()];
+  const start = subset(global.parameters, names);
+  const side = sideOf({ task, info, deviceId, start, deviceNames: [...shapes.keys()] });
   let result: Contribution | undefined;
 
-  const deliver = (up: Extract<SplitUp, { kind: "update" }>): undefined => {
+  const deliver = (up: Up<"update">): undefined => {
     const weight = contributionWeight(task, up.fields);
-    const frontUpdate = decodeExactly(up.tensors, frontShapes);
-    const update = new Map([...frontUpdate, ...trainer.finish(up)]);
+    const deviceUpdate = decodeExactly(up.tensors, shapes);
+    const update = new Map([...deviceUpdate, ...side.finish(up)]);
     result = { kind: "contribution", deviceId, weight, update };
   };
   const front = (encoded: EncodedGlobal): SplitDown => ({
     kind: "front",
-    ...partOf(encoded, frontNames),
+    ...partOf(encoded, shapes.keys()),
   });
   return {
     first: front(sender.first),
@@ -48,9 +46,7 @@ export function openSplitLane(options: SplitLaneOptions): Lane<SplitDown, SplitU
     receive: async (up) => {
       if (result) throw outOfTurn(`split: "${up.kind}" came after the round's update`);
       if (up.kind === "catchUp") return front(sender.whole());
-      if (up.kind === "activations") return trainer.train(up);
-      if (up.kind === "evaluate") return trainer.evaluate(up);
-      return deliver(up);
+      return up.kind === "update" ? deliver(up) : answerOf(side, up);
     },
     finish: async () => result,
     close: async () => {},

@@ -1,5 +1,5 @@
-// What travels in `split`: activations and labels up, the gradient at the cut down, and with both the
-// squared norms that make clipping equal to an uncut model's.
+// What travels in `split`: activations up, the gradient at the cut down, in a U-shape the middle's states down and their
+// gradient up between them; and the squared norms that make clipping equal to an uncut model's.
 import { z } from "zod";
 import { catchUpFields, globalFields } from "../global-model.ts";
 import type { PayloadOf } from "../payload.ts";
@@ -8,30 +8,39 @@ import { contributionFields } from "../weight.ts";
 /** Squared L2 norm of each gradient tensor by parameter name. */
 const squares = z.record(z.string().max(200), z.number().nonnegative());
 const lengths = z.array(z.int().nonnegative()).min(1).max(1024);
+const step = z.int().nonnegative();
 
 export const splitUpKinds = {
-  /** A request for the front's whole parameters. */
+  /** A request for the whole parameters of the device's part. */
   catchUp: catchUpFields,
-  /** One training step; tensor `activations` [batch, seq, hidden]. `squares` are those of the step before. */
+  /** One training step; tensor `activations` [tokens, hidden]. `squares` are the device's of the step before. A U-shape sends no labels. */
   activations: z.strictObject({
-    step: z.int().nonnegative(),
+    step,
     lengths,
-    labels: z.array(z.int()).max(1024),
+    labels: z.array(z.int()).max(1024).optional(),
     squares,
   }),
+  /** Tensor `gradient` at what the middle gave for this step's activations. */
+  gradient: z.strictObject({ step }),
   /** Hold-out texts; tensor `activations`. */
   evaluate: z.strictObject({ lengths, squares }),
-  /** The front's update, the end of the round. */
+  /** The update of the device's parameters, the end of the round. */
   update: z.strictObject({ ...contributionFields, squares }),
 };
 export const splitDownKinds = {
-  /** The front's parameters: the start, their change or the whole of them. */
+  /** The parameters of the device's part. */
   front: globalFields,
-  /** Tensor `gradient` [batch, seq, hidden]; `squares` are the tail's of this step. */
-  gradient: z.strictObject({ step: z.int().nonnegative(), loss: z.number(), squares }),
+  /** Tensor `gradient` [tokens, hidden]; `squares` are the coordinator's of this step. A U-shape knows no loss here. */
+  gradient: z.strictObject({ step, loss: z.number().optional(), squares }),
+  /** Tensor `states`: what the middle of a U-shape gives, for training and for the hold-out. */
+  states: z.strictObject({}),
   /** Tensor `logits` [batch, classes]. */
   logits: z.strictObject({}),
 };
 
 export type SplitUp = PayloadOf<typeof splitUpKinds>;
 export type SplitDown = PayloadOf<typeof splitDownKinds>;
+
+/** A message of one kind. */
+export type Up<Kind extends SplitUp["kind"]> = Extract<SplitUp, { kind: Kind }>;
+export type Down<Kind extends SplitDown["kind"]> = Extract<SplitDown, { kind: Kind }>;

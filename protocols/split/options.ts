@@ -7,6 +7,10 @@ export const splitOptions = z
   .strictObject({
     /** Blocks on the device; "auto" takes the one that needs the least memory. */
     cutLayer: z.union([z.literal("auto"), z.int().positive()]).default("auto"),
+    /** Whether the device holds the end of the model and the loss as well, so that labels never leave it. */
+    uShape: z.boolean().default(false),
+    /** Last blocks on a device with a U-shape, beside the final norm and the head. */
+    tailLayers: z.int().nonnegative().default(0),
     /** Not `topk`: each step's activations are others, so what one drops the next cannot bring. */
     activations: z.enum(denseEncodingNames).default("int8"),
     gradients: z.enum(encodingNames).default("bf16"),

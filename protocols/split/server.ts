@@ -1,46 +1,67 @@
-// Coordinator end of `split`: a tail copy for every device (SplitFed V1; Thapa et al. 2022, arXiv
-// 2004.12088), the step graphs shared by all lanes of one cut.
-import { loadPredictor, loadStep } from "../../runtime/index.ts";
+// Coordinator end of `split`: a copy of its part of the model for every device (SplitFed V1; Thapa et al. 2022, arXiv
+// 2004.12088), the graphs shared by all lanes of one cut.
+import { loadMiddle, loadPredictor, loadStep } from "../../runtime/index.ts";
 import { globalSender } from "../global-model.ts";
 import { modelSpec } from "../plan.ts";
 import type { ServerContext, ServerSide } from "../protocol.ts";
-import { cutLayerOf } from "./cut.ts";
+import { crossingsOf } from "./crossing.ts";
+import { type Cuts, cutsOf } from "./cut.ts";
+import type { HalfOptions } from "./half.ts";
 import { openSplitLane } from "./lane.ts";
 import type { SplitDown, SplitUp } from "./messages.ts";
-import type { Tail } from "./tail.ts";
+import { middleSide } from "./middle.ts";
+import type { CoordinatorSide } from "./side.ts";
+import { tailSide } from "./tail.ts";
 
 /** Lanes of `split`; a lane lives in memory only, so a restart begins it again. */
-export async function createSplitServer({
-  task,
-  engine,
-  model,
-}: ServerContext): Promise<ServerSide<SplitDown, SplitUp>> {
-  const tails = new Map<number, Promise<Tail>>();
-  const spec = modelSpec(task, model);
+export async function createSplitServer(
+  context: ServerContext,
+): Promise<ServerSide<SplitDown, SplitUp>> {
+  const { task } = context;
+  const parts = new Map<number, Promise<LoadedPart>>();
   const senderOf = globalSender();
-  const load = async (from: number): Promise<Tail> => ({
-    step: await loadStep(engine, spec, { from }),
-    predictor: await loadPredictor(engine, spec, { from }),
-  });
-  const tailAt = (cutLayer: number): Promise<Tail> => {
-    const loading = tails.get(cutLayer) ?? load(cutLayer);
-    tails.set(cutLayer, loading);
+  const partAt = (cuts: Cuts): Promise<LoadedPart> => {
+    const loading = parts.get(cuts.cutLayer) ?? loadPart(context, cuts);
+    parts.set(cuts.cutLayer, loading);
     return loading;
   };
   return {
     openLane: async (assignment, info, global) => {
-      const cutLayer = cutLayerOf(assignment, task);
-      const tail = await tailAt(cutLayer);
+      const cuts = cutsOf(assignment, task);
+      const { sideOf } = await partAt(cuts);
       const { deviceId } = assignment;
       const sender = senderOf(global);
-      return openSplitLane({ task, tail, cutLayer, deviceId, info, global, sender });
+      return openSplitLane({ task, cuts, deviceId, info, global, sender, sideOf });
     },
     close: async () => {
-      for (const tail of await Promise.all(tails.values())) {
-        await tail.step.close();
-        await tail.predictor.close();
-      }
-      tails.clear();
+      for (const part of await Promise.all(parts.values())) await part.close();
+      parts.clear();
+    },
+  };
+}
+
+/** The graphs of one cut. */
+interface LoadedPart {
+  sideOf(options: HalfOptions): CoordinatorSide;
+  close(): Promise<void>;
+}
+
+async function loadPart({ task, engine, model }: ServerContext, cuts: Cuts): Promise<LoadedPart> {
+  const spec = modelSpec(task, model);
+  const { cutLayer: from, tailFrom: to } = cuts;
+  const crossings = crossingsOf(task, cuts);
+  if (to !== undefined) {
+    const middle = await loadMiddle(engine, spec, { from, to });
+    const sideOf = (options: HalfOptions) => middleSide(middle, crossings, options);
+    return { sideOf, close: () => middle.close() };
+  }
+  const step = await loadStep(engine, spec, { from });
+  const predictor = await loadPredictor(engine, spec, { from });
+  return {
+    sideOf: (options) => tailSide({ step, predictor }, crossings, options),
+    close: async () => {
+      await step.close();
+      await predictor.close();
     },
   };
 }

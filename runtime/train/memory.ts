@@ -28,7 +28,7 @@ export type HeadWorkload =
       /** First block of a tail, which is executed whole; 0 when left out. */
       readonly from?: number;
     }
-  | { readonly kind: "loss" }
+  | { readonly kind: "loss"; readonly from?: number }
   | { readonly kind: "logits"; readonly from?: number };
 
 /**
@@ -102,8 +102,6 @@ function graphsOf(given: ModelSpec, workload: Workload): readonly Graph[] {
       return all.map(({ graph }) => graph);
     }
     case "loss":
-      if (spec.execution !== "blocks") return [headGraph(spec, workload, 0)];
-      return [...blockForward(spec, "evaluation"), headGraph(spec, workload)];
     case "logits":
       if (spec.execution !== "blocks") return [headGraph(spec, workload, workload.from ?? 0)];
       return [...blockForward(spec, "evaluation"), headGraph(spec, workload)];

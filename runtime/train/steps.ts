@@ -50,7 +50,7 @@ export interface Predictor extends Loaded {
   run(parameters: Parameters, feeds: TensorBundle): Promise<Float32Tensor>;
 }
 
-/** Loss of a whole model, without dropout. */
+/** Loss of a whole model or of a tail, without dropout. */
 export interface LossFunction extends Loaded {
   run(parameters: Parameters, feeds: TensorBundle): Promise<number>;
 }
@@ -101,10 +101,14 @@ export async function loadPredictor(
   };
 }
 
-/** Loads the forward pass of a whole model to the labels' loss, as the spec wants it executed. */
-export async function loadLoss(engine: Engine, spec: ModelSpec): Promise<LossFunction> {
-  if (spec.execution === "blocks") return await loadBlockLoss(engine, spec);
-  const { graph, loss = "" } = stepGraph(spec, { wantsGradients: false });
+/** Loads the forward pass to the labels' loss, of a whole model as the spec wants it executed or of a tail behind `from` blocks. */
+export async function loadLoss(
+  engine: Engine,
+  spec: ModelSpec,
+  { from = 0 }: Pick<StepOptions, "from"> = {},
+): Promise<LossFunction> {
+  if (spec.execution === "blocks" && from === 0) return await loadBlockLoss(engine, spec);
+  const { graph, loss = "" } = stepGraph(spec, { from, wantsGradients: false });
   const session = await engine.load(graph);
   return {
     flops: graphFlops(graph),

@@ -21,6 +21,8 @@ const { signal } = new AbortController();
 const protocolOf = (name: string) =>
   builtInProtocols.find((protocol) => protocol.name === name) as AnyProtocol;
 
+const versions = Object.fromEntries(builtInProtocols.map(({ name, version }) => [name, version]));
+
 /** A fresh lane of the first round, what a device would send it, and what comes of it. */
 async function openRound(toy: Toy, task: Task, name: ToyDevice["protocol"]) {
   const cut = name === "split" ? { cutLayer: 2 } : {};
@@ -73,14 +75,14 @@ t.test(
     await t.rejects(send(withFields(second, { squares: without })), invalid(/got 7/));
     await t.rejects(
       send(withFields(second, { squares: tail })),
-      invalid(/8 front tensors .* got 9/),
+      invalid(/8 device tensors .* got 9/),
     );
     await t.rejects(
       send(withFields(second, { squares: { ...squares, [name]: -1 } })),
       invalid(/squares/),
     );
     for (const up of [second, third]) await send(up);
-    await t.rejects(send(update), outOfTurn(/the device made 4 steps, the tail 3/));
+    await t.rejects(send(update), outOfTurn(/the device made 4 steps, the coordinator 3/));
     await send(fourth);
     await t.rejects(send(withFields(fourth, { step: 4 })), outOfTurn(/the round has no more/));
     t.equal(await lane.finish(), undefined);
@@ -147,7 +149,7 @@ t.test("labels that may not leave keep a device from split, at both ends", async
       profile: boardProfile(board),
       budget: { trainingMemoryBytes: memoryOf("split") },
       holdOut: 0,
-      protocols: { full: 1, kd: 1, split: 1 },
+      protocols: versions,
     });
   t.match(select(toy.task()).assignment, { protocol: "split", cutLayer: 1 });
   const private_ = toy.task({ labelsMayLeave: false });
@@ -156,6 +158,14 @@ t.test("labels that may not leave keep a device from split, at both ends", async
   const texts = table.map(({ text }) => text).filter((text) => text.startsWith("split"));
   t.equal(texts.length, 3, "one for each cut");
   for (const text of texts) t.match(text, /is refused: labels would leave the device/);
+  const outer = select(toy.task({ labelsMayLeave: false, split: { uShape: true, tailLayers: 2 } }));
+  const cuts = outer.table.filter(({ candidate }) => candidate.protocol === "split");
+  t.same(
+    cuts.map(({ candidate }) => candidate.cutLayer),
+    [1],
+    "one block stays in the middle",
+  );
+  t.notMatch(cuts[0]?.text, /is refused/, "a U-shape keeps its labels");
   t.throws(() => requireAssignment("a", select(private_)), { code: "SELECTION_IMPOSSIBLE" });
   const device: ToyDevice = { id: "a", protocol: "split", cutLayer: 1, train: toyExamples("a", 9) };
   await t.rejects(openFederation(toy, private_, [device]), {
@@ -181,16 +191,16 @@ t.test("a device gets what both ends have and the task has the data for", async 
       holdOut: 0,
       protocols,
     });
-  const all = { full: 1, kd: 1, split: 1 };
-  t.match(select(task, all).assignment, { protocol: "kd", protocolVersion: 1 });
+  const all = versions;
+  t.match(select(task, all).assignment, { protocol: "kd", protocolVersion: versions["kd"] });
   const { assignment } = select({ ...task, manifest }, all);
   t.match(assignment, { protocol: "full", reason: /kd is refused: the task has no public set/ });
-  t.match(select(task, { kd: 2, split: 1 }).assignment, {
+  t.match(select(task, { kd: 99, split: versions["split"] ?? 0 }).assignment, {
     protocol: "split",
-    reason: /speaks version 2 of "kd".*does not have "full"/,
+    reason: /speaks version 99 of "kd".*does not have "full"/,
   });
-  t.equal(findProtocol(builtInProtocols, "kd", 1).name, "kd");
-  t.throws(() => findProtocol(builtInProtocols, "kd", 2), { code: "PROTOCOL_VERSION_MISMATCH" });
+  t.equal(findProtocol(builtInProtocols, "kd", versions["kd"] ?? 0).name, "kd");
+  t.throws(() => findProtocol(builtInProtocols, "kd", 99), { code: "PROTOCOL_VERSION_MISMATCH" });
   t.throws(() => findProtocol(builtInProtocols, "dfl", 1), {
     code: "PROTOCOL_UNKNOWN",
     message: /this end has full, kd, split/,

@@ -1,0 +1,79 @@
+// What the two shapes of a cut have in common on the device.
+import {
+  type AdjustGradients,
+  type Batch,
+  clipScale,
+  type MaskKey,
+  type Optimizer,
+  type Parameters,
+  squaredNorms,
+} from "../../runtime/index.ts";
+import type { HoldOutScore } from "../local-training.ts";
+import { outOfTurn } from "../payload.ts";
+import type { ClientContext, RoundLink } from "../protocol.ts";
+import type { Down, SplitDown, SplitUp } from "./messages.ts";
+
+/** The device's part of the model, loaded. */
+export interface DevicePart {
+  /** FLOPs of one training step. */
+  readonly flops: number;
+  /** Forward, exchange, backward, step; gives the loss. */
+  step(round: DeviceRound, batch: Batch, place: StepPlace): Promise<number>;
+  /** What the cut model is worth on the hold-out; undefined without one. */
+  score(round: DeviceRound, signal: AbortSignal): Promise<HoldOutScore | undefined>;
+  close(): Promise<void>;
+}
+
+/** Which step of a round. */
+export interface StepPlace {
+  readonly step: number;
+  /** What names its dropout masks. */
+  readonly maskKey: MaskKey;
+}
+
+/** What the steps of one round share. */
+export interface DeviceRound {
+  readonly context: ClientContext;
+  readonly optimizer: Optimizer;
+  readonly adjust: AdjustGradients;
+  readonly link: RoundLink<SplitDown, SplitUp>;
+  readonly rateAt: (step: number) => number;
+  /** The device's squared norms that the coordinator has not seen: its part steps once it has. */
+  squares: Readonly<Record<string, number>>;
+}
+
+/** Steps the device's parameters as an uncut model would, with the coordinator's squared norms. */
+export function stepDevice(
+  round: DeviceRound,
+  found: Parameters,
+  { fields: { step, squares } }: Down<"gradient">,
+): void {
+  const { optimizer, adjust, rateAt, context } = round;
+  const gradients = adjust(found, optimizer.parameters);
+  const own = squaredNorms(gradients);
+  const all = new Map([...Object.entries(squares), ...own]);
+  const scale = clipScale(all, context.task.training.maxGradientNorm);
+  optimizer.step(gradients, { rate: rateAt(step), scale });
+  round.squares = Object.fromEntries(own);
+}
+
+/** The answer as the kind that it must be; throws `PROTOCOL_OUT_OF_TURN`. */
+export function expectKind<Kind extends SplitDown["kind"]>(
+  answer: SplitDown,
+  kind: Kind,
+): Down<Kind> {
+  if (answer.kind !== kind) throw unexpected(answer);
+  return answer as Down<Kind>;
+}
+
+/** The gradient of this step; throws `PROTOCOL_OUT_OF_TURN` for another's. */
+export function expectGradient(answer: SplitDown, step: number): Down<"gradient"> {
+  const gradient = expectKind(answer, "gradient");
+  if (gradient.fields.step !== step) throw unexpected(answer);
+  return gradient;
+}
+
+/** The error for an answer that does not belong here. */
+export function unexpected(message: SplitDown): Error {
+  return outOfTurn(`split: "${message.kind}" is not the answer expected now`);
+}

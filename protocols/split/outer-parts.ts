@@ -1,0 +1,121 @@
+// A device with both ends of the model, a U-shape (Vepakomma et al. 2018, arXiv 1812.00564, section 2.2): the middle is at
+// the coordinator, labels and loss never leave. Two exchanges a step.
+import {
+  type Batch,
+  checkFinite,
+  type Float32Tensor,
+  type Front,
+  loadFront,
+  loadStep,
+  squaredNorms,
+  type TensorBundle,
+  type TrainingStep,
+} from "../../runtime/index.ts";
+import type { HoldOutScore } from "../local-training.ts";
+import { batchesOf, modelSpec } from "../plan.ts";
+import type { ClientContext } from "../protocol.ts";
+import { type Crossings, crossingsOf, decodeCrossing, encodeCrossing } from "./crossing.ts";
+import type { Cuts } from "./cut.ts";
+import {
+  type DevicePart,
+  type DeviceRound,
+  expectGradient,
+  expectKind,
+  type StepPlace,
+  stepDevice,
+} from "./device-part.ts";
+import { loadTailScorer, type TailScorer } from "./tail-scorer.ts";
+
+/** Loads the front and the tail. */
+export async function openOuterParts(context: ClientContext, cuts: Cuts): Promise<DevicePart> {
+  const { task, engine, model } = context;
+  const spec = modelSpec(task, model);
+  const from = cuts.tailFrom ?? spec.model.config.layers;
+  const front = await loadFront(engine, spec, cuts.cutLayer);
+  const tail = await loadStep(engine, spec, { from });
+  const scorer = await loadTailScorer(engine, spec, from);
+  const loaded = { front, tail, scorer, crossings: crossingsOf(task, cuts) };
+  return {
+    flops: front.flops + tail.flops,
+    step: (round, batch, place) => trainStep(loaded, round, { batch, ...place }),
+    score: (round, signal) => scoreHoldOut(loaded, round, signal),
+    close: async () => {
+      await front.close();
+      await tail.close();
+      await scorer.close();
+    },
+  };
+}
+
+interface LoadedParts {
+  readonly front: Front;
+  readonly tail: TrainingStep;
+  readonly scorer: TailScorer;
+  readonly crossings: Crossings;
+}
+
+async function trainStep(
+  { front, tail, crossings }: LoadedParts,
+  round: DeviceRound,
+  { batch, step, maskKey }: StepPlace & { readonly batch: Batch },
+): Promise<number> {
+  const { optimizer, link, squares } = round;
+  const { parameters } = optimizer;
+  const { lengths } = batch;
+  const feeds = front.withMasks(batch.feeds, maskKey);
+  const activations = await front.forward(parameters, feeds);
+  const fields = { step, lengths: [...lengths], squares };
+  const tensors = encodeCrossing(crossings.activations, activations, lengths);
+  const middle = expectKind(await link.ask({ kind: "activations", fields, tensors }), "states");
+  const states = decodeCrossing(crossings.states, middle.tensors, lengths);
+  const tailFeeds = tail.withMasks(withStates(batch.feeds, states), maskKey);
+  const behind = await tail.run(parameters, tailFeeds);
+  checkFinite(step, behind.loss, squaredNorms(behind.gradients));
+  const leaving = behind.cutGradient as Float32Tensor;
+  const back = encodeCrossing(crossings.statesGradient, leaving, lengths);
+  const reply = await link.ask({ kind: "gradient", fields: { step }, tensors: back });
+  const answer = expectGradient(reply, step);
+  const cutGradient = decodeCrossing(crossings.cutGradient, answer.tensors, lengths);
+  const before = await front.backward(parameters, feeds, cutGradient);
+  stepDevice(round, new Map([...before, ...behind.gradients]), answer);
+  return behind.loss;
+}
+
+/** The worth of the cut model on the hold-out; what the tail makes of it stays here. */
+async function scoreHoldOut(
+  { front, scorer, crossings }: LoadedParts,
+  round: DeviceRound,
+  signal: AbortSignal,
+): Promise<HoldOutScore | undefined> {
+  const { optimizer, link, context } = round;
+  const { task, holdOut } = context;
+  if (holdOut.length === 0) return undefined;
+  const { parameters } = optimizer;
+  const { batchSize } = task.training;
+  const places = Array.from(holdOut, (_, i) => i);
+  const order = chunksOf(places, batchSize);
+  const running = scorer.begin();
+  let first = 0;
+  for (const batch of batchesOf(task, holdOut, order)) {
+    signal.throwIfAborted();
+    const activations = await front.evaluate(parameters, batch.feeds);
+    const tensors = encodeCrossing(crossings.activations, activations, batch.lengths);
+    const fields = { lengths: [...batch.lengths], squares: round.squares };
+    const answer = expectKind(await link.ask({ kind: "evaluate", fields, tensors }), "states");
+    round.squares = {};
+    const states = decodeCrossing(crossings.states, answer.tensors, batch.lengths);
+    const texts = holdOut.slice(first, first + batchSize);
+    await running.take(parameters, withStates(batch.feeds, states), texts);
+    first += batchSize;
+  }
+  return { score: running.score(), flops: order.length * (front.forwardFlops + scorer.flops) };
+}
+
+function chunksOf(places: readonly number[], size: number): number[][] {
+  const count = Math.ceil(places.length / size);
+  return Array.from({ length: count }, (_, i) => places.slice(i * size, (i + 1) * size));
+}
+
+function withStates(feeds: TensorBundle, states: Float32Tensor): TensorBundle {
+  return new Map([...feeds, ["activations", states] as const]);
+}
