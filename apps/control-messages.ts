@@ -55,6 +55,8 @@ export const startSchema = z.strictObject({
   dropped: z
     .strictObject({ lane: z.int().positive(), staleness: z.int().positive() })
     .exactOptional(),
+  /** The device's last accepted round was done in another way: what belongs to that one alone is dropped. */
+  isReassigned: z.boolean(),
   payload: z.strictObject({ kind: z.string(), fields: z.record(z.string(), z.unknown()) }),
 });
 
@@ -87,6 +89,15 @@ export const reportSchema = z.strictObject({
   provisioningBytes: count,
   /** Of the bytes sent, those sent before. */
   repeatedBytes: count,
+  /** The board after the round, where it is measured and not declared. */
+  state: z
+    .strictObject({
+      availableBytes: count.exactOptional(),
+      temperatureCelsius: z.number().min(-60).max(200).exactOptional(),
+      throttled: z.boolean().exactOptional(),
+      uplinkBitsPerSecond: z.number().positive().exactOptional(),
+    })
+    .exactOptional(),
 });
 
 /** What a device reports at the end of its round. */

@@ -2,7 +2,13 @@
 export { type Accelerator, acceleratorOf } from "./accelerators.ts";
 export { type BoardKey, boardKeyOf, boardKeys, boardProfile } from "./boards.ts";
 export { DeviceError, type DeviceErrorCode, deviceErrors } from "./errors.ts";
-export { type LinkRates, type MeasureOptions, measureProfile } from "./measure.ts";
+export {
+  type BoardState,
+  type LinkRates,
+  type MeasureOptions,
+  measureProfile,
+  readBoardState,
+} from "./measure.ts";
 export { type PowerReading, readPower } from "./power.ts";
 export {
   type BoardIdentity,

@@ -66,6 +66,28 @@ export async function measureProfile(options: MeasureOptions = {}): Promise<Devi
   };
 }
 
+/** What changes on a board from round to round. */
+export interface BoardState {
+  /** Free and reclaimable memory, within the control group's limits. */
+  readonly availableBytes?: number;
+  readonly temperatureCelsius?: number;
+  readonly throttled?: boolean;
+}
+
+/** Reads memory and heat of the board below `root`: a few files, no measurement. */
+export async function readBoardState(root = "/"): Promise<BoardState> {
+  const sysroot = openSysroot(root);
+  const memory = await readMemory(sysroot);
+  const limited = memory && (await withinLimits(sysroot, memory));
+  const temperatureCelsius = await readTemperatureCelsius(sysroot);
+  const throttled = await readThrottled(sysroot);
+  return {
+    ...(limited ? { availableBytes: limited.availableBytes.value } : {}),
+    ...(temperatureCelsius === undefined ? {} : { temperatureCelsius }),
+    ...(throttled === undefined ? {} : { throttled }),
+  };
+}
+
 interface Basics {
   readonly model: string;
   readonly memory: DeviceProfile["memory"];

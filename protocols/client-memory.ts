@@ -37,3 +37,14 @@ export async function stageSections(state: ClientState, changes: SectionChanges)
   );
   await state.stage(new Map([...kept, ...written]));
 }
+
+/** Tensors without those of some sections. */
+export function withoutSections(
+  tensors: Parameters | undefined,
+  sections: readonly SectionName[],
+): Parameters | undefined {
+  const dropped = new Set<string>(sections);
+  return (
+    tensors && new Map([...tensors].filter(([name]) => !dropped.has(name.split("/", 1)[0] ?? "")))
+  );
+}

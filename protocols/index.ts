@@ -5,6 +5,7 @@ export {
   type SectionChanges,
   type SectionName,
   stageSections,
+  withoutSections,
 } from "./client-memory.ts";
 export * from "./cohort.ts";
 export * from "./contract/index.ts";
@@ -14,6 +15,7 @@ export * from "./encoding/index.ts";
 export * from "./encoding/residual.ts";
 export * from "./errors.ts";
 export * from "./exclusions.ts";
+export type { DeviceState, RoundExperience } from "./experience.ts";
 export * from "./fold-round.ts";
 export * from "./global-model.ts";
 export * from "./local-training.ts";
@@ -22,6 +24,7 @@ export * from "./payload.ts";
 export * from "./plan.ts";
 export type * from "./protocol.ts";
 export * from "./registry.ts";
+export * from "./revision.ts";
 export * from "./round.ts";
 export * from "./selection.ts";
 export * from "./task.ts";

@@ -152,6 +152,11 @@ export function requireAssignment(
   });
 }
 
+/** The verdict on what a selection chose: the first feasible one, or what an override or earlier rounds made of it. */
+export function chosenOf({ assignment, table }: Selection): CandidateVerdict | undefined {
+  return assignment && table.find(({ candidate }) => labelOf(candidate) === labelOf(assignment));
+}
+
 /** Whether limits alone speak against it, and nothing that no force can mend. */
 function onlyFiguresReject({ rejections }: CandidateVerdict): boolean {
   return rejections.every(({ name }) => name !== undefined);

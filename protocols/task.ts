@@ -81,6 +81,10 @@ export const taskSchema = z.strictObject({
       order: z.array(z.string().regex(idPattern)).min(1).default(["full", "split", "kd"]),
       /** The most that a round may take of any device; the stricter of these and the device's own budget counts. */
       limits: budgetSchema.prefault({}),
+      /** Whether assignments are looked at again between rounds, with what the rounds showed. */
+      revisit: z.boolean().default(true),
+      /** Rounds that must have gone well before a device moves to what the task prefers, or what was struck is tried again. */
+      goodRounds: positiveInt.default(3),
     })
     .prefault({}),
   assignments: assignmentOptions,

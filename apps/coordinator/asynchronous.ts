@@ -188,7 +188,8 @@ class BufferedRounds implements Pace {
   }
 
   #ended(lane: JournaledLane, isAccepted: boolean, staleness: number): EndedLane {
-    const report = this.#desk.reports.get(laneKey(lane.assignment.deviceId, lane.info.lane));
+    const key = laneKey(lane.assignment.deviceId, lane.info.lane);
+    const report = () => this.#desk.reports.get(key);
     return { lane, report, isAccepted, staleness };
   }
 }

@@ -6,6 +6,7 @@ import {
   type AnyProtocol,
   type BufferedUpdate,
   chooseCohort,
+  chosenOf,
   foldRound,
   type GlobalModel,
   headOf,
@@ -30,6 +31,7 @@ import { journalFile, readJournal } from "./journal.ts";
 import type { AttemptOutcome, Pace } from "./pace.ts";
 import type { PreparedTask } from "./prepared-task.ts";
 import { positionOf, type RunPosition } from "./recovery.ts";
+import { createRevisions, type Revisions } from "./revisions.ts";
 import { returnMs, synchronousPace } from "./round-runner.ts";
 import type { RunFolder } from "./run-folder.ts";
 import { createServers, type Servers } from "./servers.ts";
@@ -68,17 +70,19 @@ export async function runCoordinator(options: CoordinatorOptions): Promise<RunRe
   const { task, model, publicSet } = prepared;
   const servers = createServers(protocols, { task, engine: options.engine, model, publicSet, log });
   const scorer = await loadScorer(options.engine, modelSpec(task, model));
+  const { journal } = options.folder;
+  const revisions = createRevisions({ task, protocols, journal, onEvent });
   const fleet = await openFleet({
     transport,
     federation: options.federation,
     task,
-    protocols,
+    assign: revisions.assign,
     publicBytes: prepared.publicBytes,
     onEvent,
     log,
   });
   try {
-    return await runRounds({ ...options, servers, scorer, fleet });
+    return await runRounds({ ...options, servers, scorer, fleet, revisions });
   } finally {
     await fleet.close();
     await servers.close();
@@ -90,6 +94,7 @@ interface Run extends CoordinatorOptions {
   readonly servers: Servers;
   readonly scorer: Scorer;
   readonly fleet: Fleet;
+  readonly revisions: Revisions;
 }
 
 async function runRounds(run: Run): Promise<RunResult> {
@@ -105,6 +110,7 @@ async function runRounds(run: Run): Promise<RunResult> {
     onEvent({ kind: "resumed", round: position.round, attempt: position.attempt });
   while (position.round <= rounds) {
     await cohortReady(run, position);
+    if (!position.isInterrupted) await run.revisions.revise(run.fleet, position.round);
     position = await beginRound(run, position);
     const { round, attempt, cohort } = position;
     const started = performance.now();
@@ -112,6 +118,7 @@ async function runRounds(run: Run): Promise<RunResult> {
     const outcome = await pace.run(position, global);
     if (outcome.decision.kind === "reopen") {
       onEvent({ kind: "reopened", round, reason: outcome.decision.reason });
+      await run.revisions.note(round, outcome);
       await closeLanes(outcome);
       position = nextPosition({ round, attempt: attempt + 1 });
       continue;
@@ -125,6 +132,7 @@ async function runRounds(run: Run): Promise<RunResult> {
     const updates = isAsynchronous ? { updates: updatesOf(outcome, round) } : {};
     const closed = { round, attempt, accepted, ...updates, ...score, seconds };
     await folder.journal.append({ kind: "closed", ...closed });
+    await run.revisions.note(round, outcome);
     raiseLanes(acceptedLanes, accepted);
     await record(run, round, outcome, { ...score, seconds });
     await folder.clearUploads((name) => pace.needs(name));
@@ -175,8 +183,7 @@ function askedBy(
   const { seed, cohort } = prepared.task;
   if (cohort.fraction === 1) return undefined;
   const candidates = [...fleet.ready.values()].map(({ id, selection }) => {
-    const chosen = selection.table.find(({ feasible }) => feasible);
-    const seconds = chosen?.figures.find(({ name }) => name === "seconds")?.value;
+    const seconds = chosenOf(selection)?.figures.find(({ name }) => name === "seconds")?.value;
     return { deviceId: id, seconds };
   });
   return chooseCohort(candidates, cohort, { seed, round, attempt });
@@ -237,7 +244,7 @@ async function record(
   for (const { lane, report, isAccepted, staleness } of lanes) {
     const { deviceId, protocol } = lane.assignment;
     const line = { kind: "device", round, deviceId, protocol, isAccepted, staleness };
-    await folder.appendMetrics({ ...line, ...report });
+    await folder.appendMetrics({ ...line, ...report() });
   }
   await folder.appendMetrics({ kind: "round", round, devices, ...scores });
 }
@@ -306,7 +313,8 @@ function paceOf(
   acceptedLanes: Map<string, number>,
 ): Pace {
   const { task } = run.prepared;
-  const options = { ...run, task, lastLanes, acceptedLanes };
+  const { lastAccepted } = run.revisions;
+  const options = { ...run, task, lastLanes, acceptedLanes, lastAccepted };
   const { asynchronous: settings } = task;
   return settings ? asynchronousPace({ ...options, settings }) : synchronousPace(options);
 }

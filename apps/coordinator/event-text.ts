@@ -23,6 +23,10 @@ export function eventText(event: RunEvent): string | undefined {
         ...rows,
       ].join("\n");
     }
+    case "revised":
+      return `${event.deviceId} changes from ${event.from} to ${event.to}: ${event.because}`;
+    case "kept":
+      return `${event.deviceId} goes on as it is, for nothing else fits: ${event.because}`;
     case "gone":
       return `${event.deviceId} is gone`;
     case "round": {

@@ -21,6 +21,17 @@ export type RunEvent =
       readonly board: string;
       readonly selection: Selection;
     }
+  /** From this round on a device does something else. */
+  | {
+      readonly kind: "revised";
+      readonly deviceId: string;
+      readonly round: number;
+      readonly from: string;
+      readonly to: string;
+      readonly because: string;
+    }
+  /** A device's last round speaks against what it does, and nothing else fits it. */
+  | { readonly kind: "kept"; readonly deviceId: string; readonly because: string }
   | { readonly kind: "gone"; readonly deviceId: string }
   | {
       readonly kind: "round";

@@ -23,9 +23,8 @@ import {
   parseProfile,
 } from "../../devices/index.ts";
 import {
-  type AnyProtocol,
   type Assignment,
-  assignDevice,
+  type DeviceOffer,
   protocolErrors,
   requireAssignment,
   type Selection,
@@ -50,12 +49,19 @@ export interface ReadyDevice {
   readonly selection: Selection;
   readonly assignment: Assignment;
   readonly examples: number;
+  /** What it said of itself when it joined. */
+  readonly offer: DeviceOffer;
 }
 
 /** The devices of a run. */
 export interface Fleet {
   /** By device id. */
   readonly ready: ReadonlyMap<string, ReadyDevice>;
+  /** Gives a ready device something else to do from its next lane on. */
+  reassign(
+    deviceId: string,
+    change: Pick<ReadyDevice, "assignment" | "selection" | "profile">,
+  ): void;
   /** Whether the device's status says that it was stopped: it will not come back by itself. */
   hasLeft(deviceId: string): boolean;
   /** Called when a device becomes ready or goes; replaces the last listener. */
@@ -78,7 +84,8 @@ export interface FleetOptions {
   readonly transport: Transport;
   readonly federation: string;
   readonly task: Task;
-  readonly protocols: readonly AnyProtocol[];
+  /** What a device that joins does. */
+  readonly assign: (offer: DeviceOffer) => Selection;
   /** What a device that asks for the public set gets. */
   readonly publicBytes: Uint8Array;
   readonly onEvent: OnEvent;
@@ -134,6 +141,14 @@ class Roster implements Fleet {
       if (either.aborted) resolve();
       else either.addEventListener("abort", () => resolve(), { once: true });
     });
+  }
+
+  reassign(
+    deviceId: string,
+    change: Pick<ReadyDevice, "assignment" | "selection" | "profile">,
+  ): void {
+    const device = this.ready.get(deviceId);
+    if (device) this.ready.set(deviceId, { ...device, ...change });
   }
 
   hasLeft(deviceId: string): boolean {
@@ -259,7 +274,7 @@ function publicSetReply(bytes: Uint8Array): Reply {
 async function bringIn(
   id: string,
   { link, inbox, instance }: Member,
-  { task, protocols }: FleetOptions,
+  { task, assign }: FleetOptions,
   signal: AbortSignal,
 ): Promise<ReadyDevice> {
   const description = readFields(
@@ -280,9 +295,9 @@ async function bringIn(
   }
   const { profile: _, ...declared } = description;
   const offer = { ...declared, deviceId: id, profile, budget, holdOut: answer.holdOut };
-  const selection = assignDevice(protocols, task, offer);
+  const selection = assign(offer);
   const assignment = requireAssignment(id, selection);
   const { examples } = answer;
   const standing = { id, instance, gone: signal, link, inbox };
-  return { ...standing, profile, budget, selection, assignment, examples };
+  return { ...standing, profile, budget, selection, assignment, examples, offer };
 }

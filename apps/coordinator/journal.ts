@@ -61,6 +61,24 @@ export type JournalRecord =
       readonly lane: number;
       readonly staleness: number;
     }
+  /** A device whose lane was opened in a round and not folded in: it was late, or gave up with this error. */
+  | {
+      readonly kind: "missed";
+      readonly round: number;
+      readonly deviceId: string;
+      readonly lane: number;
+      readonly failure?: string | undefined;
+    }
+  /** What a device does from this round on, and why no longer what it did. */
+  | {
+      readonly kind: "revised";
+      readonly round: number;
+      readonly deviceId: string;
+      readonly assignment: Assignment;
+      /** Label of what it did before. */
+      readonly from: string;
+      readonly because: string;
+    }
   | (Score & {
       readonly kind: "closed";
       readonly round: number;

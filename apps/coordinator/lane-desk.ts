@@ -3,8 +3,10 @@
 import type { Envelope, Reply } from "../../broker/index.ts";
 import {
   type Assignment,
+  chosenOf,
   type GlobalModel,
   type LanePhase,
+  labelOf,
   protocolErrors,
   type Task,
 } from "../../protocols/index.ts";
@@ -33,6 +35,8 @@ export interface DeskOptions {
   readonly lastLanes: Map<string, number>;
   /** Lane of each device that counted last, or is to; raised by the course or by the run. */
   readonly acceptedLanes: Map<string, number>;
+  /** Label of the way in which a device's last accepted round was done. */
+  readonly lastAccepted: (deviceId: string) => string | undefined;
   readonly signal: AbortSignal;
   readonly onEvent: OnEvent;
   readonly log: (message: string) => void;
@@ -74,6 +78,8 @@ export class LaneDesk {
   readonly lanes = new Map<string, JournaledLane>();
   /** By `laneKey`. */
   readonly reports = new Map<string, DeviceRoundReport>();
+  /** Codes of the errors with which devices gave their lane up. */
+  readonly failures = new Map<string, string>();
   readonly #options: DeskOptions;
   readonly #course: Course;
   /** Devices may enter: what a crash left is restored, and nothing is decided yet. */
@@ -287,14 +293,16 @@ export class LaneDesk {
   }
 
   async #start({ id, link, gone }: ReadyDevice, lane: JournaledLane): Promise<void> {
-    const { task, acceptedLanes, onEvent, signal } = this.#options;
+    const { task, acceptedLanes, lastAccepted, onEvent, signal } = this.#options;
     const { globalStep, ...place } = lane.info;
     const { deviceId: _, ...assignment } = lane.assignment;
     const { tensors, blobs = new Map(), ...payload } = lane.first;
     onEvent({ kind: "started", deviceId: id, lane: place.lane, protocol: assignment.protocol });
     const acceptedLane = acceptedLanes.get(id) ?? 0;
     const news = this.#course.newsFor(id);
-    const fields = { ...assignment, globalStep, acceptedLane, payload, ...news };
+    const former = lastAccepted(id);
+    const isReassigned = former !== undefined && former !== labelOf(lane.assignment);
+    const fields = { ...assignment, globalStep, acceptedLane, isReassigned, payload, ...news };
     await link.request(
       { ...place, kind: "start", task: task.name, fields, tensors, blobs },
       { signal: AbortSignal.any([signal, gone]) },
@@ -305,6 +313,7 @@ export class LaneDesk {
     if (this.lanes.get(deviceId)?.info.lane !== request.lane) return;
     const { code, message } = readFields(request, failedSchema);
     this.#runners.set(deviceId, undefined);
+    this.failures.set(deviceId, code);
     await this.lose(deviceId, `${code}: ${message}`);
   }
 
@@ -341,8 +350,7 @@ export class LaneDesk {
 type LaneSource = { readonly recorded: RecordedLane } | { readonly device: LaneDevice };
 
 function laneDevice({ profile, selection }: ReadyDevice): LaneDevice {
-  const chosen = selection.table.find(({ feasible }) => feasible);
-  return { board: profile.board.model, estimate: chosen?.candidate.cost };
+  return { board: profile.board.model, estimate: chosenOf(selection)?.candidate.cost };
 }
 
 function aborted(signal: AbortSignal): Promise<void> {

@@ -27,9 +27,14 @@ export interface AttemptOutcome {
 /** A lane that has ended. */
 export interface EndedLane {
   readonly lane: JournaledLane;
-  readonly report: DeviceRoundReport | undefined;
+  /** It may come after the attempt has ended. */
+  readonly report: () => DeviceRoundReport | undefined;
   /** Whether it is to be folded in. */
   readonly isAccepted: boolean;
   /** Rounds folded since it began; always 0 where rounds end all together. */
   readonly staleness: number;
+  /** The device was still at work. */
+  readonly isLate?: boolean;
+  /** Code of the error with which the device gave the lane up. */
+  readonly failure?: string | undefined;
 }

@@ -90,6 +90,9 @@ class Replay implements RunPosition {
       case "finished":
         this.unaware = [];
         break;
+      case "missed":
+      case "revised":
+        break;
       default:
         this.#amend(record);
     }

@@ -70,7 +70,12 @@ async function runAttempt(
     });
     desk.end();
     const accepted = decision.kind === "close" ? decision.accepted : [];
-    return { decision, lanes: endedLanes(desk, accepted) };
+    const ended = endedLanes(desk, accepted).map((one) => {
+      const { deviceId } = one.lane.assignment;
+      const isLate = state.lanes.get(deviceId) === "open";
+      return { ...one, isLate, failure: desk.failures.get(deviceId) };
+    });
+    return { decision, lanes: ended };
   } finally {
     clearTimeout(patience);
   }
@@ -91,7 +96,7 @@ function endedLanes({ lanes, reports }: LaneDesk, accepted: readonly string[]): 
     .sort(([a], [b]) => compareDeviceIds(a, b))
     .map(([deviceId, lane]) => ({
       lane,
-      report: reports.get(laneKey(deviceId, lane.info.lane)),
+      report: () => reports.get(laneKey(deviceId, lane.info.lane)),
       isAccepted: accepted.includes(deviceId),
       staleness: 0,
     }));

@@ -124,6 +124,10 @@ function boardAfter(known: BoardState, event: BoardEvent, nowMs: number): BoardS
         activity: `loss ${loss.toFixed(3)}, ${trainSeconds.toFixed(1)} s, ${up} up`,
       };
     }
+    case "revised":
+      return { ...idle, framework: event.to, activity: "ready" };
+    case "kept":
+      return known;
     case "gone":
       return { ...idle, activity: "gone" };
     case "lost":

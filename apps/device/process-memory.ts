@@ -32,7 +32,8 @@ export function markPeak(): void {
   }
 }
 
-function residentBytes(): number {
+/** Resident bytes now. */
+export function residentBytes(): number {
   return statusBytes("VmRSS") ?? process.memoryUsage.rss();
 }
 

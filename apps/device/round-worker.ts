@@ -7,6 +7,7 @@ import {
   type TrafficSide,
   type Transport,
 } from "../../broker/index.ts";
+import type { BoardState } from "../../devices/index.ts";
 import {
   type AnyProtocol,
   type Assignment,
@@ -16,17 +17,25 @@ import {
   type RoundInfo,
   type TrainReport,
   wayOf,
+  withoutSections,
 } from "../../protocols/index.ts";
 import { type Engine, type Example, TrifoldError } from "../../runtime/index.ts";
 import type { DeviceRoundReport } from "../control-messages.ts";
 import { errorText } from "../error-text.ts";
 import { isInterruption } from "../failure.ts";
-import { markPeak, peakResidentBytes, settledResidentBytes } from "./process-memory.ts";
+import {
+  markPeak,
+  peakResidentBytes,
+  residentBytes,
+  settledResidentBytes,
+} from "./process-memory.ts";
 import type { Workplace } from "./workplace.ts";
 
 /** What a round is started with. */
 export interface RoundStart {
   readonly assignment: Assignment;
+  /** The last accepted round was done in another way. */
+  readonly isReassigned: boolean;
   readonly info: RoundInfo;
   readonly first: Payload;
 }
@@ -40,6 +49,8 @@ export interface RoundWorkerOptions {
   readonly protocols: readonly AnyProtocol[];
   readonly workplace: Workplace;
   readonly publicSet: () => Promise<readonly Example[]>;
+  /** Memory and heat of the board; absent where they are declared. */
+  readonly readState?: () => Promise<BoardState>;
   /** Told when a lane begins and ends. */
   readonly onActivity: (activity: string, info: RoundInfo) => void;
   readonly log: (message: string) => void;
@@ -72,6 +83,7 @@ class StandingWorker implements RoundWorker {
   /** The newest lane that was started, and the one that runs, 0 for none: it may still be ending. */
   #lane = 0;
   #runningLane = 0;
+  #isReassigned = false;
   #stop = new AbortController();
   #running: Promise<void> = Promise.resolve();
   #loaded: LoadedClient | undefined;
@@ -113,6 +125,7 @@ class StandingWorker implements RoundWorker {
     const { globalStep: _, ...place } = round.info;
     if (signal.aborted) return;
     this.#runningLane = place.lane;
+    this.#isReassigned = round.isReassigned;
     onActivity(round.assignment.protocol, round.info);
     try {
       const report = await this.#train(round, place, signal);
@@ -159,12 +172,23 @@ class StandingWorker implements RoundWorker {
       raw.up += protocol.rawBytes(up);
       return up;
     };
+    const uplink = uplinkMeter(() => readMeter(this.#options).uplinkBytes);
     const counted = {
-      send: (up: Payload) => lane.send(count(up)),
+      send: (up: Payload) => uplink.time(() => lane.send(count(up))),
       ask: (up: Payload) => lane.ask(count(up)),
     };
     const report = await client.runRound(info, protocol.parseDown(first), counted, signal);
-    return this.#measured(report, raw, started);
+    const measured = this.#measured(report, raw, started);
+    const board = await this.#options.readState?.();
+    if (!board) return measured;
+    return { ...measured, state: { ...this.#unloaded(board), ...uplink.rate() } };
+  }
+
+  /** What would be available if nothing of the model were loaded. */
+  #unloaded({ availableBytes, ...heat }: BoardState): BoardState {
+    if (availableBytes === undefined) return heat;
+    const loadedBytes = Math.max(0, residentBytes() - (this.#idleBytes ?? 0));
+    return { ...heat, availableBytes: availableBytes + loadedBytes };
   }
 
   #measured(
@@ -225,7 +249,10 @@ class StandingWorker implements RoundWorker {
       holdOut,
       publicSet: () => this.#provision(publicSet),
       state: {
-        read: () => state.forLane(lane()).read(),
+        read: async () => {
+          const kept = await state.forLane(lane()).read();
+          return this.#isReassigned ? withoutSections(kept, ofOneWay) : kept;
+        },
         stage: (tensors) => state.forLane(lane()).stage(tensors),
       },
       log,
@@ -233,6 +260,28 @@ class StandingWorker implements RoundWorker {
     this.#loaded = { key, protocol, client };
     return this.#loaded;
   }
+}
+
+/** What belongs to the way in which a device took part: another cut or framework has other tensors, or other gradients. */
+const ofOneWay = ["moments", "residual", "reuse"] as const;
+
+/** Uploads below it say more of the round trip than of the rate. */
+const tellingBytes = 64 * 1024;
+
+/** Times uploads; the largest that is large enough to tell counts. */
+function uplinkMeter(bytesSent: () => number) {
+  let [mostBytes, bitsPerSecond] = [tellingBytes, 0];
+  return {
+    time: async (send: () => Promise<void>): Promise<void> => {
+      const [before, started] = [bytesSent(), performance.now()];
+      await send();
+      const bytes = bytesSent() - before;
+      if (bytes < mostBytes) return;
+      mostBytes = bytes;
+      bitsPerSecond = (8000 * bytes) / Math.max(performance.now() - started, 1);
+    },
+    rate: () => (bitsPerSecond > 0 ? { uplinkBitsPerSecond: bitsPerSecond } : {}),
+  };
 }
 
 interface Meter {

@@ -5,6 +5,7 @@ import {
   formatQuantity,
   type LinkRates,
   measureProfile,
+  readBoardState,
 } from "../../devices/index.ts";
 import {
   openBaseModel,
@@ -71,6 +72,7 @@ export async function startDevice(start: DeviceStart): Promise<void> {
         return profile;
       },
       budget,
+      ...(config.profile ? {} : { readState: () => readBoardState() }),
       ...(group === undefined ? {} : { group }),
       data: {
         file: start.data,

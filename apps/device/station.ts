@@ -8,7 +8,7 @@ import {
   type Reply,
   type Transport,
 } from "../../broker/index.ts";
-import type { DeviceBudget, DeviceProfile } from "../../devices/index.ts";
+import type { BoardState, DeviceBudget, DeviceProfile } from "../../devices/index.ts";
 import { type AnyProtocol, parseTask, taskFingerprint } from "../../protocols/index.ts";
 import type { Engine, Example } from "../../runtime/index.ts";
 import {
@@ -30,6 +30,8 @@ export interface StationOptions {
   readonly federation: string;
   readonly profile: DeviceProfile;
   readonly budget: DeviceBudget;
+  /** Reads memory and heat after a round; absent where the profile is declared. */
+  readonly readState?: () => Promise<BoardState>;
   /** What its owner counts it among. */
   readonly group?: string;
   readonly data: PrivateData;
@@ -155,7 +157,7 @@ class Desk {
 
   async #start(request: Envelope): Promise<void> {
     const { deviceId, log } = this.#options;
-    const { payload, globalStep, acceptedLane, dropped, ...chosen } = readFields(
+    const { payload, globalStep, acceptedLane, isReassigned, dropped, ...chosen } = readFields(
       request,
       startSchema,
     );
@@ -174,6 +176,7 @@ class Desk {
     const assignment = { deviceId, ...chosen };
     const isNew = this.#worker.start({
       assignment,
+      isReassigned,
       info: { round, attempt, lane, globalStep },
       first: { ...payload, tensors, blobs },
     });
@@ -181,7 +184,7 @@ class Desk {
   }
 
   #createWorker(workplace: Workplace): RoundWorker {
-    const { transport, deviceId, engine, protocols, onActivity, log } = this.#options;
+    const { transport, deviceId, engine, protocols, readState, onActivity, log } = this.#options;
     const link = this.link as Link;
     let publicSet: Promise<readonly Example[]> | undefined;
     const fetchPublicSet = () => this.#fetchPublicSet(link, workplace);
@@ -192,6 +195,7 @@ class Desk {
       engine,
       protocols,
       workplace,
+      ...(readState ? { readState } : {}),
       publicSet: () => {
         publicSet ??= fetchPublicSet();
         return publicSet;

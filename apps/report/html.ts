@@ -17,7 +17,7 @@ import { styleSheet } from "./style-sheet.ts";
 
 /** The whole HTML document. Whatever the report's texts hold is escaped. */
 export function reportPage(report: RunReport): string {
-  const { task, devices, notes = [], machine, date, version } = report;
+  const { task, devices, revisions, notes = [], machine, date, version } = report;
   const made = [`${date.slice(0, 16).replace("T", " ")} UTC`, `Trifold ${version}`, machine];
   // The policy holds the page to its word: nothing is loaded, nothing runs.
   return html`<!doctype html>
@@ -38,11 +38,22 @@ ${scoreChart(report)}
 ${devices.length > 0 ? [bytesChart(devices), workChart(devices), memoryChart(devices)] : undefined}
 </div>
 <section><h2>Devices</h2>${deviceTable(devices)}</section>
+${revisionSection(revisions)}
 ${estimateSection(devices)}
 <section><h2>Task</h2><dl class="settings">${settings(task)}</dl></section>
 </main></body>
 </html>
 `.markup;
+}
+
+/** Who was given something else to do, and why; nothing when nobody was. */
+function revisionSection(revisions: RunReport["revisions"]): Markup | undefined {
+  if (revisions.length === 0) return undefined;
+  const rows = revisions.map(
+    ({ round, deviceId, from, to, because }) =>
+      html`<div><dt>round ${round}: ${deviceId}</dt><dd>${from} → ${to}: ${because}</dd></div>`,
+  );
+  return html`<section><h2>Reassigned</h2><dl class="settings">${rows}</dl></section>`;
 }
 
 function tiles({ rounds, devices, ...score }: RunReport): Markup[] {

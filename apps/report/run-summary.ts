@@ -1,5 +1,5 @@
 // What a run amounts to, from its journal: per device and per round. Pure; every figure was journaled.
-import { type RoundCost, type Way, wayOf } from "../../protocols/index.ts";
+import { labelOf, type RoundCost, type Way, wayOf } from "../../protocols/index.ts";
 import type { Score } from "../../runtime/index.ts";
 import type { JournalRecord } from "../coordinator/journal.ts";
 
@@ -39,8 +39,19 @@ export type RoundSummary = Score & {
   readonly seconds: number;
 };
 
+/** A device that was given something else to do. */
+export interface RevisionSummary {
+  /** The first round in which it did so. */
+  readonly round: number;
+  readonly deviceId: string;
+  readonly from: string;
+  readonly to: string;
+  readonly because: string;
+}
+
 /** A run in figures. */
 export interface RunSummary {
+  readonly revisions: readonly RevisionSummary[];
   readonly devices: readonly DeviceSummary[];
   readonly rounds: readonly RoundSummary[];
 }
@@ -76,6 +87,11 @@ export function summarise(records: readonly JournalRecord[]): RunSummary {
   const { closed, lanes, reports } = acceptedRecords(records);
   const ids = [...new Set(lanes.map(({ deviceId }) => deviceId))].sort();
   return {
+    revisions: records.flatMap((record) => {
+      if (record.kind !== "revised") return [];
+      const { kind: _, assignment, ...rest } = record;
+      return [{ ...rest, to: labelOf(assignment) }];
+    }),
     devices: ids.map((id) =>
       summariseDevice(
         lanes.filter(({ deviceId }) => deviceId === id),

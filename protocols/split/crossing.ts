@@ -22,6 +22,8 @@ export interface Crossing {
   readonly encoding: EncodingName;
   /** Of topk. */
   readonly keepFraction: number;
+  /** Of int8. */
+  readonly outliers: number;
 }
 
 /** Everything that crosses the cuts of a device. */
@@ -38,11 +40,11 @@ export interface Crossings {
 
 /** The crossings of a task's cuts. */
 export function crossingsOf(task: Task, cuts: Cuts): Crossings {
-  const { activations, gradients, keepFraction } = task.split;
+  const { activations, gradients, keepFraction, outliers } = task.split;
   const front = cutLayout(task);
   const middle = middleLayout(task, cuts);
-  const state = { encoding: activations, keepFraction };
-  const gradient = { name: "gradient", encoding: gradients, keepFraction } as const;
+  const state = { encoding: activations, keepFraction, outliers };
+  const gradient = { name: "gradient", encoding: gradients, keepFraction, outliers } as const;
   return {
     activations: { name: "activations", layout: front, ...state },
     cutGradient: { ...gradient, layout: front },
@@ -53,14 +55,12 @@ export function crossingsOf(task: Task, cuts: Cuts): Crossings {
 
 /** Narrows a padded batch [batch * sequence, hidden]. */
 export function encodeCrossing(
-  { name, layout, encoding, keepFraction }: Crossing,
+  { name, layout, encoding, ...own }: Crossing,
   padded: Float32Tensor,
   lengths: readonly number[],
 ): ReadonlyMap<string, EncodedTensor> {
   const packed = packRows(padded, lengths, layout);
-  return new Map([
-    [name, encodeTensor(packed, encoding, { name, keepFraction, axis: channelAxis })],
-  ]);
+  return new Map([[name, encodeTensor(packed, encoding, { ...own, name, axis: channelAxis })]]);
 }
 
 /** The padded batch of a foreign message, which must have exactly this tensor; throws as `decodeOnly` does. */
@@ -75,12 +75,16 @@ export function decodeCrossing(
 
 /** Bytes of `texts` texts of `tokens` tokens on their way. */
 export function crossingBytes(
-  { layout, encoding, keepFraction }: Crossing,
+  { layout, encoding, keepFraction, outliers }: Crossing,
   texts: number,
   tokens: number,
 ): number {
   const rows = Math.round(texts * Math.min(tokens, layout.sequence));
-  return encodedByteLength([rows, layout.hidden], encoding, { keepFraction, axis: channelAxis });
+  return encodedByteLength([rows, layout.hidden], encoding, {
+    keepFraction,
+    outliers,
+    axis: channelAxis,
+  });
 }
 
 const channelAxis = 1;

@@ -16,5 +16,7 @@ export const splitOptions = z
     gradients: z.enum(encodingNames).default("bf16"),
     /** Share of a gradient's values that `topk` sends. */
     keepFraction: z.number().min(0.001).max(1).default(0.1),
+    /** Share of each channel's values, the largest, that `int8` sends apart in bf16, both ways. */
+    outliers: z.number().min(0).max(0.25).default(0),
   })
   .prefault({});

@@ -22,6 +22,7 @@ import {
 import { boardProfile } from "../../devices/index.ts";
 import {
   advance,
+  assignDevice,
   builtInProtocols,
   decide,
   openRound,
@@ -301,7 +302,12 @@ async function meet(t: Test, { description, ready, onPrepare }: Answers) {
     transport: await hub.connect({ clientId: "coordinator" }),
     federation,
     task,
-    protocols: builtInProtocols.filter(({ name }) => name === "full"),
+    assign: (offer) =>
+      assignDevice(
+        builtInProtocols.filter(({ name }) => name === "full"),
+        task,
+        offer,
+      ),
     publicBytes: new Uint8Array(0),
     onEvent: (event) => events.push(event),
     log,

@@ -265,7 +265,7 @@ function lanesOf(records: readonly JournalRecord[]): string[] {
 }
 
 function placeOf(record: JournalRecord): string {
-  return "deviceId" in record ? `${record.deviceId} ${record.lane}` : record.kind;
+  return "lane" in record ? `${record.deviceId} ${record.lane}` : record.kind;
 }
 
 async function copyOf(source: string, name: string): Promise<string> {

@@ -7,7 +7,10 @@ import {
   encodeTensor,
   encodingNames,
 } from "../../protocols/encoding/index.ts";
+import type { Payload } from "../../protocols/index.ts";
 import { float32, randomStream } from "../../runtime/index.ts";
+import { openFederation } from "./loopback.ts";
+import { openToy, toyExamples } from "./toy.ts";
 
 // Channel 0 has one value beyond its others, channel 1 two equal ones, of which a quarter of four cannot take both.
 const small = float32([4, 2], [1000, 254, 127, 254, -64, 0, 0, 0]);
@@ -118,6 +121,42 @@ t.test("outliers that lie are refused", async (t) => {
   refused("a count beyond all memory", withCount([255, 255, 255, 255]));
   refused("an index beyond the shape", [...smallBytes.slice(0, -1), 0b10000]);
 });
+
+t.test(
+  "split.outliers sets values apart in both directions of the cut, and nothing else",
+  async (t) => {
+    const toy = await openToy(t);
+    const device = {
+      id: "a",
+      protocol: "split",
+      cutLayer: 2,
+      train: toyExamples("a", 13),
+    } as const;
+    const messagesWith = async (outliers: number, encoding: "int8" | "int4") => {
+      const split = { activations: encoding, gradients: encoding, outliers };
+      const federation = await openFederation(toy, toy.task({ split }), [device]);
+      const { devices } = await federation.round(federation.start);
+      await federation.close();
+      return [...(devices.get("a")?.ups ?? []), ...(devices.get("a")?.downs ?? [])];
+    };
+    const kindsApart = (messages: readonly Payload[]) =>
+      messages
+        .filter(({ tensors }) =>
+          [...tensors.values()].some(
+            ({ encoding, bytes }) => encoding === "int8" && bytes[0] === 65,
+          ),
+        )
+        .map(({ kind }) => kind);
+    const [without, apart] = [await messagesWith(0, "int8"), await messagesWith(0.1, "int8")];
+    t.same(kindsApart(without), []);
+    t.same(kindsApart(apart), [...Array(4).fill("activations"), ...Array(4).fill("gradient")]);
+    t.same(
+      apart.map(({ kind }) => kind),
+      without.map(({ kind }) => kind),
+    );
+    t.same(await messagesWith(0.1, "int4"), await messagesWith(0, "int4"), "int4 has no outliers");
+  },
+);
 
 /** The largest magnitude that each value's channel has without its outliers, by sorting. */
 function slowLimits(
