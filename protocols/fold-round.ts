@@ -1,5 +1,6 @@
 // From what a round's lanes yielded to the next global model: the one path of coordinators, tests and comparisons.
-import { applyUpdate, bufferedMean, compareDeviceIds, weightedMean } from "./aggregation/index.ts";
+import { loraScale } from "../runtime/index.ts";
+import { aggregateBuffer, aggregateRound, compareDeviceIds } from "./aggregation/index.ts";
 import { nextGlobal } from "./global-model.ts";
 import type { GlobalModel, KnowledgeReport, LaneResult, Payload, ServerSide } from "./protocol.ts";
 import type { TaskSettings } from "./task.ts";
@@ -19,9 +20,9 @@ export type YieldedResult = LaneResult & {
 };
 
 /**
- * The global model after a round: theta + the mean of the contributions, per tensor over those that carry it (FRAMEWORKS.md
- * section 4), refined by what the reports teach, as devices will decode it. A round without results changes nothing but
- * what an earlier one's encoding had lost.
+ * The global model after a round: theta moved by the contributions as `task.aggregation` says, by default the mean per tensor
+ * over those that carry it (FRAMEWORKS.md section 4), refined by what the reports teach, as devices will decode it. A round
+ * without results changes nothing but what an earlier one's encoding had lost.
  */
 export async function foldRound(
   task: TaskSettings,
@@ -31,10 +32,20 @@ export async function foldRound(
   const ordered = results.toSorted((a, b) => compareDeviceIds(a.deviceId, b.deviceId));
   const contributions = ordered.filter((one) => one.kind === "contribution");
   const reports = ordered.filter((one): one is KnowledgeReport => one.kind === "knowledge");
-  const update = task.asynchronous
-    ? bufferedMean(contributions.map((one) => ({ staleness: 0, ...one })))
-    : weightedMean(contributions);
-  let parameters = applyUpdate(global.parameters, update);
+  const start = {
+    options: task.aggregation,
+    parameters: global.parameters,
+    scale: loraScale(task.adapter),
+    ...(global.optimizer ? { state: global.optimizer } : {}),
+  };
+  const aggregated = task.asynchronous
+    ? aggregateBuffer(
+        start,
+        contributions.map((one) => ({ staleness: 0, ...one })),
+      )
+    : aggregateRound(start, contributions);
+  const { state: optimizer, truncation } = aggregated;
+  let { parameters } = aggregated;
   const round = global.round + 1;
   const contributorWeight = contributions.reduce((sum, { weight }) => sum + weight, 0);
   for (const [name, server] of servers) {
@@ -42,5 +53,9 @@ export async function foldRound(
     const input = { round, global: { round, parameters }, contributorWeight };
     parameters = (await server.refine?.(own, input)) ?? parameters;
   }
-  return nextGlobal(task, global, parameters);
+  return {
+    ...nextGlobal(task, global, parameters),
+    ...(optimizer.size > 0 ? { optimizer } : {}),
+    ...(truncation.size > 0 ? { truncation } : {}),
+  };
 }

@@ -8,6 +8,7 @@ import type { EncodedTensor } from "./encoding/encoded.ts";
 import { encodeAll } from "./encoding/index.ts";
 import { decodeExactly, difference, outOfTurn, subset } from "./payload.ts";
 import { perGlobal } from "./per-global.ts";
+import { trainedPart } from "./plan.ts";
 import type { ClientState, GlobalModel } from "./protocol.ts";
 import type { TaskSettings } from "./task.ts";
 import { encodeChange } from "./update-encoding.ts";
@@ -40,11 +41,12 @@ export interface GlobalSender {
 }
 
 /** Senders of a round's global model; encoded once for all of its lanes. */
-export function globalSender(): (global: GlobalModel) => GlobalSender {
+export function globalSender(task: TaskSettings): (global: GlobalModel) => GlobalSender {
   return perGlobal(({ round, parameters, change }) => {
     let encoded: EncodedGlobal | undefined;
     const whole = (): EncodedGlobal => {
-      encoded ??= { fields: { form: "whole" }, tensors: encodeAll(parameters, "float32") };
+      const tensors = () => encodeAll(trainedPart(task, parameters), "float32");
+      encoded ??= { fields: { form: "whole" }, tensors: tensors() };
       return encoded;
     };
     return { first: firstOf(round, change) ?? whole(), whole };
@@ -69,7 +71,7 @@ export function nextGlobal(
   if (task.full.encoding === "float32") return { round, parameters };
   const { encoded, decoded, residual } = encodeChange(
     task,
-    difference(parameters, global.parameters),
+    difference(trainedPart(task, parameters), global.parameters),
     global.residual,
   );
   const adopted = applyUpdate(global.parameters, decoded);
@@ -78,6 +80,7 @@ export function nextGlobal(
 
 /** What a device receives parameters with. */
 export interface ReceiveOptions {
+  readonly task: TaskSettings;
   readonly state: ClientState;
   /** The seeded start of the tensors that the device wants. */
   readonly initial: Parameters;
@@ -88,28 +91,30 @@ export interface ReceiveOptions {
 /** theta_t as the coordinator holds it, from what the round began with. */
 export async function receiveGlobal(
   start: EncodedGlobal,
-  { state, initial, catchUp }: ReceiveOptions,
+  { task, state, initial, catchUp }: ReceiveOptions,
 ): Promise<Parameters> {
   const { fields, tensors } = start;
-  const shapes = new Map([...initial].map(([name, { shape }]) => [name, shape]));
+  const travels = trainedPart(task, initial);
+  const shapes = new Map([...travels].map(([name, { shape }]) => [name, shape]));
+  const whole = (trained: Parameters) => new Map([...initial, ...trained]);
   if (fields.form === "start") return initial;
-  if (fields.form === "whole") return decodeExactly(tensors, shapes);
+  if (fields.form === "whole") return whole(decodeExactly(tensors, shapes));
   const change = decodeExactly(tensors, shapes);
   const base = await heldAt(state, fields.base, [...shapes.keys()]);
-  if (base) return applyUpdate(base, change);
+  if (base) return whole(applyUpdate(base, change));
   const answer = await catchUp();
-  if (answer.fields.form === "whole") return decodeExactly(answer.tensors, shapes);
+  if (answer.fields.form === "whole") return whole(decodeExactly(answer.tensors, shapes));
   throw outOfTurn(`"${answer.fields.form}" came, the whole parameters were asked for`);
 }
 
 /** What a device remembers of the parameters it received in a round: nothing where they travel whole each time. */
 export function rememberGlobal(
-  { full }: TaskSettings,
+  task: TaskSettings,
   theta: Parameters,
   round: number,
 ): SectionChanges {
-  if (full.encoding === "float32") return {};
-  return { theta: new Map([...theta, [roundName, float32([1], [round - 1])]]) };
+  if (task.full.encoding === "float32") return {};
+  return { theta: new Map([...trainedPart(task, theta), [roundName, float32([1], [round - 1])]]) };
 }
 
 // No parameter is called so: their names begin with PEFT's prefix.

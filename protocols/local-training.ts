@@ -78,9 +78,9 @@ export async function openLocalModel(context: ClientContext): Promise<LocalModel
     train: async (initial, info, signal, { center, moments } = {}) => {
       const { maxGradientNorm, weightDecay, localSteps } = task.training;
       const optimizer = adamW(initial, { weightDecay }, moments);
-      const adjust = center ? { adjust: gradientRule(task, center) } : {};
+      const adjust = gradientRule(task, center);
       const run = roundRun(context, info, localSteps);
-      const trained = await train({ ...run, ...adjust, step, optimizer, maxGradientNorm, signal });
+      const trained = await train({ ...run, adjust, step, optimizer, maxGradientNorm, signal });
       return { ...trained, moments: optimizer.state() };
     },
     gradient: async (parameters, info, signal) => {
@@ -88,7 +88,8 @@ export async function openLocalModel(context: ClientContext): Promise<LocalModel
       const run = roundRun(context, info, task.full.gradientBatches);
       // The mean is clipped, not what goes into it.
       const maxGradientNorm = Number.POSITIVE_INFINITY;
-      const trained = await train({ ...run, step, optimizer, maxGradientNorm, signal });
+      const adjust = gradientRule(task);
+      const trained = await train({ ...run, adjust, step, optimizer, maxGradientNorm, signal });
       return { ...trained, gradient: optimizer.mean(task.training.maxGradientNorm) };
     },
     score: async (parameters, signal) => {

@@ -17,8 +17,9 @@ import {
   type Parameters,
   parameterShapes,
 } from "../runtime/index.ts";
+import { isTrained } from "./aggregation/index.ts";
 import type { RoundInfo } from "./protocol.ts";
-import type { Task } from "./task.ts";
+import type { Task, TaskSettings } from "./task.ts";
 
 /** The task's head in the runtime's words. */
 export function headOf(task: Task): HeadSettings {
@@ -49,6 +50,14 @@ export function batchShape(task: Task): BatchShape {
 /** Names and shapes of the trainable parameters of some blocks, all of them when left out. */
 export function shapesOf(task: Task, blocks?: BlockRange): ReadonlyMap<string, readonly number[]> {
   return parameterShapes(task.manifest.config, task.adapter, headOf(task), blocks);
+}
+
+/** Those of some parameters that the task's method trains and sends; with `ffa` A stays as both ends made it. */
+export function trainedPart<T>(
+  { aggregation }: TaskSettings,
+  tensors: ReadonlyMap<string, T>,
+): ReadonlyMap<string, T> {
+  return new Map([...tensors].filter(([name]) => isTrained(aggregation, name)));
 }
 
 /** The parameters before the first round: both ends make the same ones from the task's seed. */

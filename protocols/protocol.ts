@@ -208,4 +208,8 @@ export interface GlobalModel {
   readonly change?: ReadonlyMap<string, EncodedTensor>;
   /** What the encoding of changes has lost so far, for the next one. */
   readonly residual?: Parameters;
+  /** What the server's optimizer goes on from; absent where it remembers nothing. */
+  readonly optimizer?: Parameters;
+  /** Of the round that made this model with `stack`: by adapted layer, the share of the mean that its rank could not hold. */
+  readonly truncation?: ReadonlyMap<string, number>;
 }

@@ -1,5 +1,5 @@
 // The global model on the disk: the adapter of every round, and beside the last ones what the coordinator needs to go on
-// as if it had not stopped: the change as devices get it, and what the encoding has lost.
+// as if it had not stopped: the change as devices get it, what the encoding has lost, and the server optimizer's state.
 //   checkpoints/round-0001.safetensors  journal/global/round-0001.change  journal/global/round-0001.memory
 import { existsSync } from "node:fs";
 import { mkdir, readFile, rm } from "node:fs/promises";
@@ -52,20 +52,27 @@ export async function openCheckpoints(runFolder: string): Promise<Checkpoints> {
   };
 }
 
-type Memory = Pick<GlobalModel, "residual">;
+type Memory = Pick<GlobalModel, "residual" | "optimizer">;
 
-function memoryOf({ residual = new Map() }: Memory): Parameters {
-  return new Map([...residual].map(([name, tensor]) => [`residual/${name}`, tensor]));
+const sections = ["residual", "optimizer"] as const;
+
+function memoryOf(memory: Memory): Parameters {
+  const all = sections.flatMap((section) =>
+    [...(memory[section] ?? [])].map(([name, tensor]) => [`${section}/${name}`, tensor] as const),
+  );
+  return new Map(all);
 }
 
 function memoryFrom(stored: Parameters): Memory {
-  const prefix = "residual/";
-  const residual = new Map(
-    [...stored]
-      .filter(([name]) => name.startsWith(prefix))
-      .map(([name, tensor]) => [name.slice(prefix.length), tensor]),
-  );
-  return residual.size > 0 ? { residual } : {};
+  const read = sections.map((section) => {
+    const prefix = `${section}/`;
+    const own = [...stored].filter(([name]) => name.startsWith(prefix));
+    return [
+      section,
+      new Map(own.map(([name, tensor]) => [name.slice(prefix.length), tensor])),
+    ] as const;
+  });
+  return Object.fromEntries(read.filter(([, tensors]) => tensors.size > 0));
 }
 
 function envelopeOf(round: number, tensors: Envelope["tensors"]): Envelope {

@@ -134,7 +134,7 @@ async function runRounds(run: Run): Promise<RunResult> {
     await folder.journal.append({ kind: "closed", ...closed });
     await run.revisions.note(round, outcome);
     raiseLanes(acceptedLanes, accepted);
-    await record(run, round, outcome, { ...score, seconds });
+    await record(run, round, outcome, { ...score, ...truncationOf(global), seconds });
     await folder.clearUploads((name) => pace.needs(name));
     onEvent({ kind: "closed", round, accepted: outcome.decision.accepted, ...score, seconds });
     void tellDevices(run, "close", (deviceId) => ({
@@ -238,7 +238,7 @@ async function record(
   { folder }: Run,
   round: number,
   { lanes, decision }: AttemptOutcome,
-  scores: Score & { readonly seconds: number },
+  scores: Score & { readonly seconds: number; readonly truncation?: number },
 ): Promise<void> {
   const devices = decision.kind === "close" ? decision.accepted.length : 0;
   for (const { lane, report, isAccepted, staleness } of lanes) {
@@ -247,6 +247,11 @@ async function record(
     await folder.appendMetrics({ ...line, ...report() });
   }
   await folder.appendMetrics({ kind: "round", round, devices, ...scores });
+}
+
+/** Of `stack`: the largest share of a layer's mean that the rank could not hold. */
+function truncationOf({ truncation }: GlobalModel): { readonly truncation?: number } {
+  return truncation ? { truncation: Math.max(...truncation.values()) } : {};
 }
 
 /** The adapter, and the run in figures. */

@@ -12,7 +12,12 @@ export { leadingRanks, loraOfRank } from "./factors.ts";
 export { meanAccumulator, type UpdateAccumulator, weightedMean } from "./mean.ts";
 export { isTrained } from "./methods.ts";
 export type { AggregationOptions, ServerOptimizerOptions } from "./options.ts";
-export { type AggregatedRound, type AggregationStart, aggregateRound } from "./round.ts";
+export {
+  type AggregatedRound,
+  type AggregationStart,
+  aggregateBuffer,
+  aggregateRound,
+} from "./round.ts";
 export { type ServerStep, serverRate, serverStep } from "./server-optimizer.ts";
 export { type ScaledContribution, type StackedRound, stackRound } from "./stack.ts";
 export { applyUpdate } from "./update.ts";

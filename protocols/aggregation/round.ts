@@ -2,6 +2,7 @@
 import type { Parameters } from "../../runtime/index.ts";
 import { protocolErrors } from "../errors.ts";
 import { keepAll, openAggregation } from "./aggregators.ts";
+import { bufferedMean, type StaleContribution } from "./buffered.ts";
 import { clipContribution } from "./clipping.ts";
 import { isTrained } from "./methods.ts";
 import type { AggregationOptions } from "./options.ts";
@@ -44,6 +45,23 @@ export function aggregateRound(
     : steppedRound(start, trained);
 }
 
+/**
+ * The parameters of an asynchronous federation after a filled buffer: the same server step on the mean that counts old updates
+ * less (`bufferedMean`). Throws as that does.
+ */
+export function aggregateBuffer(
+  { options, parameters, state = new Map() }: AggregationStart,
+  contributions: Iterable<StaleContribution>,
+): AggregatedRound {
+  const combined = bufferedMean(onlyTrained(options, contributions), options);
+  const step = serverStep(options.optimizer, combined, state);
+  return {
+    parameters: applyUpdate(parameters, step.update),
+    state: step.state,
+    truncation: new Map(),
+  };
+}
+
 function steppedRound(
   { options, parameters, state = new Map() }: AggregationStart,
   contributions: Iterable<ScaledContribution>,
@@ -74,10 +92,10 @@ function stackedRound(
   return { ...stackRound(parameters, clipped, scale), state };
 }
 
-function* onlyTrained(
+function* onlyTrained<C extends ScaledContribution>(
   options: AggregationOptions,
-  contributions: Iterable<ScaledContribution>,
-): Iterable<ScaledContribution> {
+  contributions: Iterable<C>,
+): Iterable<C> {
   for (const contribution of contributions) {
     for (const name of contribution.update.keys()) {
       if (isTrained(options, name)) continue;

@@ -5,7 +5,7 @@ import { receiveGlobal, rememberGlobal } from "../global-model.ts";
 import { readMoments, rememberMoments } from "../kept-moments.ts";
 import { type LocalModel, openLocalModel, reportOf, type Trained } from "../local-training.ts";
 import { difference } from "../payload.ts";
-import { initialOf } from "../plan.ts";
+import { initialOf, trainedPart } from "../plan.ts";
 import type { ClientContext, ClientSide, RoundInfo } from "../protocol.ts";
 import { encodeChange, rememberResidual } from "../update-encoding.ts";
 import type { FullDown, FullUp } from "./messages.ts";
@@ -21,7 +21,7 @@ export async function createFullClient(
   return {
     runRound: async (info, start, link, signal) => {
       const catchUp = () => link.ask({ kind: "catchUp", fields: {}, tensors: new Map() });
-      const theta = await receiveGlobal(start, { state, initial, catchUp });
+      const theta = await receiveGlobal(start, { task, state, initial, catchUp });
       const { kind, change, parameters, trained, kept } = await work({
         context,
         local,
@@ -67,7 +67,7 @@ const works: { readonly [M in "parameters" | "gradients"]: (work: Work) => Promi
     const moments = await readMoments(context, theta);
     const trained = await local.train(theta, info, signal, { center: theta, moments });
     const { parameters } = trained;
-    const change = difference(parameters, theta);
+    const change = difference(trainedPart(context.task, parameters), theta);
     const kept = rememberMoments(context, trained.moments);
     return { kind: "update", change, parameters, trained, kept };
   },

@@ -1,6 +1,6 @@
 // What a round of `full` costs a device.
 import { encodedBundleBytes, wholeModelCost } from "../cost.ts";
-import { shapesOf } from "../plan.ts";
+import { shapesOf, trainedPart } from "../plan.ts";
 import type { CostOptions } from "../protocol.ts";
 import type { RoundCost } from "../selection.ts";
 import type { Task } from "../task.ts";
@@ -8,7 +8,7 @@ import { stepsAsked } from "./steps-asked.ts";
 
 /** Changes of all parameters both ways, as in every round after the first; the whole model in memory. */
 export function estimateFull(task: Task, options: CostOptions): RoundCost {
-  const parameterBytes = encodedBundleBytes(shapesOf(task), task.full);
+  const parameterBytes = encodedBundleBytes(trainedPart(task, shapesOf(task)), task.full);
   return {
     ...wholeModelCost(task, options, stepsAsked(task)),
     uplinkBytes: parameterBytes,

@@ -3,7 +3,7 @@ import { float32, type Parameters } from "../../runtime/index.ts";
 import { deliveryLane } from "../delivery-lane.ts";
 import { globalSender } from "../global-model.ts";
 import { decodeExactly, outOfTurn } from "../payload.ts";
-import { rateOf, shapesOf } from "../plan.ts";
+import { rateOf, shapesOf, trainedPart } from "../plan.ts";
 import type { LaneResult, RoundInfo, ServerContext, ServerSide } from "../protocol.ts";
 import type { Task } from "../task.ts";
 import { contributionWeight } from "../weight.ts";
@@ -14,8 +14,8 @@ import { stepsAsked } from "./steps-asked.ts";
 export async function createFullServer({
   task,
 }: ServerContext): Promise<ServerSide<FullDown, FullUp>> {
-  const shapes = shapesOf(task);
-  const senderOf = globalSender();
+  const shapes = trainedPart(task, shapesOf(task));
+  const senderOf = globalSender(task);
   const kind = deliveryKinds[task.full.mode];
   return {
     openLane: async ({ deviceId }, info, global) => {

@@ -12,6 +12,7 @@ import {
   type TrainResult,
   train,
 } from "../../runtime/index.ts";
+import { gradientRule } from "../gradient-rule.ts";
 import type { Task } from "../task.ts";
 import { eachRow, type PublicRows, rowFeeds } from "./public-rows.ts";
 import type { Teacher } from "./teacher.ts";
@@ -47,6 +48,7 @@ export function distil(task: Task, step: TrainingStep, lesson: Lesson): Promise<
     initial,
     batches: lessonFeeds(task, lesson, order),
     rateAt: () => learningRate,
+    adjust: gradientRule(task),
     maxGradientNorm: task.training.maxGradientNorm,
     maskKey: [task.seed, "dropout", ...key],
     ...(signal ? { signal } : {}),

@@ -6,7 +6,7 @@ import { type EncodedGlobal, receiveGlobal, rememberGlobal } from "../global-mod
 import { gradientRule } from "../gradient-rule.ts";
 import { reportOf } from "../local-training.ts";
 import { difference, subset } from "../payload.ts";
-import { batchesOf, initialOf, rateOf, roundBatches, roundMaskKey } from "../plan.ts";
+import { batchesOf, initialOf, rateOf, roundBatches, roundMaskKey, trainedPart } from "../plan.ts";
 import type { ClientContext, ClientSide, RoundLink } from "../protocol.ts";
 import { encodeChange, rememberResidual } from "../update-encoding.ts";
 import { cutsOf, deviceShapes, labelRefusal } from "./cut.ts";
@@ -34,7 +34,7 @@ export async function createSplitClient(
     runRound: async (info, start, link, signal) => {
       if (start.kind !== "front") throw unexpected(start);
       const catchUp = () => askTheta(link);
-      const theta = await receiveGlobal(start, { state, initial, catchUp });
+      const theta = await receiveGlobal(start, { task, state, initial, catchUp });
       const round = openRound(context, theta, { link, rateAt: rateOf(task, info) });
       const maskKey = roundMaskKey(task, context.deviceId, info.round);
       const order = roundBatches(task, context.deviceId, info.round, examples.length);
@@ -48,7 +48,7 @@ export async function createSplitClient(
       const score = await part.score(round, signal);
       signal.throwIfAborted();
       const fields = { examples: examples.length, steps, squares: round.squares };
-      const change = difference(round.optimizer.parameters, theta);
+      const change = difference(trainedPart(task, round.optimizer.parameters), theta);
       const update = encodeChange(task, change, await readSection(state, "residual"));
       await stageSections(state, {
         ...rememberGlobal(task, theta, info.round),

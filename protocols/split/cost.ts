@@ -10,7 +10,7 @@ import {
 import { encodedBundleBytes, sketchSpec } from "../cost.ts";
 import { encodedByteLength } from "../encoding/index.ts";
 import { batchCount } from "../local-training.ts";
-import { labelsOf } from "../plan.ts";
+import { labelsOf, trainedPart } from "../plan.ts";
 import type { CostOptions } from "../protocol.ts";
 import type { RoundCost } from "../selection.ts";
 import type { Task } from "../task.ts";
@@ -29,7 +29,7 @@ export function estimateSplit(
   const { batchSize, localSteps } = task.training;
   const evaluations = batchCount(holdOut, batchSize);
   const bytes = crossedBytes(task, cuts, { holdOut, textTokens });
-  const parameters = encodedBundleBytes(deviceShapes(task, cuts), task.full);
+  const parameters = encodedBundleBytes(trainedPart(task, deviceShapes(task, cuts)), task.full);
   const { step, evaluation } = flopsOf(task, cuts);
   const perStep = cuts.tailFrom === undefined ? 1 : 2;
   return {

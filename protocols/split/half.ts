@@ -10,7 +10,7 @@ import {
 import { protocolErrors } from "../errors.ts";
 import { gradientRule } from "../gradient-rule.ts";
 import { difference, outOfTurn } from "../payload.ts";
-import { rateOf, roundMaskKey } from "../plan.ts";
+import { rateOf, roundMaskKey, trainedPart } from "../plan.ts";
 import type { RoundInfo } from "../protocol.ts";
 import type { Task } from "../task.ts";
 import type { Up } from "./messages.ts";
@@ -89,7 +89,7 @@ export function coordinatorHalf(options: HalfOptions): CoordinatorHalf {
         );
       }
       settle(up.fields.squares);
-      return difference(optimizer.parameters, start);
+      return difference(trainedPart(task, optimizer.parameters), start);
     },
   };
 }

@@ -2,6 +2,7 @@
 // contribution of both sides.
 import { type EncodedGlobal, type GlobalSender, partOf } from "../global-model.ts";
 import { decodeExactly, outOfTurn, subset } from "../payload.ts";
+import { trainedPart } from "../plan.ts";
 import type { Contribution, GlobalModel, Lane } from "../protocol.ts";
 import type { Task } from "../task.ts";
 import { contributionWeight } from "../weight.ts";
@@ -24,7 +25,7 @@ export interface SplitLaneOptions extends Pick<HalfOptions, "task" | "deviceId" 
 /** A lane that trains its own copy of the coordinator's part from the very values that its device has of the rest. */
 export function openSplitLane(options: SplitLaneOptions): Lane<SplitDown, SplitUp> {
   const { task, cuts, deviceId, info, global, sender, sideOf } = options;
-  const shapes = deviceShapes(task, cuts);
+  const shapes = trainedPart(task, deviceShapes(task, cuts));
   const names = [...coordinatorShapes(task, cuts).keys()];
   const start = subset(global.parameters, names);
   const side = sideOf({ task, info, deviceId, start, deviceNames: [...shapes.keys()] });

@@ -19,7 +19,7 @@ export async function createSplitServer(
 ): Promise<ServerSide<SplitDown, SplitUp>> {
   const { task } = context;
   const parts = new Map<number, Promise<LoadedPart>>();
-  const senderOf = globalSender();
+  const senderOf = globalSender(task);
   const partAt = (cuts: Cuts): Promise<LoadedPart> => {
     const loading = parts.get(cuts.cutLayer) ?? loadPart(context, cuts);
     parts.set(cuts.cutLayer, loading);

@@ -168,12 +168,13 @@ t.test("a device whose cut moved deeper asks for the front that it lacks", async
   for (const cutLayer of [2, 3, 1]) {
     const shapes = shapesOf(task, { from: 0, to: cutLayer });
     const initial = subset(initialOf(task), shapes.keys());
-    const sender = globalSender()(global);
+    const sender = globalSender(task)(global);
     const catchUp = async () => {
       askedAt.push(cutLayer);
       return partOf(sender.whole(), shapes.keys());
     };
     const theta = await receiveGlobal(partOf(sender.first, shapes.keys()), {
+      task,
       state,
       initial,
       catchUp,
