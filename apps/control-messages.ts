@@ -3,7 +3,7 @@
 // `failed` and `public-set`.
 import { z } from "zod";
 import type { Envelope } from "../broker/index.ts";
-import { encodingNames, idPattern, protocolErrors } from "../protocols/index.ts";
+import { encodingNames, idPattern, ownModelSchema, protocolErrors } from "../protocols/index.ts";
 import { executionModes } from "../runtime/index.ts";
 
 const count = z.number().nonnegative();
@@ -27,6 +27,9 @@ export const readySchema = z.strictObject({
   holdOut: z.int().nonnegative(),
   /** The task as the device understood it. */
   fingerprint: z.string().length(64),
+  /** Whether it holds the task's model; one that does not may have its own. */
+  hasModel: z.boolean(),
+  ownModel: ownModelSchema.exactOptional(),
 });
 
 /** Request `refused`: why the coordinator cannot use the device, for the device's own log. */

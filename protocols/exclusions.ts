@@ -71,6 +71,11 @@ export const exclusions: readonly Exclusion[] = [
       "kd teaches and split answers within one round, only updates of full may be folded one at a time",
   },
   {
+    fields: ["kd.aggregation", "head.kind"],
+    excludes: ({ kd: { aggregation }, head }) => aggregation === "perClass" && head.kind === "lm",
+    reason: "the classes of a language model are tokens, and no device lacks one",
+  },
+  {
     fields: ["full.proximal", "full.mode"],
     excludes: ({ full }) => full.proximal > 0 && full.mode === "gradients",
     reason: "the gradient is taken at the global model, where the proximal term has none",

@@ -69,7 +69,7 @@ export function vetoesOf(
       strikes.set(label, count);
       const roundsLeft = goodRounds * 2 ** Math.min(count - 1, 16);
       vetoes = [...vetoes, { ...strike, label, roundsLeft }];
-    } else if (experience.kind === "done") {
+    } else if (isCool(experience)) {
       vetoes = vetoes.map((veto) => ({ ...veto, roundsLeft: veto.roundsLeft - 1 }));
     }
   }
@@ -102,6 +102,11 @@ export function strikeOf(
     case undefined:
       return undefined;
   }
+}
+
+/** Whether a round was done without the board being held back: one that was is no promise, though not yet a strike. */
+export function isCool(experience: RoundExperience): boolean {
+  return experience.kind === "done" && experience.state?.throttled !== true;
 }
 
 type Done = Extract<RoundExperience, { kind: "done" }>;

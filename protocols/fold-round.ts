@@ -2,7 +2,14 @@
 import { loraScale } from "../runtime/index.ts";
 import { aggregateBuffer, aggregateRound, compareDeviceIds } from "./aggregation/index.ts";
 import { nextGlobal } from "./global-model.ts";
-import type { GlobalModel, KnowledgeReport, LaneResult, Payload, ServerSide } from "./protocol.ts";
+import type {
+  GlobalModel,
+  KnowledgeReport,
+  LaneResult,
+  Payload,
+  RefinementFigures,
+  ServerSide,
+} from "./protocol.ts";
 import type { TaskSettings } from "./task.ts";
 
 /** What a round yielded. */
@@ -11,6 +18,8 @@ export interface RoundYield {
   readonly results: readonly YieldedResult[];
   /** Coordinator ends that may refine, by the protocol's name and in the order of names. */
   readonly servers: ReadonlyMap<string, Pick<ServerSide<Payload, Payload>, "refine">>;
+  /** Told what each refinement came to. */
+  readonly record?: (figures: RefinementFigures) => void;
 }
 
 /** What a lane yielded. */
@@ -27,7 +36,7 @@ export type YieldedResult = LaneResult & {
 export async function foldRound(
   task: TaskSettings,
   global: GlobalModel,
-  { results, servers }: RoundYield,
+  { results, servers, record }: RoundYield,
 ): Promise<GlobalModel> {
   const ordered = results.toSorted((a, b) => compareDeviceIds(a.deviceId, b.deviceId));
   const contributions = ordered.filter((one) => one.kind === "contribution");
@@ -50,7 +59,12 @@ export async function foldRound(
   const contributorWeight = contributions.reduce((sum, { weight }) => sum + weight, 0);
   for (const [name, server] of servers) {
     const own = reports.filter(({ protocol }) => protocol === name);
-    const input = { round, global: { round, parameters }, contributorWeight };
+    const input = {
+      round,
+      global: { round, parameters },
+      contributorWeight,
+      ...(record ? { record } : {}),
+    };
     parameters = (await server.refine?.(own, input)) ?? parameters;
   }
   return {

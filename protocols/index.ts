@@ -20,6 +20,7 @@ export * from "./fold-round.ts";
 export * from "./global-model.ts";
 export * from "./local-training.ts";
 export * from "./loopback-link.ts";
+export * from "./own-model.ts";
 export * from "./payload.ts";
 export * from "./plan.ts";
 export type * from "./protocol.ts";

@@ -27,6 +27,8 @@ export interface Protocol<Down extends Payload = Payload, Up extends Payload = P
   estimate(task: Task, options: CostOptions): RoundCost;
   /** Where this protocol can cut the model (blocks on the device); absent for protocols that do not cut. */
   cutLayers?(task: Task): readonly number[];
+  /** Whether a device may run a model of its own in place of the task's: nothing that travels depends on the model's shape. */
+  readonly runsOwnModel?: boolean;
   /** What a device's link and limits leave for a round's messages; absent for protocols whose messages do not adapt. */
   allowance?(
     task: Task,
@@ -197,6 +199,18 @@ export interface RefinementInput {
   readonly global: GlobalModel;
   /** Sum of the parameter contributors' n_i: the weight of the global model's own distribution in the teacher. */
   readonly contributorWeight: number;
+  /** Told what the refinement came to, once. */
+  readonly record?: (figures: RefinementFigures) => void;
+}
+
+/** How near the global model is to its teacher on the round's public texts, before and after a refinement. */
+export interface RefinementFigures {
+  /** Mean KL(teacher || model) of a text or position at the task's temperature, in nats. */
+  readonly divergenceBefore: number;
+  readonly divergenceAfter: number;
+  /** Share of texts or positions, 0..1, on whose most probable class both agree. */
+  readonly agreementBefore: number;
+  readonly agreementAfter: number;
 }
 
 /** The one global adapter set. */

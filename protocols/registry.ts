@@ -4,6 +4,7 @@ import { protocolErrors } from "./errors.ts";
 import { full } from "./full/index.ts";
 import { kd } from "./kd/index.ts";
 import { type Override, overriddenTask, overrideFor, overrideText, unheeded } from "./overrides.ts";
+import { type OwnModel, ownModelProblem, withOwnModel } from "./own-model.ts";
 import type { Payload, Protocol } from "./protocol.ts";
 import {
   type Candidate,
@@ -56,6 +57,10 @@ export interface DeviceOffer {
   readonly protocols: Readonly<Record<string, number>>;
   /** What its owner counts it among, for overrides of the task. */
   readonly group?: string;
+  /** What it runs in place of the task's model where a protocol leaves it the choice. */
+  readonly ownModel?: OwnModel | undefined;
+  /** Whether it holds the task's model; true when left out. */
+  readonly hasModel?: boolean | undefined;
 }
 
 /** Chooses a device's framework and way among what both ends know; what the task says of the device narrows it. */
@@ -107,9 +112,11 @@ function candidatesOf(
   row: Override | undefined,
 ): Candidate[] {
   const { name, version, heeds = [] } = protocol;
+  const seen = taskFor(protocol, task, offer);
   const refusedBecause =
     versionRefusal(protocol, offer) ??
     asynchronousRefusal(protocol, task) ??
+    modelRefusal(protocol, task, offer) ??
     protocol.refusal?.(task) ??
     unheeded(protocol, row);
   const refusal = refusedBecause === undefined ? {} : { refusedBecause };
@@ -133,7 +140,7 @@ function candidatesOf(
       version,
       ...way,
       ...allowance,
-      cost: protocol.estimate(task, { holdOut: offer.holdOut, ...way, ...allowance }),
+      cost: protocol.estimate(seen, { holdOut: offer.holdOut, ...way, ...allowance }),
       ...refusal,
     }));
 }
@@ -142,6 +149,21 @@ function candidatesOf(
 function asynchronousRefusal({ name }: AnyProtocol, { asynchronous }: Task): string | undefined {
   if (asynchronous === undefined || name === "full") return undefined;
   return 'an asynchronous federation folds updates one at a time, which only those of "full" allow';
+}
+
+/** The task as the device's model for this protocol makes it. */
+function taskFor({ runsOwnModel }: AnyProtocol, task: Task, { ownModel }: DeviceOffer): Task {
+  const isUsable = runsOwnModel && ownModel && ownModelProblem(task, ownModel) === undefined;
+  return isUsable ? withOwnModel(task, ownModel) : task;
+}
+
+function modelRefusal(
+  { runsOwnModel = false }: AnyProtocol,
+  task: Task,
+  { ownModel, hasModel = true }: DeviceOffer,
+): string | undefined {
+  if (runsOwnModel && ownModel) return ownModelProblem(task, ownModel);
+  return hasModel ? undefined : "the device does not have the task's model";
 }
 
 function versionRefusal(

@@ -3,6 +3,7 @@
 import type { DeviceProfile } from "../devices/index.ts";
 import {
   type DeviceState,
+  isCool,
   type RoundExperience,
   strikeOf,
   type Veto,
@@ -92,7 +93,7 @@ function preferred(
   const { goodRounds } = task.selection;
   const last = history.slice(-goodRounds);
   const wentWell = (experience: RoundExperience, i: number) =>
-    experience.kind === "done" &&
+    isCool(experience) &&
     labelOf(experience) === labelOf(current) &&
     strikeOf(history.slice(0, history.length - last.length + i + 1), table) === undefined;
   if (last.length < goodRounds || !last.every(wentWell)) return undefined;

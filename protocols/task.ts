@@ -20,6 +20,17 @@ export const idPattern = /^[A-Za-z0-9_-]{1,64}$/;
 
 const positiveInt = z.int().positive();
 
+/** How a model is adapted. */
+export const adapterSchema = z.strictObject({
+  rank: z.int().min(1).max(256),
+  alpha: z.number().positive(),
+  targets: z.array(z.string().min(1)).min(1),
+  /** Probability that training drops an input of an adapter. */
+  dropout: z.number().min(0).max(0.9).default(0),
+  /** Scale alpha / sqrt(rank) in place of alpha / rank. */
+  rsLora: z.boolean().default(false),
+});
+
 /** Schema of the parts of a task that a person writes; every field with a default may be left out. */
 export const taskSchema = z.strictObject({
   name: z.string().regex(idPattern),
@@ -33,17 +44,13 @@ export const taskSchema = z.strictObject({
     /** The base model's own head: texts are continued, there are no labels. */
     z.strictObject({ kind: z.literal("lm") }),
   ]),
-  adapter: z
-    .strictObject({
-      rank: z.int().min(1).max(256),
-      alpha: z.number().positive(),
-      targets: z.array(z.string().min(1)).min(1),
-      /** Probability that training drops an input of an adapter. */
-      dropout: z.number().min(0).max(0.9).default(0),
-      /** Scale alpha / sqrt(rank) in place of alpha / rank. */
-      rsLora: z.boolean().default(false),
-    })
-    .default({ rank: 8, alpha: 16, targets: ["c_attn"], dropout: 0, rsLora: false }),
+  adapter: adapterSchema.default({
+    rank: 8,
+    alpha: 16,
+    targets: ["c_attn"],
+    dropout: 0,
+    rsLora: false,
+  }),
   training: z
     .strictObject({
       rounds: positiveInt.default(4),

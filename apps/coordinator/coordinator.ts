@@ -12,6 +12,7 @@ import {
   headOf,
   initialOf,
   modelSpec,
+  type RefinementFigures,
   type YieldedResult,
 } from "../../protocols/index.ts";
 import {
@@ -210,10 +211,14 @@ async function closeRound(
   global: GlobalModel,
   outcome: AttemptOutcome,
 ): Promise<GlobalModel> {
+  const refinements: RefinementFigures[] = [];
   const next = await foldRound(prepared.task, global, {
     results: await resultsOf(outcome),
     servers: new Map(await servers.open()),
+    record: (figures) => refinements.push(figures),
   });
+  for (const figures of refinements)
+    await folder.appendMetrics({ kind: "refinement", round: next.round, ...figures });
   await closeLanes(outcome);
   await folder.saveCheckpoint(next);
   return next;

@@ -294,7 +294,9 @@ async function bringIn(
     });
   }
   const { profile: _, ...declared } = description;
-  const offer = { ...declared, deviceId: id, profile, budget, holdOut: answer.holdOut };
+  const { hasModel, ownModel } = answer;
+  const models = { hasModel, ownModel };
+  const offer = { ...declared, deviceId: id, profile, budget, holdOut: answer.holdOut, ...models };
   const selection = assign(offer);
   const assignment = requireAssignment(id, selection);
   const { examples } = answer;

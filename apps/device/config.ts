@@ -9,7 +9,13 @@ import {
   parseBudget,
   parseProfile,
 } from "../../devices/index.ts";
-import { type AnyProtocol, builtInProtocols, idPattern } from "../../protocols/index.ts";
+import {
+  type AnyProtocol,
+  adapterSchema,
+  builtInProtocols,
+  idPattern,
+  type Task,
+} from "../../protocols/index.ts";
 import { loadProtocols } from "../protocol-packages.ts";
 import { deviceProgramErrors } from "./errors.ts";
 
@@ -25,8 +31,16 @@ export interface DeviceConfig {
   readonly protocols: readonly AnyProtocol[];
   /** What a task's assignments may call the devices of an owner. */
   readonly group?: string;
+  /** A model of its own for `kd`, in place of the task's. */
+  readonly ownModel?: OwnModelPlace;
   /** Share of the private examples held out for the local accuracy. */
   readonly holdOutFraction: number;
+}
+
+/** Where a model of the device's own is and how it is adapted; as the task says when left out. */
+export interface OwnModelPlace {
+  readonly folder: string;
+  readonly adapter?: Task["adapter"];
 }
 
 const schema = z.strictObject({
@@ -35,6 +49,13 @@ const schema = z.strictObject({
   protocols: z.array(z.string().min(1).max(500)).min(1).optional(),
   group: z.string().regex(idPattern).optional(),
   threads: z.int().min(1).max(256).optional(),
+  kd: z
+    .strictObject({
+      /** Folder of a model of the device's own, relative to this file. */
+      model: z.string().min(1),
+      adapter: adapterSchema.exactOptional(),
+    })
+    .optional(),
   holdOutFraction: z.number().min(0).max(0.9).default(0.2),
 });
 
@@ -46,7 +67,7 @@ export async function readDeviceConfig(path?: string): Promise<DeviceConfig> {
     const issue = parsed.error.issues[0];
     throw invalid(path, `${issue?.path.join(".") || "configuration"}: ${issue?.message}`);
   }
-  const { profile, budget, threads, group, protocols, holdOutFraction } = parsed.data;
+  const { profile, budget, threads, group, protocols, kd, holdOutFraction } = parsed.data;
   const folder = dirname(resolve(path ?? "."));
   return {
     budget: parseBudget(budget ?? {}, `${path ?? "device"}: budget`),
@@ -55,7 +76,15 @@ export async function readDeviceConfig(path?: string): Promise<DeviceConfig> {
     ...(profile === undefined ? {} : { profile: parseProfile(profile, `${path}: profile`) }),
     ...(threads === undefined ? {} : { threads }),
     ...(group === undefined ? {} : { group }),
+    ...(kd === undefined ? {} : { ownModel: ownModelPlace(path, kd) }),
   };
+}
+
+function ownModelPlace(
+  path: string | undefined,
+  { model, ...adapted }: { readonly model: string; readonly adapter?: Task["adapter"] },
+): OwnModelPlace {
+  return { folder: resolve(dirname(path ?? "."), model), ...adapted };
 }
 
 async function readYaml(path: string): Promise<unknown> {

@@ -19,7 +19,7 @@ import {
   wayOf,
   withoutSections,
 } from "../../protocols/index.ts";
-import { type Engine, type Example, TrifoldError } from "../../runtime/index.ts";
+import { type Engine, type Example, type Tokenizer, TrifoldError } from "../../runtime/index.ts";
 import type { DeviceRoundReport } from "../control-messages.ts";
 import { errorText } from "../error-text.ts";
 import { isInterruption } from "../failure.ts";
@@ -29,7 +29,7 @@ import {
   residentBytes,
   settledResidentBytes,
 } from "./process-memory.ts";
-import type { Workplace } from "./workplace.ts";
+import { heldFor, type Workplace } from "./workplace.ts";
 
 /** What a round is started with. */
 export interface RoundStart {
@@ -48,7 +48,8 @@ export interface RoundWorkerOptions {
   readonly engine: Engine;
   readonly protocols: readonly AnyProtocol[];
   readonly workplace: Workplace;
-  readonly publicSet: () => Promise<readonly Example[]>;
+  /** The public texts in a tokenizer's tokens. */
+  readonly publicSet: (tokenizer: Tokenizer) => Promise<readonly Example[]>;
   /** Memory and heat of the board; absent where they are declared. */
   readonly readState?: () => Promise<BoardState>;
   /** Told when a lane begins and ends. */
@@ -237,7 +238,8 @@ class StandingWorker implements RoundWorker {
     await this.#loaded?.client.close();
     this.#loaded = undefined;
     const protocol = findProtocol(protocols, name, protocolVersion);
-    const { task, model, train, holdOut, state } = workplace;
+    const { state } = workplace;
+    const { task, model, tokenizer, train, holdOut } = heldFor(workplace, protocol);
     const lane = () => this.#runningLane;
     const client = await protocol.createClient({
       task,
@@ -247,7 +249,7 @@ class StandingWorker implements RoundWorker {
       model,
       train,
       holdOut,
-      publicSet: () => this.#provision(publicSet),
+      publicSet: () => this.#provision(() => publicSet(tokenizer)),
       state: {
         read: async () => {
           const kept = await state.forLane(lane()).read();

@@ -53,7 +53,7 @@ export async function startDevice(start: DeviceStart): Promise<void> {
   const secrets = await readSecrets(start);
   await checkInputs(start);
   const username = secrets.username ?? (secrets.password === undefined ? undefined : id);
-  const { threads, budget, group, protocols, holdOutFraction } = config;
+  const { threads, budget, group, ownModel, protocols, holdOutFraction } = config;
   const providers = await engineProviders(start.provider, log);
   const engine = ortEngine({ ...(threads && { threads }), providers, signal });
   log(`joining "${federation}" at ${start.broker}`);
@@ -84,6 +84,7 @@ export async function startDevice(start: DeviceStart): Promise<void> {
         modelFolder: start.model,
         stateFolder: start.state,
         cacheFolder: start.cacheFolder,
+        ownModel,
       },
       engine,
       protocols,

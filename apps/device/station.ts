@@ -9,8 +9,8 @@ import {
   type Transport,
 } from "../../broker/index.ts";
 import type { BoardState, DeviceBudget, DeviceProfile } from "../../devices/index.ts";
-import { type AnyProtocol, parseTask, taskFingerprint } from "../../protocols/index.ts";
-import type { Engine, Example } from "../../runtime/index.ts";
+import { type AnyProtocol, parseTask, type Task, taskFingerprint } from "../../protocols/index.ts";
+import type { Engine, Example, Tokenizer } from "../../runtime/index.ts";
 import {
   closeSchema,
   prepareSchema,
@@ -137,9 +137,15 @@ class Desk {
       this.#workplace = workplace;
       this.#worker = this.#createWorker(workplace);
     }
-    const { train, holdOut } = this.#workplace as Workplace;
+    const { examples, base, own } = this.#workplace as Workplace;
     this.#worker?.markTraffic();
-    return { examples: train.length, holdOut: holdOut.length, fingerprint };
+    return {
+      examples: examples.train,
+      holdOut: examples.holdOut,
+      fingerprint,
+      hasModel: base !== undefined,
+      ...(own ? { ownModel: own.facts } : {}),
+    };
   }
 
   /** A fault of this device's own ends the program; anything else may be mended at the coordinator. */
@@ -186,8 +192,7 @@ class Desk {
   #createWorker(workplace: Workplace): RoundWorker {
     const { transport, deviceId, engine, protocols, readState, onActivity, log } = this.#options;
     const link = this.link as Link;
-    let publicSet: Promise<readonly Example[]> | undefined;
-    const fetchPublicSet = () => this.#fetchPublicSet(link, workplace);
+    const publicSets = new Map<Tokenizer, Promise<readonly Example[]>>();
     return createRoundWorker({
       deviceId,
       link,
@@ -196,8 +201,10 @@ class Desk {
       protocols,
       workplace,
       ...(readState ? { readState } : {}),
-      publicSet: () => {
-        publicSet ??= fetchPublicSet();
+      publicSet: (tokenizer) => {
+        const known = publicSets.get(tokenizer);
+        const publicSet = known ?? this.#fetchPublicSet(link, workplace.task, tokenizer);
+        publicSets.set(tokenizer, publicSet);
         return publicSet;
       },
       onActivity,
@@ -205,7 +212,7 @@ class Desk {
     });
   }
 
-  #fetchPublicSet(link: Link, { task, tokenizer }: Workplace): Promise<readonly Example[]> {
+  #fetchPublicSet(link: Link, task: Task, tokenizer: Tokenizer): Promise<readonly Example[]> {
     const { stateFolder } = this.#options.places;
     const fetch = async () => {
       const reply = await link.request({ kind: "public-set" });

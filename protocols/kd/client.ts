@@ -12,7 +12,7 @@ import type { KdDown, KdUp } from "./messages.ts";
 import { dropsLogits, logitsOf, rankedOpinion } from "./opinion.ts";
 import { type PublicRows, publicRows } from "./public-rows.ts";
 import { publicSlice } from "./public-slice.ts";
-import { startOf } from "./start.ts";
+import { endOf, startOf } from "./start.ts";
 import { createTeacher } from "./teacher.ts";
 import { chooseLogits } from "./top-k.ts";
 
@@ -54,7 +54,7 @@ export async function createKdClient(context: ClientContext): Promise<ClientSide
       const packed = packLogits(chooseLogits(ranked, choice), encoding);
       const fields = { ...packed.fields, examples: context.train.length, steps: trained.steps };
       await stageSections(state, {
-        local: parameters,
+        ...endOf(parameters),
         ...rememberMoments(context, trained.moments),
       });
       await link.send({ ...packed, kind: "knowledge", fields });

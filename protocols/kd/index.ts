@@ -12,13 +12,11 @@ import { allowanceOf } from "./top-k.ts";
 export const kd: Protocol<KdDown, KdUp> = {
   name: "kd",
   version: 2,
+  runsOwnModel: true,
   estimate: estimateKd,
   allowance: allowanceOf,
   modes: ({ execution }) => execution.modes,
-  refusal: ({ head, manifest }) => {
-    if (head.kind === "lm") return "logits of language models do not travel yet";
-    return manifest.publicSet ? undefined : "the task has no public set";
-  },
+  refusal: ({ manifest }) => (manifest.publicSet ? undefined : "the task has no public set"),
   parseDown: (payload) => parsePayload(payload, kdDownKinds),
   parseUp: (payload) => parsePayload(payload, kdUpKinds),
   rawBytes: rawLogitsBytes,

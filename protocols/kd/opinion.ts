@@ -41,8 +41,8 @@ export function dropsLogits(task: Task, classes: number): boolean {
 }
 
 /** Whether the logits of so many graph rows are kept; more are computed again when they are needed. */
-export function isKept(graphRows: number, classes: number): boolean {
-  return graphRows * classes * Float32Array.BYTES_PER_ELEMENT <= mostKeptBytes;
+export function isKept(graphRows: number, classes: number, mostBytes = mostKeptBytes): boolean {
+  return graphRows * classes * Float32Array.BYTES_PER_ELEMENT <= mostBytes;
 }
 
 const mostKeptBytes = 2 ** 25;
@@ -51,12 +51,16 @@ const mostKeptBytes = 2 ** 25;
 export async function logitsOf(
   task: Task,
   rows: PublicRows,
-  prediction: Prediction & { readonly predictor: Pick<Predictor, "run" | "flops"> },
+  prediction: Prediction & {
+    readonly predictor: Pick<Predictor, "run" | "flops">;
+    /** Most memory that the logits of all texts may take. */
+    readonly mostBytes?: number;
+  },
 ): Promise<Logits> {
-  const { predictor, parameters, signal } = prediction;
+  const { predictor, parameters, signal, mostBytes } = prediction;
   const { classes, stride, texts } = rows;
   let flops = 0;
-  if (!isKept(texts.length * stride, classes)) {
+  if (!isKept(texts.length * stride, classes, mostBytes)) {
     return {
       flops: () => flops,
       run: async (indices) => {

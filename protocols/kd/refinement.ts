@@ -1,20 +1,20 @@
 // How far a student goes towards its teacher: as far as it comes nearer, and never away from it.
 import { float32, type Parameters } from "../../runtime/index.ts";
 import { difference } from "../payload.ts";
+import type { Distance } from "./distance.ts";
 
 /** Where a student starts, where training would take it, and what tells which is nearer to the teacher. */
 export interface Approach {
   readonly start: Parameters;
   readonly aim: Parameters;
-  /** Distance of `start` to the teacher. */
-  readonly startDistance: number;
-  readonly distanceOf: (parameters: Parameters) => Promise<number>;
+  readonly startDistance: Distance;
+  readonly distanceOf: (parameters: Parameters) => Promise<Distance>;
 }
 
 /** What an approach came to. */
 export interface Approached {
   readonly parameters: Parameters;
-  readonly distance: number;
+  readonly distance: Distance;
 }
 
 /**
@@ -32,7 +32,7 @@ export async function approach({
   for (let share = 1; share >= smallestShare; share /= 2) {
     const parameters = share === 1 ? aim : partOfWay(start, way, share);
     const distance = await distanceOf(parameters);
-    if (distance < startDistance) return { parameters, distance };
+    if (distance.divergence < startDistance.divergence) return { parameters, distance };
   }
   return undefined;
 }

@@ -45,7 +45,7 @@ export async function createKdServer(context: ServerContext): Promise<ServerSide
         logits: unpackLogits(up, rowsOf(round)),
       }));
     },
-    refine: async (reports, { round, global, contributorWeight }) => {
+    refine: async (reports, { round, global, contributorWeight, record }) => {
       if (reports.length === 0) return undefined;
       const start = global.parameters;
       const rows = rowsOf(round);
@@ -58,6 +58,13 @@ export async function createKdServer(context: ServerContext): Promise<ServerSide
         distanceTo(task, rows, { teacher, predictor, parameters });
       const startDistance = await distanceOf(start);
       const reached = await approach({ start, aim, startDistance, distanceOf });
+      const endDistance = reached?.distance ?? startDistance;
+      record?.({
+        divergenceBefore: startDistance.divergence,
+        divergenceAfter: endDistance.divergence,
+        agreementBefore: startDistance.agreement,
+        agreementAfter: endDistance.agreement,
+      });
       return reached?.parameters;
     },
     close: async () => {

@@ -1,11 +1,28 @@
 // Where a kd device's own model goes on.
-import type { Parameters } from "../../runtime/index.ts";
-import { readSection } from "../client-memory.ts";
+import { type Parameters, sameShape } from "../../runtime/index.ts";
+import { readSection, type SectionChanges } from "../client-memory.ts";
 import { initialOf } from "../plan.ts";
 import type { ClientState } from "../protocol.ts";
 import type { Task } from "../task.ts";
 
-/** The device's own parameters as its last kd round left them, or the seeded start. */
+/**
+ * The parameters to start from: the global ones that the device decoded in another framework since its last kd round, else its
+ * own of that round, else the seeded start. Global ones of another model than the device's own are none.
+ */
 export async function startOf(task: Task, state: ClientState): Promise<Parameters> {
-  return (await readSection(state, "local")) ?? initialOf(task);
+  const initial = initialOf(task);
+  for (const section of ["theta", "local"] as const) {
+    const held = await readSection(state, section);
+    const found = [...initial].map(([name, { shape }]) => {
+      const tensor = held?.get(name);
+      return tensor && sameShape(tensor.shape, shape) ? ([name, tensor] as const) : undefined;
+    });
+    if (found.every((entry) => entry !== undefined)) return new Map(found);
+  }
+  return initial;
+}
+
+/** What a round leaves: the device's own parameters. Global ones are forgotten, so that those found later are newer. */
+export function endOf(parameters: Parameters): SectionChanges {
+  return { local: parameters, theta: "drop" };
 }

@@ -96,6 +96,21 @@ t.test("a run folder holds the task, a line per round and device, and a checkpoi
   const lines = (await readFile(join(runFolder, "metrics.jsonl"), "utf8")).trim().split("\n");
   const metrics = lines.map((line) => JSON.parse(line));
   t.equal(metrics.filter(({ kind }) => kind === "device").length, 6);
+  const refinements = metrics.filter(({ kind }) => kind === "refinement");
+  t.same(
+    refinements.map(({ round }) => round),
+    [1, 2],
+  );
+  for (const {
+    divergenceBefore,
+    divergenceAfter,
+    agreementBefore,
+    agreementAfter,
+  } of refinements) {
+    t.ok(divergenceAfter <= divergenceBefore, `${divergenceBefore} to ${divergenceAfter} nats`);
+    // Of 13 public texts.
+    for (const share of [agreementBefore, agreementAfter]) t.ok(Number.isInteger(share * 13));
+  }
   t.match(metrics.at(-1), { kind: "round", round: 2, devices: 3, accuracy: result.accuracy });
   t.same(await readdir(join(runFolder, "checkpoints")), [
     "round-0001.safetensors",

@@ -113,6 +113,8 @@ export interface SmallDevice {
   readonly rows?: readonly LabelledText[];
   /** False: its table has no column of labels. */
   readonly hasLabels?: boolean;
+  /** What its configuration says of a model of its own; it then lacks the task's. */
+  readonly ownModel?: { readonly model: string; readonly adapter: object };
 }
 
 /** Where a device's files are. */
@@ -125,7 +127,7 @@ export interface DeviceFiles {
 /** Writes a device's table and configuration; the state folder belongs to `run`. */
 export async function writeDevice(
   world: SmallWorld,
-  { id, framework, protocols, rows = smallTexts(id, 20), hasLabels = true }: SmallDevice,
+  { id, framework, protocols, rows = smallTexts(id, 20), hasLabels = true, ownModel }: SmallDevice,
   { task: taskFile, run }: { readonly task: string; readonly run: string },
 ): Promise<DeviceFiles> {
   const folder = `${run}-devices`;
@@ -133,8 +135,9 @@ export async function writeDevice(
   const file = (suffix: string) => join(folder, `${id}${suffix}`);
   const { task } = await prepareTask(await readTaskFile(taskFile), world.cacheFolder);
   const budget = framework === undefined ? {} : budgetFor(task, framework, rows.length);
+  const own = ownModel ? { kd: ownModel } : {};
   const listed = protocols === undefined ? {} : { protocols };
-  const config = { threads: 1, profile: boardProfile("pi-5"), budget, ...listed };
+  const config = { threads: 1, profile: boardProfile("pi-5"), budget, ...listed, ...own };
   const table = tableOf(rows);
   await writeFile(file(".csv"), hasLabels ? table : table.replace(/,(label|land|sea)$/gm, ""));
   await writeFile(file(".yaml"), stringify(config));
@@ -178,8 +181,9 @@ export async function joinDevice(
   const { id, hasLabels = true } = device;
   const labelColumn = hasLabels && ("label" as const);
   const columns = { textColumn: "text", labelColumn };
-  const { modelFolder: model, cacheFolder } = world;
-  const place = { broker: address, federation: "main", model, cacheFolder };
+  const { modelFolder, cacheFolder } = world;
+  const model = device.ownModel ? {} : { model: modelFolder };
+  const place = { broker: address, federation: "main", ...model, cacheFolder };
   await startDevice({ id, ...place, ...files, ...columns, signal, log });
 }
 

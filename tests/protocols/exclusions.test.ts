@@ -53,6 +53,10 @@ const cases: Readonly<Record<string, { readonly wrong: Settings; readonly right:
     wrong: { asynchronous: {}, selection: { order: ["split", "kd"] } },
     right: { asynchronous: {}, selection: { order: ["kd", "full"] } },
   },
+  "kd.aggregation, head.kind": {
+    wrong: { head: { kind: "lm" }, kd: { aggregation: "perClass" } },
+    right: { head: { kind: "lm" }, kd: { aggregation: "entropy" } },
+  },
 };
 
 const head = { kind: "classification", labels: ["land", "sea"] };

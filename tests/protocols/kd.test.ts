@@ -1,11 +1,25 @@
 // What `kd` adds: logits that travel, a teacher of weighted voices, and a local model that a device keeps.
 import { isDeepStrictEqual } from "node:util";
 import t from "tap";
-import { batchShape, initialOf, modelSpec, type Payload } from "../../protocols/index.ts";
+import { stageSections } from "../../protocols/client-memory.ts";
+import {
+  batchShape,
+  initialOf,
+  modelSpec,
+  type Payload,
+  type RefinementFigures,
+} from "../../protocols/index.ts";
 import { kd } from "../../protocols/kd/index.ts";
 import { unpackLogits } from "../../protocols/kd/logits.ts";
 import { keepCounts, rankRow, type SparseLogits } from "../../protocols/kd/sparse-logits.ts";
-import { loadPredictor, type Parameters, predictAll, randomStream } from "../../runtime/index.ts";
+import { endOf, startOf } from "../../protocols/kd/start.ts";
+import {
+  float32,
+  loadPredictor,
+  type Parameters,
+  predictAll,
+  randomStream,
+} from "../../runtime/index.ts";
 import { openFederation, type ToyDevice } from "./loopback.ts";
 import { openToy, type TaskInput, toyExamples } from "./toy.ts";
 
@@ -61,12 +75,22 @@ t.test("a refinement nears the teacher and cannot be pulled away by a small boar
   const report = { kind: "knowledge", protocol: "kd", deviceId: "c", weight: 1, logits } as const;
   const moves: number[] = [];
   for (const contributorWeight of [0, 1, 10, 1000]) {
-    const input = { round: 1, global: { round: 1, parameters: start }, contributorWeight };
+    const recorded: RefinementFigures[] = [];
+    const record = (figures: RefinementFigures) => recorded.push(figures);
+    const input = { round: 1, global: { round: 1, parameters: start }, contributorWeight, record };
     const refined = (await server.refine?.([report], input)) ?? start;
     const reached = await distributions(refined);
     const teacher = own.map((p) => (contributorWeight * p + opinion) / (contributorWeight + 1));
     const [before, after] = [divergence(teacher, own), divergence(teacher, reached)];
     t.ok(after < before, `weight ${contributorWeight}: from ${before} to ${after} nats`);
+    // Logits are float32: 6e-8 of values below 8 in each of some dozen terms.
+    const [figures] = recorded;
+    t.ok(Math.abs((figures?.divergenceBefore ?? 0) - before) < 1e-5, "the distance is recorded");
+    t.ok(Math.abs((figures?.divergenceAfter ?? 0) - after) < 1e-5);
+    const agreement = (student: readonly number[]) =>
+      student.filter((p, i) => p > 0.5 === (teacher[i] as number) > 0.5).length / 18;
+    t.equal(figures?.agreementBefore, agreement(own), "and how often both say the same");
+    t.equal(figures?.agreementAfter, agreement(reached));
     moves.push(Math.max(...reached.map((p, i) => Math.abs(p - (own[i] as number)))));
   }
   t.ok((moves[0] ?? 0) > 0.03, `alone, the board moves probabilities by up to ${moves[0]}`);
@@ -168,3 +192,39 @@ t.test("a round that is not accepted leaves the device's model as it was", async
     "the second round goes on from the first",
   );
 });
+
+t.test(
+  "a device that comes from full starts from the last theta, then from its own model",
+  async (t) => {
+    const task = (await openToy(t)).task();
+    const initial = initialOf(task);
+    const shifted = (by: number) =>
+      new Map(
+        [...initial].map(([name, { shape, data }]) => [
+          name,
+          float32(
+            shape,
+            data.map((value) => value + by),
+          ),
+        ]),
+      );
+    let committed: Parameters | undefined;
+    const state = {
+      read: async () => committed,
+      stage: async (tensors: Parameters) => {
+        committed = tensors;
+      },
+    };
+    t.same(await startOf(task, state), initial, "new devices start as the coordinator does");
+    await stageSections(state, endOf(shifted(1)));
+    t.same(await startOf(task, state), shifted(1));
+    // A full round keeps what it decoded, with its round.
+    await stageSections(state, { theta: new Map([...shifted(2), ["theta.round", float32([1])]]) });
+    t.same(await startOf(task, state), shifted(2), "what was decoded since is newer");
+    await stageSections(state, endOf(shifted(3)));
+    t.same(await startOf(task, state), shifted(3), "and older after the next kd round");
+    const front = [...shifted(4)].slice(0, 1);
+    await stageSections(state, { theta: new Map(front) });
+    t.same(await startOf(task, state), shifted(3), "a front alone is no model");
+  },
+);

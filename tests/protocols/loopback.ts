@@ -12,13 +12,15 @@ import {
   initialOf,
   type LaneResult,
   loopbackLink,
+  type OwnModel,
   type Payload,
   type RoundInfo,
   type ServerSide,
   type Task,
   type TrainReport,
+  withOwnModel,
 } from "../../protocols/index.ts";
-import type { Example, Parameters } from "../../runtime/index.ts";
+import type { BaseModel, Example, Parameters } from "../../runtime/index.ts";
 import type { Toy } from "./toy.ts";
 
 /** A device and what it holds. */
@@ -28,6 +30,8 @@ export interface ToyDevice {
   readonly cutLayer?: number;
   readonly train: readonly Example[];
   readonly holdOut?: readonly Example[];
+  /** A model of its own; the task's when left out. */
+  readonly own?: { readonly facts: OwnModel; readonly model: BaseModel };
 }
 
 /** What a device's round came to. */
@@ -145,11 +149,11 @@ async function openMember(toy: Toy, task: Task, device: ToyDevice): Promise<Memb
   };
   const state = memoryState();
   const client = await protocol.createClient({
-    task,
+    task: device.own ? withOwnModel(task, device.own.facts) : task,
     deviceId: device.id,
     assignment,
     engine: toy.engine,
-    model: toy.model,
+    model: device.own?.model ?? toy.model,
     train: device.train,
     holdOut: device.holdOut ?? [],
     publicSet: async () => toy.publicSet,
