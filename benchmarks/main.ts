@@ -5,12 +5,14 @@ import { parseArgs } from "node:util";
 import { exitStatusOf, failureText } from "../apps/failure.ts";
 import { textTable } from "../apps/text-table.ts";
 import { engineRows } from "./engine.ts";
+import { type FrameworksOptions, frameworksRows } from "./frameworks.ts";
 import { isReached, type Row, rowAsCells, rowsAsJson } from "./row.ts";
 
 /** Suites by name. */
-const suites: Readonly<
-  Record<string, (log: (message: string) => void) => Promise<readonly Row[]>>
-> = { engine: engineRows };
+const suites: Readonly<Record<string, (options: FrameworksOptions) => Promise<readonly Row[]>>> = {
+  engine: ({ log: note }) => engineRows(note),
+  frameworks: frameworksRows,
+};
 
 const log = (message: string) => void process.stderr.write(`${message}\n`);
 
@@ -25,13 +27,16 @@ async function main(): Promise<number> {
   const parsed = parse();
   const suite = suites[parsed?.positionals[0] ?? ""];
   if (parsed === undefined || suite === undefined) {
-    log(`Usage: npm run bench -- SUITE [--json]; suites: ${Object.keys(suites).join(", ")}`);
+    log(`Usage: npm run bench -- SUITE [--json]; suites: ${Object.keys(suites).join(", ")}
+frameworks takes as well: --data DIR (holds banking77/train.csv and test.csv), --seeds N (default 3),
+  --only STUDY, --out DIR (keeps the runs, and goes on with them)`);
     return 2;
   }
   log(machineText());
   const [load = 0] = loadavg();
   if (load > 0.5) log(`The machine is busy (load ${load.toFixed(1)}): times will be too long.`);
-  const rows = await suite(log);
+  const { json: _, seeds = "3", ...chosen } = parsed.values;
+  const rows = await suite({ ...chosen, seeds: Number(seeds), log });
   const head = ["figure", "value", "", "unit", "must reach", ""];
   const table = textTable(head, rows.map(rowAsCells), { right: [1, 2] });
   if (parsed.values.json) log(table);
@@ -42,7 +47,15 @@ async function main(): Promise<number> {
 
 function parse() {
   try {
-    return parseArgs({ allowPositionals: true, options: { json: { type: "boolean" } } });
+    const text = { type: "string" } as const;
+    const options = {
+      json: { type: "boolean" } as const,
+      data: text,
+      seeds: text,
+      only: text,
+      out: text,
+    };
+    return parseArgs({ allowPositionals: true, options });
   } catch (error) {
     log(error instanceof Error ? error.message : String(error));
     return undefined;

@@ -34,7 +34,7 @@ export function comparisonText(result: ComparisonResult, files: readonly string[
 }
 
 /** "93.1 % ± 0.4" with the half of the 95 % interval; without it for one seed. */
-function estimateText(metric: Score["metric"], { mean, interval95 }: Estimate): string {
+export function estimateText(metric: Score["metric"], { mean, interval95 }: Estimate): string {
   const text = scoreFormat(metric)(mean);
   if (interval95 === null) return text;
   const half = interval95.high - mean;

@@ -91,7 +91,7 @@ export interface ConfigurationFigures extends Configuration {
   /** Both directions: the same messages in float32, neither narrowed nor padded. */
   readonly rawBytesPerDeviceRound: number;
   readonly flopsPerDeviceRound: number;
-  /** Highest of all devices, rounds and seeds, above the idle process. */
+  /** Highest of all devices and rounds, above the idle process; the mean over seeds. */
   readonly peakMemoryBytes: number;
   /** Wall seconds of the machine that ran the comparison. */
   readonly secondsPerRound: number;

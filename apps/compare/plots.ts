@@ -111,8 +111,9 @@ function scalesOf({ configurations }: ComparisonResult) {
     title: null,
     symbolLimit: 0,
     labelLimit: 240,
+    symbolOpacity: 1,
     orient: "bottom",
-    columns: 3,
+    columns: 4,
   } as const;
   return {
     color: { field: "label", type: "nominal", scale: { domain, range: cycle(colours) }, legend },

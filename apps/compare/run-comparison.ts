@@ -13,6 +13,7 @@ import type { RunEvent } from "../coordinator/events.ts";
 import { journalFile, readJournal } from "../coordinator/journal.ts";
 import { checkTaskFits } from "../coordinator/task-fit.ts";
 import { embeddedModelFolder, packageVersion } from "../package-root.ts";
+import type { StartBoard } from "../virtual-boards/board-process.ts";
 import { runVirtualFederation } from "../virtual-boards/federation.ts";
 import type { ComparisonResult, Configuration, SeedFigures } from "./comparison.ts";
 import { dealRows, partitionText } from "./deal.ts";
@@ -31,6 +32,8 @@ export interface ComparisonOptions extends ComparisonPlan {
   /** Also train the baselines. */
   readonly withBaselines: boolean;
   readonly cacheFolder: string;
+  /** How devices are started: processes when left out, without which peak memory is the comparison's own. */
+  readonly start?: StartBoard;
   readonly signal: AbortSignal;
   readonly onProgress: (progress: ComparisonProgress) => void;
 }
@@ -125,11 +128,12 @@ async function isFinished({ runFolder }: RunPlace, task: TaskSettings | undefine
 }
 
 async function federate(options: ComparisonOptions, place: RunPlace): Promise<void> {
-  const { modelFolder, cacheFolder, signal, onProgress } = options;
+  const { modelFolder, cacheFolder, start, signal, onProgress } = options;
   const log = createWriteStream(join(place.runFolder, "coordinator.log"), { flags: "a" });
   const write = (line: string) => void log.write(`${line}\n`);
   try {
     await runVirtualFederation({
+      start,
       ...place,
       modelFolder,
       cacheFolder,

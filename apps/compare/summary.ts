@@ -68,7 +68,7 @@ function summariseOne(
     downlinkBytesPerDeviceRound: mean((run) => run.downlinkBytesPerDeviceRound),
     rawBytesPerDeviceRound: mean((run) => run.rawBytesPerDeviceRound),
     flopsPerDeviceRound: mean((run) => run.flopsPerDeviceRound),
-    peakMemoryBytes: Math.max(...runs.map((run) => run.peakMemoryBytes)),
+    peakMemoryBytes: mean((run) => run.peakMemoryBytes),
     secondsPerRound: mean((run) => run.secondsPerRound),
     secondsOnLink: Object.fromEntries(
       networkLinks.map(({ name }, i) => [name, mean((run) => run.secondsOnLink[i] ?? 0)]),

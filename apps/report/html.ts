@@ -11,27 +11,15 @@ import {
   scoreFigure,
 } from "./figures.ts";
 import { html, type Markup } from "./markup.ts";
+import { documentPage, settingsList, table } from "./page.ts";
 import type { RunReport } from "./run-report.ts";
 import type { DeviceSummary } from "./run-summary.ts";
-import { styleSheet } from "./style-sheet.ts";
 
 /** The whole HTML document. Whatever the report's texts hold is escaped. */
 export function reportPage(report: RunReport): string {
   const { task, devices, revisions, notes = [], machine, date, version } = report;
   const made = [`${date.slice(0, 16).replace("T", " ")} UTC`, `Trifold ${version}`, machine];
-  // The policy holds the page to its word: nothing is loaded, nothing runs.
-  return html`<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<title>Trifold: ${task.name}</title>
-<style>${styleSheet}</style>
-</head>
-<body><main>
-<header><h1>${task.name}</h1><p>${made.filter((part) => part !== undefined).join(" · ")}</p></header>
-${notes.map((note) => html`<p class="note">${note}</p>`)}
+  const body = html`${notes.map((note) => html`<p class="note">${note}</p>`)}
 <div class="tiles">${tiles(report)}</div>
 <div class="charts">
 ${scoreChart(report)}
@@ -40,10 +28,8 @@ ${devices.length > 0 ? [bytesChart(devices), workChart(devices), memoryChart(dev
 <section><h2>Devices</h2>${deviceTable(devices)}</section>
 ${revisionSection(revisions)}
 ${estimateSection(devices)}
-<section><h2>Task</h2><dl class="settings">${settings(task)}</dl></section>
-</main></body>
-</html>
-`.markup;
+<section><h2>Task</h2>${settingsList(task)}</section>`;
+  return documentPage({ title: task.name, made, body });
 }
 
 /** Who was given something else to do, and why; nothing when nobody was. */
@@ -193,23 +179,6 @@ function estimateSection(devices: readonly DeviceSummary[]): Markup | undefined 
   if (rows.length === 0) return undefined;
   const head = ["Device", "Peak memory", "Up", "Down", "Work"];
   return html`<section><h2>Measured and estimated, a round</h2><p>First what a round took, below it what selection had estimated.</p>${table(head, rows)}</section>`;
-}
-
-function table(head: readonly string[], rows: readonly (readonly Markup[])[]): Markup {
-  const cells = (row: readonly Markup[]) =>
-    row.map((cell, i) => html`<td data-label="${head[i]}">${cell}</td>`);
-  return html`<table><thead><tr>${head.map((name) => html`<th>${name}</th>`)}</tr></thead>
-<tbody>${rows.map((row) => html`<tr>${cells(row)}</tr>`)}</tbody></table>`;
-}
-
-/** Every setting under the name that the task file gives it. */
-function settings(value: object, prefix = ""): Markup[] {
-  return Object.entries(value).flatMap(([name, inner]: [string, unknown]) => {
-    const isGroup = typeof inner === "object" && inner !== null && !Array.isArray(inner);
-    if (isGroup) return settings(inner, `${prefix}${name}.`);
-    const text = Array.isArray(inner) ? inner.join(", ") : String(inner);
-    return [html`<div><dt>${prefix}${name}</dt><dd>${text}</dd></div>`];
-  });
 }
 
 function frameworkOf(device: Way & Pick<DeviceSummary, "framework">): string {

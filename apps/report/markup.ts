@@ -1,8 +1,13 @@
 // HTML and SVG as template strings that escape whatever is put in, so that no page can forget to.
 
-/** Text that is markup already; made by `html` alone. */
+/** Text that is markup already; made by `html`, or taken from elsewhere by `trustedMarkup`. */
 export interface Markup {
   readonly markup: string;
+}
+
+/** Markup that another program made and that is safe as it is, such as a chart library's SVG. */
+export function trustedMarkup(markup: string): Markup {
+  return { markup };
 }
 
 /** What a template takes: text and numbers are escaped, markup is not, undefined is left out. */

@@ -21,10 +21,11 @@ td small, figcaption small { display: block; line-height: 1.4; }
 .tiles div, figure, section { background: var(--card); border: 1px solid var(--rule); border-radius: 10px; padding: 14px 18px; }
 .tiles strong { display: block; font-size: 24px; line-height: 1.25; }
 .tiles span { color: var(--soft); }
-.charts { display: grid; grid-template-columns: 1fr 1fr; gap: 12px; }
+.charts { display: grid; margin-top: 12px; grid-template-columns: 1fr 1fr; gap: 12px; }
 figure { margin: 0; }
 figure > svg { display: block; width: 100%; max-width: 520px; height: auto; font-size: 12px; fill: var(--ink); }
 section { margin-top: 12px; }
+.plot { background: #fff; border-radius: 6px; padding: 6px; } .plot svg { display: block; width: 100%; height: auto; max-height: 460px; }
 .axis { fill: var(--soft); } .axis line { stroke: var(--rule); }
 .name { font-weight: 600; } .bar { fill: var(--series); } .pale { fill: var(--pale); }
 polyline.series { fill: none; stroke: var(--series); stroke-width: 2.5; stroke-linejoin: round; }
@@ -39,6 +40,7 @@ table { border-collapse: collapse; width: 100%; }
 th { color: var(--soft); font-size: 13px; font-weight: 600; text-align: left; padding: 4px 14px 6px 0; white-space: nowrap; }
 td { border-top: 1px solid var(--rule); padding: 8px 14px 8px 0; vertical-align: top; }
 td:nth-child(n + 3), td:nth-child(n + 3) small { white-space: nowrap; }
+.prose td:nth-child(n + 3), .wide th { white-space: normal; } .prose td:first-child, .wide td { white-space: nowrap; } .wide th, .wide td { padding-right: 10px; }
 .settings { columns: 300px; column-gap: 32px; margin: 0; font-size: 13px; }
 .settings div { display: flex; gap: 12px; justify-content: space-between; border-bottom: 1px solid var(--rule); padding: 3px 0; break-inside: avoid; }
 dt { color: var(--soft); } dd { margin: 0; text-align: right; overflow-wrap: anywhere; }

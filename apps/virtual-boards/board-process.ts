@@ -37,8 +37,11 @@ export interface BoardProcess {
   kill(): void;
 }
 
+/** How a board is started; a process of its own unless a program has a reason for another way. */
+export type StartBoard = (options: BoardProcessOptions) => Promise<BoardProcess>;
+
 /** Starts `trifold device` for a board; its log goes to a file. */
-export async function startBoard(options: BoardProcessOptions): Promise<BoardProcess> {
+export const startBoard: StartBoard = async (options) => {
   const { brokerUrl, federation, runFolder, modelFolder, cacheFolder } = options;
   const { id, data, config, hasLabels } = options.files;
   const folder = join(runFolder, "devices");
@@ -61,7 +64,7 @@ export async function startBoard(options: BoardProcessOptions): Promise<BoardPro
   child.stdout?.pipe(file, { end: false });
   child.stderr?.pipe(file, { end: false });
   return { id, pid: child.pid ?? 0, ended: ending(child), kill: () => void child.kill("SIGTERM") };
-}
+};
 
 function ending(child: ChildProcess): Promise<string> {
   return new Promise((resolve) => {

@@ -3,7 +3,12 @@
 import { join } from "node:path";
 import type { OnEvent, RunEvent } from "../coordinator/events.ts";
 import { type CoordinatorResult, startCoordinator } from "../coordinator/start.ts";
-import { type BoardFiles, type BoardProcess, startBoard } from "./board-process.ts";
+import {
+  type BoardFiles,
+  type BoardProcess,
+  type StartBoard,
+  startBoard,
+} from "./board-process.ts";
 import { virtualBoardErrors } from "./errors.ts";
 
 /** What a federation on this machine is run with. */
@@ -12,6 +17,8 @@ export interface VirtualFederation {
   /** Gone on with when it holds an unfinished run of the task; takes the boards' logs and states in devices/. */
   readonly runFolder: string;
   readonly boards: readonly BoardFiles[];
+  /** Processes when left out. */
+  readonly start?: StartBoard | undefined;
   /** Base model that boards are pointed at; without one they find the embedded one. */
   readonly modelFolder?: string | undefined;
   readonly cacheFolder: string;
@@ -27,7 +34,7 @@ export interface VirtualFederation {
  * processes ended.
  */
 export async function runVirtualFederation(options: VirtualFederation): Promise<CoordinatorResult> {
-  const { taskFile, runFolder, cacheFolder, log } = options;
+  const { taskFile, runFolder, cacheFolder, log, start = startBoard } = options;
   const boards: BoardProcess[] = [];
   const failed = new AbortController();
   const signal = AbortSignal.any([options.signal, failed.signal]);
@@ -35,7 +42,7 @@ export async function runVirtualFederation(options: VirtualFederation): Promise<
     for (const files of options.boards) {
       // Stopped while they were being started: nobody would end those that come after.
       if (signal.aborted) return;
-      const board = await startBoard({ ...options, files, brokerUrl, federation });
+      const board = await start({ ...options, files, brokerUrl, federation });
       boards.push(board);
       void board.ended.then((status) => {
         if (status !== "0") failed.abort(boardFailure(board.id, status, runFolder));

@@ -9,11 +9,13 @@ import { difference, subset } from "../payload.ts";
 import { batchesOf, initialOf, rateOf, roundBatches, roundMaskKey, trainedPart } from "../plan.ts";
 import type { ClientContext, ClientSide, RoundLink } from "../protocol.ts";
 import { encodeChange, rememberResidual } from "../update-encoding.ts";
+import { crossingsOf } from "./crossing.ts";
 import { cutsOf, deviceShapes, labelRefusal } from "./cut.ts";
 import { type DevicePart, type DeviceRound, expectKind, unexpected } from "./device-part.ts";
 import { openFrontPart } from "./front-part.ts";
-import type { SplitDown, SplitUp } from "./messages.ts";
+import type { Down, SplitDown, SplitUp } from "./messages.ts";
 import { openOuterParts } from "./outer-parts.ts";
+import { deviceWire } from "./outgoing.ts";
 
 /**
  * Loads the device's part of the model and trains it step by step with the coordinator.
@@ -30,19 +32,25 @@ export async function createSplitClient(
   const part: DevicePart = task.split.uShape
     ? await openOuterParts(context, cuts)
     : await openFrontPart(context, cuts);
+  const wire = deviceWire(task, crossingsOf(task, cuts), examples.length);
   return {
     runRound: async (info, start, link, signal) => {
       if (start.kind !== "front") throw unexpected(start);
       const catchUp = () => askTheta(link);
-      const theta = await receiveGlobal(start, { task, state, initial, catchUp });
-      const round = openRound(context, theta, { link, rateAt: rateOf(task, info) });
+      const theta = await receiveGlobal(thetaOf(start), { task, state, initial, catchUp });
+      wire.meet(start.fields.memory);
+      const round = openRound(context, theta, { link, wire, rateAt: rateOf(task, info) });
       const maskKey = roundMaskKey(task, context.deviceId, info.round);
       const order = roundBatches(task, context.deviceId, info.round, examples.length);
       let steps = 0;
       let totalLoss = 0;
       for (const batch of batchesOf(task, examples, order)) {
         signal.throwIfAborted();
-        totalLoss += await part.step(round, batch, { step: steps, maskKey: [...maskKey, steps] });
+        const texts = order[steps] as number[];
+        const place = { step: steps, texts, maskKey: [...maskKey, steps] };
+        const loss = await part.step(round, batch, place);
+        wire.note(loss);
+        totalLoss += loss;
         steps += 1;
       }
       const score = await part.score(round, signal);
@@ -65,19 +73,20 @@ export async function createSplitClient(
 /** The whole parameters of the device's part. */
 async function askTheta(link: RoundLink<SplitDown, SplitUp>): Promise<EncodedGlobal> {
   const answer = await link.ask({ kind: "catchUp", fields: {}, tensors: new Map() });
-  return expectKind(answer, "front");
+  return thetaOf(expectKind(answer, "front"));
+}
+
+function thetaOf({ fields, tensors }: Down<"front">): EncodedGlobal {
+  return { fields: fields.theta, tensors };
 }
 
 function openRound(
   context: ClientContext,
   theta: Parameters,
-  {
-    link,
-    rateAt,
-  }: { readonly link: RoundLink<SplitDown, SplitUp>; readonly rateAt: (step: number) => number },
+  { link, wire, rateAt }: Pick<DeviceRound, "link" | "wire" | "rateAt">,
 ): DeviceRound {
   const { task } = context;
   const optimizer = adamW(theta, { weightDecay: task.training.weightDecay });
   const adjust = gradientRule(task, theta);
-  return { context, link, rateAt, optimizer, adjust, squares: {} };
+  return { context, link, wire, rateAt, optimizer, adjust, squares: {} };
 }

@@ -33,7 +33,8 @@ export function estimateSplit(
   const { step, evaluation } = flopsOf(task, cuts);
   const perStep = cuts.tailFrom === undefined ? 1 : 2;
   return {
-    peakMemoryBytes: trainingMemoryBytes(sketchSpec(task), workloadsOf(task, cuts)),
+    peakMemoryBytes:
+      trainingMemoryBytes(sketchSpec(task), workloadsOf(task, cuts)) + keptBytes(task),
     uplinkBytes: parameters + bytes.up,
     downlinkBytes: parameters + bytes.down,
     flops: localSteps * step + evaluations * evaluation,
@@ -66,6 +67,13 @@ function crossedBytes(
     up: up + trained(statesGradient),
     down: trained(states) + evaluated(states) + trained(cutGradient),
   };
+}
+
+/** Rows that the device keeps, at most. */
+function keptBytes({ split }: Task): number {
+  const rows = split.reuse.threshold === "off" ? 0 : split.cacheBytes;
+  const owed = split.errorFeedback && split.uShape ? split.cacheBytes : 0;
+  return rows + owed;
 }
 
 /** What the device loads. */

@@ -87,4 +87,5 @@ export function crossingBytes(
   });
 }
 
-const channelAxis = 1;
+/** Rows are [tokens, hidden]: each channel of them has an int8 scale. */
+export const channelAxis = 1;

@@ -12,6 +12,7 @@ import type { HoldOutScore } from "../local-training.ts";
 import { outOfTurn } from "../payload.ts";
 import type { ClientContext, RoundLink } from "../protocol.ts";
 import type { Down, SplitDown, SplitUp } from "./messages.ts";
+import type { DeviceWire } from "./outgoing.ts";
 
 /** The device's part of the model, loaded. */
 export interface DevicePart {
@@ -27,6 +28,8 @@ export interface DevicePart {
 /** Which step of a round. */
 export interface StepPlace {
   readonly step: number;
+  /** Number of each text of its batch among the training texts. */
+  readonly texts: readonly number[];
   /** What names its dropout masks. */
   readonly maskKey: MaskKey;
 }
@@ -37,6 +40,7 @@ export interface DeviceRound {
   readonly optimizer: Optimizer;
   readonly adjust: AdjustGradients;
   readonly link: RoundLink<SplitDown, SplitUp>;
+  readonly wire: DeviceWire;
   readonly rateAt: (step: number) => number;
   /** The device's squared norms that the coordinator has not seen: its part steps once it has. */
   squares: Readonly<Record<string, number>>;
@@ -55,6 +59,11 @@ export function stepDevice(
   const scale = clipScale(all, context.task.training.maxGradientNorm);
   optimizer.step(gradients, { rate: rateAt(step), scale });
   round.squares = Object.fromEntries(own);
+}
+
+/** Numbers of `count` hold-out texts from `first` on: they follow those of the training texts. */
+export function numbersOf({ train }: ClientContext, first: number, count: number): number[] {
+  return Array.from({ length: count }, (_, i) => train.length + first + i);
 }
 
 /** The answer as the kind that it must be; throws `PROTOCOL_OUT_OF_TURN`. */

@@ -10,13 +10,14 @@ import { batchCount, type HoldOutScore } from "../local-training.ts";
 import { decodeOnly } from "../payload.ts";
 import { batchShape, labelsOf, modelSpec } from "../plan.ts";
 import type { ClientContext } from "../protocol.ts";
-import { type Crossings, crossingsOf, decodeCrossing, encodeCrossing } from "./crossing.ts";
+import { decodeCrossing } from "./crossing.ts";
 import type { Cuts } from "./cut.ts";
 import {
   type DevicePart,
   type DeviceRound,
   expectGradient,
   expectKind,
+  numbersOf,
   type StepPlace,
   stepDevice,
 } from "./device-part.ts";
@@ -26,33 +27,28 @@ export async function openFrontPart(context: ClientContext, cuts: Cuts): Promise
   const { task, engine, model } = context;
   context.log("split: the labels of the training texts go to the coordinator, the texts stay here");
   const front = await loadFront(engine, modelSpec(task, model), cuts.cutLayer);
-  const loaded = { front, crossings: crossingsOf(task, cuts) };
   return {
     flops: front.flops,
-    step: (round, batch, place) => trainStep(loaded, round, { batch, ...place }),
-    score: (round, signal) => scoreHoldOut(loaded, round, signal),
+    step: (round, batch, place) => trainStep(front, round, { batch, ...place }),
+    score: (round, signal) => scoreHoldOut(front, round, signal),
     close: () => front.close(),
   };
 }
 
-interface LoadedFront {
-  readonly front: Front;
-  readonly crossings: Crossings;
-}
-
 async function trainStep(
-  { front, crossings }: LoadedFront,
+  front: Front,
   round: DeviceRound,
-  { batch, step, maskKey }: StepPlace & { readonly batch: Batch },
+  { batch, step, texts, maskKey }: StepPlace & { readonly batch: Batch },
 ): Promise<number> {
-  const { optimizer, link, squares } = round;
+  const { optimizer, link, wire, squares } = round;
   const { lengths, labels } = batch;
   const feeds = front.withMasks(batch.feeds, maskKey);
   const activations = await front.forward(optimizer.parameters, feeds);
-  const tensors = encodeCrossing(crossings.activations, activations, lengths);
-  const fields = { step, lengths: [...lengths], labels: [...labels], squares };
+  const sent = wire.activations(activations, { lengths, texts });
+  const fields = { step, ...sent.fields, labels: [...labels], squares };
+  const { tensors } = sent;
   const answer = expectGradient(await link.ask({ kind: "activations", fields, tensors }), step);
-  const cutGradient = decodeCrossing(crossings.cutGradient, answer.tensors, lengths);
+  const cutGradient = decodeCrossing(wire.crossings.cutGradient, answer.tensors, lengths);
   const gradients = await front.backward(optimizer.parameters, feeds, cutGradient);
   stepDevice(round, gradients, answer);
   return answer.fields.loss ?? Number.NaN;
@@ -60,11 +56,11 @@ async function trainStep(
 
 /** Accuracy on the hold-out: front here, tail there. */
 async function scoreHoldOut(
-  { front, crossings }: LoadedFront,
+  front: Front,
   round: DeviceRound,
   signal: AbortSignal,
 ): Promise<HoldOutScore | undefined> {
-  const { optimizer, link, context } = round;
+  const { optimizer, link, wire, context } = round;
   const { task, holdOut } = context;
   if (holdOut.length === 0) return undefined;
   const shape = batchShape(task);
@@ -74,8 +70,9 @@ async function scoreHoldOut(
     signal.throwIfAborted();
     const { feeds, lengths, size } = makeBatch(holdOut.slice(first, first + shape.batch), shape);
     const activations = await front.evaluate(optimizer.parameters, feeds);
-    const tensors = encodeCrossing(crossings.activations, activations, lengths);
-    const fields = { lengths: [...lengths], squares: round.squares };
+    const texts = numbersOf(context, first, size);
+    const { fields: sent, tensors } = wire.activations(activations, { lengths, texts });
+    const fields = { ...sent, squares: round.squares };
     const answer = expectKind(await link.ask({ kind: "evaluate", fields, tensors }), "logits");
     round.squares = {};
     const { data } = decodeOnly(answer.tensors, "logits", [shape.batch, classes]);

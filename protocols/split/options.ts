@@ -18,5 +18,23 @@ export const splitOptions = z
     keepFraction: z.number().min(0.001).max(1).default(0.1),
     /** Share of each channel's values, the largest, that `int8` sends apart in bf16, both ways. */
     outliers: z.number().min(0).max(0.25).default(0),
+    /** Whether what the encoding loses of a text's gradient is added when that text comes again. */
+    errorFeedback: z.boolean().default(false),
+    /** Most bytes that an end keeps of each of these for a device: rows for reuse, what is owed of gradients. */
+    cacheBytes: z
+      .int()
+      .positive()
+      .default(2 ** 26),
+    /** Sending only the texts whose activations moved since they were last sent. */
+    reuse: z
+      .strictObject({
+        /** Relative change up to which a text's activations stay at home; "adaptive" follows the loss. */
+        threshold: z
+          .union([z.enum(["off", "adaptive"]), z.number().positive().max(1)])
+          .default("off"),
+        /** How the change of a text that moved is narrowed. */
+        changes: z.enum(denseEncodingNames).default("int4"),
+      })
+      .prefault({}),
   })
   .prefault({});

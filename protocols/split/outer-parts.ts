@@ -14,13 +14,14 @@ import {
 import type { HoldOutScore } from "../local-training.ts";
 import { batchesOf, modelSpec } from "../plan.ts";
 import type { ClientContext } from "../protocol.ts";
-import { type Crossings, crossingsOf, decodeCrossing, encodeCrossing } from "./crossing.ts";
+import { decodeCrossing } from "./crossing.ts";
 import type { Cuts } from "./cut.ts";
 import {
   type DevicePart,
   type DeviceRound,
   expectGradient,
   expectKind,
+  numbersOf,
   type StepPlace,
   stepDevice,
 } from "./device-part.ts";
@@ -34,7 +35,7 @@ export async function openOuterParts(context: ClientContext, cuts: Cuts): Promis
   const front = await loadFront(engine, spec, cuts.cutLayer);
   const tail = await loadStep(engine, spec, { from });
   const scorer = await loadTailScorer(engine, spec, from);
-  const loaded = { front, tail, scorer, crossings: crossingsOf(task, cuts) };
+  const loaded = { front, tail, scorer };
   return {
     flops: front.flops + tail.flops,
     step: (round, batch, place) => trainStep(loaded, round, { batch, ...place }),
@@ -51,28 +52,29 @@ interface LoadedParts {
   readonly front: Front;
   readonly tail: TrainingStep;
   readonly scorer: TailScorer;
-  readonly crossings: Crossings;
 }
 
 async function trainStep(
-  { front, tail, crossings }: LoadedParts,
+  { front, tail }: LoadedParts,
   round: DeviceRound,
-  { batch, step, maskKey }: StepPlace & { readonly batch: Batch },
+  { batch, step, texts, maskKey }: StepPlace & { readonly batch: Batch },
 ): Promise<number> {
-  const { optimizer, link, squares } = round;
+  const { optimizer, link, wire, squares } = round;
+  const { crossings } = wire;
   const { parameters } = optimizer;
   const { lengths } = batch;
   const feeds = front.withMasks(batch.feeds, maskKey);
   const activations = await front.forward(parameters, feeds);
-  const fields = { step, lengths: [...lengths], squares };
-  const tensors = encodeCrossing(crossings.activations, activations, lengths);
+  const sent = wire.activations(activations, { lengths, texts });
+  const fields = { step, ...sent.fields, squares };
+  const { tensors } = sent;
   const middle = expectKind(await link.ask({ kind: "activations", fields, tensors }), "states");
   const states = decodeCrossing(crossings.states, middle.tensors, lengths);
   const tailFeeds = tail.withMasks(withStates(batch.feeds, states), maskKey);
   const behind = await tail.run(parameters, tailFeeds);
   checkFinite(step, behind.loss, squaredNorms(behind.gradients));
   const leaving = behind.cutGradient as Float32Tensor;
-  const back = encodeCrossing(crossings.statesGradient, leaving, lengths);
+  const back = wire.statesGradients.encode(leaving, { lengths, texts });
   const reply = await link.ask({ kind: "gradient", fields: { step }, tensors: back });
   const answer = expectGradient(reply, step);
   const cutGradient = decodeCrossing(crossings.cutGradient, answer.tensors, lengths);
@@ -83,11 +85,11 @@ async function trainStep(
 
 /** The worth of the cut model on the hold-out; what the tail makes of it stays here. */
 async function scoreHoldOut(
-  { front, scorer, crossings }: LoadedParts,
+  { front, scorer }: LoadedParts,
   round: DeviceRound,
   signal: AbortSignal,
 ): Promise<HoldOutScore | undefined> {
-  const { optimizer, link, context } = round;
+  const { optimizer, link, wire, context } = round;
   const { task, holdOut } = context;
   if (holdOut.length === 0) return undefined;
   const { parameters } = optimizer;
@@ -99,11 +101,15 @@ async function scoreHoldOut(
   for (const batch of batchesOf(task, holdOut, order)) {
     signal.throwIfAborted();
     const activations = await front.evaluate(parameters, batch.feeds);
-    const tensors = encodeCrossing(crossings.activations, activations, batch.lengths);
-    const fields = { lengths: [...batch.lengths], squares: round.squares };
+    const sent = wire.activations(activations, {
+      lengths: batch.lengths,
+      texts: numbersOf(context, first, batch.size),
+    });
+    const fields = { ...sent.fields, squares: round.squares };
+    const { tensors } = sent;
     const answer = expectKind(await link.ask({ kind: "evaluate", fields, tensors }), "states");
     round.squares = {};
-    const states = decodeCrossing(crossings.states, answer.tensors, batch.lengths);
+    const states = decodeCrossing(wire.crossings.states, answer.tensors, batch.lengths);
     const texts = holdOut.slice(first, first + batchSize);
     await running.take(parameters, withStates(batch.feeds, states), texts);
     first += batchSize;

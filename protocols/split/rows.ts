@@ -73,6 +73,11 @@ export function checkLengths(lengths: readonly number[], { batch, sequence }: Ro
   );
 }
 
+/** Values of each row on its way. */
+export function rowSizes(lengths: readonly number[], layout: RowLayout): number[] {
+  return tokensOf(lengths, layout).map((tokens) => tokens * layout.hidden);
+}
+
 /** Where each row's values are, packed and padded. */
 function places(lengths: readonly number[], layout: RowLayout) {
   const { sequence, hidden } = layout;

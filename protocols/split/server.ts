@@ -4,10 +4,11 @@ import { loadMiddle, loadPredictor, loadStep } from "../../runtime/index.ts";
 import { globalSender } from "../global-model.ts";
 import { modelSpec } from "../plan.ts";
 import type { ServerContext, ServerSide } from "../protocol.ts";
-import { crossingsOf } from "./crossing.ts";
 import { type Cuts, cutsOf } from "./cut.ts";
 import type { HalfOptions } from "./half.ts";
+import type { LaneWire } from "./incoming.ts";
 import { openSplitLane } from "./lane.ts";
+import { deviceMemories } from "./memories.ts";
 import type { SplitDown, SplitUp } from "./messages.ts";
 import { middleSide } from "./middle.ts";
 import type { CoordinatorSide } from "./side.ts";
@@ -19,6 +20,7 @@ export async function createSplitServer(
 ): Promise<ServerSide<SplitDown, SplitUp>> {
   const { task } = context;
   const parts = new Map<number, Promise<LoadedPart>>();
+  const memories = deviceMemories(task);
   const senderOf = globalSender(task);
   const partAt = (cuts: Cuts): Promise<LoadedPart> => {
     const loading = parts.get(cuts.cutLayer) ?? loadPart(context, cuts);
@@ -31,7 +33,11 @@ export async function createSplitServer(
       const { sideOf } = await partAt(cuts);
       const { deviceId } = assignment;
       const sender = senderOf(global);
-      return openSplitLane({ task, cuts, deviceId, info, global, sender, sideOf });
+      const remembered = memories.open(deviceId, cuts, info.round);
+      return openSplitLane({
+        ...{ task, cuts, deviceId, info, global, sender, sideOf },
+        ...remembered,
+      });
     },
     close: async () => {
       for (const part of await Promise.all(parts.values())) await part.close();
@@ -42,23 +48,24 @@ export async function createSplitServer(
 
 /** The graphs of one cut. */
 interface LoadedPart {
-  sideOf(options: HalfOptions): CoordinatorSide;
+  sideOf(wire: LaneWire, options: HalfOptions): CoordinatorSide;
   close(): Promise<void>;
 }
 
 async function loadPart({ task, engine, model }: ServerContext, cuts: Cuts): Promise<LoadedPart> {
   const spec = modelSpec(task, model);
   const { cutLayer: from, tailFrom: to } = cuts;
-  const crossings = crossingsOf(task, cuts);
   if (to !== undefined) {
     const middle = await loadMiddle(engine, spec, { from, to });
-    const sideOf = (options: HalfOptions) => middleSide(middle, crossings, options);
-    return { sideOf, close: () => middle.close() };
+    return {
+      sideOf: (wire, options) => middleSide(middle, wire, options),
+      close: () => middle.close(),
+    };
   }
   const step = await loadStep(engine, spec, { from });
   const predictor = await loadPredictor(engine, spec, { from });
   return {
-    sideOf: (options) => tailSide({ step, predictor }, crossings, options),
+    sideOf: (wire, options) => tailSide({ step, predictor }, wire, options),
     close: async () => {
       await step.close();
       await predictor.close();

@@ -11,10 +11,9 @@ import { encodeTensor } from "../encoding/index.ts";
 import { protocolErrors } from "../errors.ts";
 import { labelsOf } from "../plan.ts";
 import type { Task } from "../task.ts";
-import { type Crossings, decodeCrossing, encodeCrossing } from "./crossing.ts";
 import { type CoordinatorHalf, coordinatorHalf, type HalfOptions } from "./half.ts";
+import type { LaneWire } from "./incoming.ts";
 import type { SplitDown, Up } from "./messages.ts";
-import { checkLengths } from "./rows.ts";
 import type { CoordinatorSide } from "./side.ts";
 
 /** The loaded graphs behind one cut layer, shared by the lanes of that cut. */
@@ -24,14 +23,16 @@ export interface Tail {
 }
 
 /** A tail that is trained with one device. */
-export function tailSide(tail: Tail, crossings: Crossings, options: HalfOptions): CoordinatorSide {
+export function tailSide(tail: Tail, wire: LaneWire, options: HalfOptions): CoordinatorSide {
   const half = coordinatorHalf(options);
-  const work = { tail, crossings, half, task: options.task };
+  const work = { tail, wire, half, task: options.task };
   return {
     activations: (up) => train(work, up),
     evaluate: async (up) => {
-      const feeds = tailFeeds(crossings, up);
+      const { activations, keep } = wire.receive(up);
       half.settle(up.fields.squares);
+      keep();
+      const feeds = tailFeeds(wire, activations, up);
       const logits = await tail.predictor.run(half.parameters, feeds);
       const tensors = new Map([["logits", encodeTensor(logits, "float32", { name: "logits" })]]);
       return { kind: "logits", fields: {}, tensors };
@@ -43,37 +44,39 @@ export function tailSide(tail: Tail, crossings: Crossings, options: HalfOptions)
 interface TailWork {
   readonly task: Task;
   readonly tail: Tail;
-  readonly crossings: Crossings;
+  readonly wire: LaneWire;
   readonly half: CoordinatorHalf;
 }
 
 /** One step forward and backward; the parameters move once the front's norms have come. */
 async function train(
-  { task, tail, crossings, half }: TailWork,
+  { task, tail, wire, half }: TailWork,
   up: Up<"activations">,
 ): Promise<SplitDown> {
-  const { step, lengths, labels = [], squares } = up.fields;
+  const { step, lengths, texts, labels = [], squares } = up.fields;
   half.checkStep(step);
   checkLabels(task, labels, lengths);
-  const feeds = tailFeeds(crossings, up, labels);
+  const { activations, keep } = wire.receive(up);
   half.settle(squares);
+  keep();
+  const feeds = tailFeeds(wire, activations, up);
   const masked = tail.step.withMasks(feeds, half.maskKey(step));
   const { loss, gradients, cutGradient } = await tail.step.run(half.parameters, masked);
   const own = half.take(gradients, loss);
-  const tensors = encodeCrossing(crossings.cutGradient, cutGradient as Float32Tensor, lengths);
+  const tensors = wire.cutGradients.encode(cutGradient as Float32Tensor, { lengths, texts });
   return { kind: "gradient", fields: { step, loss, squares: own }, tensors };
 }
 
 function tailFeeds(
-  { activations }: Crossings,
-  { fields: { lengths }, tensors }: Up<"activations" | "evaluate">,
-  labels: readonly number[] = [],
+  { crossings }: LaneWire,
+  activations: Float32Tensor,
+  up: Up<"activations"> | Up<"evaluate">,
 ): TensorBundle {
-  const { layout } = activations;
-  checkLengths(lengths, layout);
+  const { layout } = crossings.activations;
+  const labels = up.kind === "activations" ? (up.fields.labels ?? []) : [];
   return new Map([
-    ["activations", decodeCrossing(activations, tensors, lengths)],
-    ...maskFeeds(lengths, layout),
+    ["activations", activations],
+    ...maskFeeds(up.fields.lengths, layout),
     ...labelFeeds(labels, layout.batch),
   ]);
 }

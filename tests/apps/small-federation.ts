@@ -107,6 +107,8 @@ export interface SmallDevice {
   readonly id: string;
   /** What its budget leaves it; without one there is no limit. */
   readonly framework?: Framework;
+  /** In place of what `framework` implies. */
+  readonly budget?: DeviceBudget;
   /** What its configuration lists; the built-in ones unless told. */
   readonly protocols?: readonly string[];
   /** 20 texts of its own unless told. */
@@ -127,14 +129,17 @@ export interface DeviceFiles {
 /** Writes a device's table and configuration; the state folder belongs to `run`. */
 export async function writeDevice(
   world: SmallWorld,
-  { id, framework, protocols, rows = smallTexts(id, 20), hasLabels = true, ownModel }: SmallDevice,
+  device: SmallDevice,
   { task: taskFile, run }: { readonly task: string; readonly run: string },
 ): Promise<DeviceFiles> {
+  const { id, framework, protocols, ownModel } = device;
+  const { rows = smallTexts(id, 20), hasLabels = true } = device;
   const folder = `${run}-devices`;
   await mkdir(folder, { recursive: true });
   const file = (suffix: string) => join(folder, `${id}${suffix}`);
   const { task } = await prepareTask(await readTaskFile(taskFile), world.cacheFolder);
-  const budget = framework === undefined ? {} : budgetFor(task, framework, rows.length);
+  const implied = framework === undefined ? {} : budgetFor(task, framework, rows.length);
+  const budget = device.budget ?? implied;
   const own = ownModel ? { kd: ownModel } : {};
   const listed = protocols === undefined ? {} : { protocols };
   const config = { threads: 1, profile: boardProfile("pi-5"), budget, ...listed, ...own };

@@ -8,6 +8,7 @@ import {
   measureProfile,
   openSysroot,
   parseProfile,
+  readBoardState,
   readPower,
 } from "../../devices/index.ts";
 import { boardFiles, cpuinfo, meminfo, rootOf } from "./sysroots.ts";
@@ -59,6 +60,19 @@ t.test("a Pi Zero 2 W's files give this profile", async (t) => {
     throttled: true,
     providers: ["cpu"],
   });
+});
+
+t.test("memory and heat are read alone between rounds, as the profile has them", async (t) => {
+  for (const key of boardKeys) {
+    const root = t.testdir(rootOf(boardFiles[key]));
+    const { memory, temperatureCelsius, throttled } = await measureProfile({ sysroot: root });
+    t.same(await readBoardState(root), {
+      availableBytes: memory.availableBytes.value,
+      ...(temperatureCelsius ? { temperatureCelsius: temperatureCelsius.value } : {}),
+      ...(throttled === undefined ? {} : { throttled }),
+    });
+  }
+  t.same(await readBoardState(t.testdir({ empty: {} })), {}, "what cannot be read is absent");
 });
 
 t.test(

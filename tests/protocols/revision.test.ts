@@ -15,7 +15,9 @@ import {
   revise,
   type Task,
   wayOf,
+  withoutSections,
 } from "../../protocols/index.ts";
+import { float32 } from "../../runtime/index.ts";
 import { openToy, type TaskInput } from "./toy.ts";
 
 const versions = Object.fromEntries(builtInProtocols.map(({ name, version }) => [name, version]));
@@ -229,3 +231,16 @@ t.test(
     );
   },
 );
+
+t.test("what belonged to the former way is dropped, what is the device's own stays", (t) => {
+  const tensor = float32([1], [1]);
+  const names = ["theta/a", "local/a", "residual/a", "moments/a", "reuse/a"];
+  const kept = withoutSections(new Map(names.map((name) => [name, tensor])), [
+    "moments",
+    "residual",
+    "reuse",
+  ]);
+  t.same([...(kept ?? new Map()).keys()], ["theta/a", "local/a"]);
+  t.equal(withoutSections(undefined, ["moments"]), undefined);
+  t.end();
+});

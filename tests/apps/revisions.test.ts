@@ -1,0 +1,84 @@
+// A device that breaks a limit in a real federation does something else in the next round, and everybody is told.
+import { readFile } from "node:fs/promises";
+import { join } from "node:path";
+import t from "tap";
+import { prepareTask } from "../../apps/coordinator/prepared-task.ts";
+import { createRevisions } from "../../apps/coordinator/revisions.ts";
+import { readTaskFile } from "../../apps/coordinator/task-file.ts";
+import type { RunReport } from "../../apps/report/run-report.ts";
+import { boardProfile } from "../../devices/index.ts";
+import { builtInProtocols } from "../../protocols/index.ts";
+import { federate, makeWorld, writeTask } from "./small-federation.ts";
+
+const world = await makeWorld(t.testdir());
+const run = (name: string) => join(world.folder, "runs", name);
+const settings = { cohort: { minimumDevices: 2 }, selection: { order: ["split", "full"] } };
+const taskFile = await writeTask(world, "revised", settings);
+const { task } = await prepareTask(await readTaskFile(taskFile), world.cacheFolder);
+// Above what the declared board is estimated to take, for the first choice is given; no machine loads a round's graphs in a tenth more.
+const budget = { secondsPerRound: 0.05 };
+const devices = [{ id: "a" }, { id: "b", budget }];
+const { events, records, result, runFolder, log } = await federate(world, {
+  task: taskFile,
+  run: run("revised"),
+  devices,
+});
+const because = /^split \(cut 1\) is refused: it took .* of .* time in round 1$/;
+
+t.test("what a round broke moves its device in the next one", async (t) => {
+  const lanes = records.flatMap((record) =>
+    record.kind === "lane" ? [[record.round, record.deviceId, record.assignment.protocol]] : [],
+  );
+  t.same(lanes.sort(), [
+    [1, "a", "split"],
+    [1, "b", "split"],
+    [2, "a", "split"],
+    [2, "b", "full"],
+  ]);
+  t.equal(result.rounds, 2);
+  const reason = /round 2: full: split \(cut 1\) is refused: it took .* time in round 1/;
+  t.ok(
+    log.some((line) => line.startsWith("b: ") && reason.test(line)),
+    "the device's log says why",
+  );
+});
+
+t.test("the move is an event, a line of the journal and of the report", async (t) => {
+  const move = { round: 2, deviceId: "b", from: "split (cut 1)", because };
+  t.match(
+    events.find(({ kind }) => kind === "revised"),
+    { ...move, to: "full" },
+  );
+  t.match(
+    records.find(({ kind }) => kind === "revised"),
+    move,
+  );
+  const report = JSON.parse(await readFile(join(runFolder, "report.json"), "utf8")) as RunReport;
+  t.match(report.revisions, [{ ...move, to: "full" }]);
+  t.match(await readFile(join(runFolder, "report.html"), "utf8"), /Reassigned.*round 2: b/s);
+});
+
+t.test("a coordinator that comes back knows what rounds have shown", async (t) => {
+  const protocols = Object.fromEntries(
+    builtInProtocols.map(({ name, version }) => [name, version] as const),
+  );
+  const offer = { deviceId: "b", profile: boardProfile("pi-5"), budget, holdOut: 4, protocols };
+  const choice = (known: typeof records, id = "b") => {
+    const journal = { records: known, append: async () => {}, close: async () => {} };
+    const options = { task, protocols: builtInProtocols, journal, onEvent: () => {} };
+    return createRevisions(options).assign({ ...offer, deviceId: id }).assignment?.protocol;
+  };
+  t.equal(choice(records), "full");
+  t.equal(choice([]), "split", "a new run does not");
+  t.equal(choice(records, "c"), "split", "nor does it hold for another device");
+});
+
+t.test("a task may keep what devices got when they joined", async (t) => {
+  const selection = { ...settings.selection, revisit: false };
+  const kept = await writeTask(world, "kept", { ...settings, selection });
+  const other = await federate(world, { task: kept, run: run("kept"), devices });
+  const used = other.records.flatMap((record) =>
+    record.kind === "lane" ? [record.assignment.protocol] : [],
+  );
+  t.same(used, ["split", "split", "split", "split"]);
+});
