@@ -322,7 +322,10 @@ async function meet(t: Test, { description, ready, onPrepare }: Answers) {
     if (request.kind === "prepare") {
       await onPrepare?.();
       const fingerprint = taskFingerprint(task);
-      return { kind: "ready", fields: { examples: 4, holdOut: 0, hasModel: true, fingerprint, ...ready } };
+      return {
+        kind: "ready",
+        fields: { examples: 4, holdOut: 0, hasModel: true, fingerprint, ...ready },
+      };
     }
     told.push(request);
     onTold();
