@@ -71,6 +71,18 @@ export const exclusions: readonly Exclusion[] = [
       "kd teaches and split answers within one round, only updates of full may be folded one at a time",
   },
   {
+    fields: ["aggregation.combine", "assignments"],
+    excludes: ({ aggregation: { combine }, assignments }) =>
+      combine === "krum" && assignments.some(({ rank }) => rank !== undefined),
+    reason: "krum compares whole updates, and those of different ranks have no distance",
+  },
+  {
+    fields: ["assignments", "adapter.rank"],
+    excludes: ({ assignments, adapter }) =>
+      assignments.some(({ rank = adapter.rank }) => rank > adapter.rank),
+    reason: "a device trains the leading ranks of the adapter, it cannot have more",
+  },
+  {
     fields: ["kd.aggregation", "head.kind"],
     excludes: ({ kd: { aggregation }, head }) => aggregation === "perClass" && head.kind === "lm",
     reason: "the classes of a language model are tokens, and no device lacks one",

@@ -76,14 +76,19 @@ function heededFields({ heeds = [], cutLayers, modes }: HeedingProtocol): (keyof
   ];
 }
 
-/** What a row asks of a protocol by name that it cannot give, or undefined. */
+/**
+ * What a row asks of a protocol that it cannot give, or undefined. Cut and mode in a row without a protocol speak of those that
+ * have them; rank and encoding say something of any update, so a protocol that ignored them would do what nobody asked for.
+ */
 export function unheeded(
   protocol: HeedingProtocol & Pick<Protocol, "name">,
   row: Override | undefined,
 ): string | undefined {
-  if (row?.protocol === undefined) return undefined;
+  if (row === undefined) return undefined;
   const heeded = heededFields(protocol);
-  const stray = Object.keys(wayOf(row)).find((field) => !heeded.some((name) => name === field));
+  const { cutLayer: _, mode: __, ...ofAny } = wayOf(row);
+  const asked = row.protocol === undefined ? ofAny : wayOf(row);
+  const stray = Object.keys(asked).find((field) => !heeded.some((name) => name === field));
   if (stray === undefined) return undefined;
   const own = heeded.length === 0 ? "nothing" : `only ${heeded.join(", ")}`;
   return `the task's assignments give it "${stray}", and ${protocol.name} lets ${own} differ between devices`;

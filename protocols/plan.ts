@@ -37,7 +37,8 @@ export function labelsOf({ head }: Task): readonly string[] {
 export function modelSpec(task: Task, model: BaseModel): ModelSpec {
   const { batchSize, sequenceLength } = task.training;
   const size = { batch: batchSize, sequence: sequenceLength };
-  return { model, lora: task.adapter, head: headOf(task), ...size };
+  const freezesA = task.aggregation.method === "ffa";
+  return { model, lora: { ...task.adapter, freezesA }, head: headOf(task), ...size };
 }
 
 /** How the task's examples become batches. */

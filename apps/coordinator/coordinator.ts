@@ -13,6 +13,8 @@ import {
   initialOf,
   modelSpec,
   type RefinementFigures,
+  requireAggregationMemory,
+  shapesOf,
   type YieldedResult,
 } from "../../protocols/index.ts";
 import {
@@ -169,6 +171,8 @@ async function beginRound(run: Run, position: RunPosition): Promise<RunPosition>
   const { round, attempt, isInterrupted } = position;
   const { rounds } = prepared.task.training;
   const cohort = isInterrupted ? position.cohort : askedBy(run, position);
+  const asked = cohort?.length ?? run.fleet.ready.size;
+  requireAggregationMemory(prepared.task.aggregation, asked, shapesOf(prepared.task));
   if (!isInterrupted)
     await folder.journal.append({ kind: "round", round, attempt, ...(cohort && { cohort }) });
   onEvent({ kind: "round", round, attempt, rounds, ...(cohort && { asked: cohort }) });

@@ -1,6 +1,7 @@
 // A round's contributions become the next parameters, as the task's settings say: the one entry for coordinators.
 import type { Parameters } from "../../runtime/index.ts";
 import { protocolErrors } from "../errors.ts";
+import type { Contribution } from "../protocol.ts";
 import { keepAll, openAggregation } from "./aggregators.ts";
 import { bufferedMean, type StaleContribution } from "./buffered.ts";
 import { clipContribution } from "./clipping.ts";
@@ -42,43 +43,44 @@ export function aggregateRound(
   const trained = onlyTrained(start.options, contributions);
   return start.options.method === "stack"
     ? stackedRound(start, trained)
-    : steppedRound(start, trained);
+    : combinedRound(start, trained);
 }
 
 /**
- * The parameters of an asynchronous federation after a filled buffer: the same server step on the mean that counts old updates
- * less (`bufferedMean`). Throws as that does.
+ * The parameters after a filled buffer of an asynchronous federation: `bufferedMean` in place of the aggregator, then the server's
+ * optimizer (FedBuff takes any). Throws as `aggregateRound` does.
  */
 export function aggregateBuffer(
-  { options, parameters, state = new Map() }: AggregationStart,
+  start: AggregationStart,
   contributions: Iterable<StaleContribution>,
 ): AggregatedRound {
-  const combined = bufferedMean(onlyTrained(options, contributions), options);
-  const step = serverStep(options.optimizer, combined, state);
-  return {
-    parameters: applyUpdate(parameters, step.update),
-    state: step.state,
-    truncation: new Map(),
-  };
+  const trained = onlyTrained(start.options, contributions);
+  return stepped(start, bufferedMean(trained, start.options));
 }
 
-function steppedRound(
-  { options, parameters, state = new Map() }: AggregationStart,
+function combinedRound(
+  start: AggregationStart,
   contributions: Iterable<ScaledContribution>,
 ): AggregatedRound {
-  const accumulator = openAggregation(options);
+  const accumulator = openAggregation(start.options);
   let isEmpty = true;
   for (const contribution of contributions) {
     accumulator.add(contribution);
     isEmpty = false;
   }
-  if (isEmpty) return { parameters, state, truncation: new Map() };
-  const step = serverStep(options.optimizer, accumulator.finish(), state);
-  return {
-    parameters: applyUpdate(parameters, step.update),
-    state: step.state,
-    truncation: new Map(),
-  };
+  // Krum of nobody would be an error, and no contribution is none.
+  return stepped(start, isEmpty ? new Map() : accumulator.finish());
+}
+
+/** A tensor that the combined update lacks keeps its value and its moments. */
+function stepped(
+  { options, parameters, state = new Map() }: AggregationStart,
+  combined: Parameters,
+): AggregatedRound {
+  if (combined.size === 0) return { parameters, state, truncation: new Map() };
+  const step = serverStep(options.optimizer, combined, state);
+  const moved = applyUpdate(parameters, step.update);
+  return { parameters: moved, state: step.state, truncation: new Map() };
 }
 
 function stackedRound(
@@ -92,10 +94,10 @@ function stackedRound(
   return { ...stackRound(parameters, clipped, scale), state };
 }
 
-function* onlyTrained<C extends ScaledContribution>(
+function* onlyTrained<T extends Contribution>(
   options: AggregationOptions,
-  contributions: Iterable<C>,
-): Iterable<C> {
+  contributions: Iterable<T>,
+): Iterable<T> {
   for (const contribution of contributions) {
     for (const name of contribution.update.keys()) {
       if (isTrained(options, name)) continue;

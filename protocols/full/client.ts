@@ -1,5 +1,6 @@
 // Device end of `full` (FedLLM): theta_t in, E local steps or a mean gradient, what came of them out.
 import type { Parameters } from "../../runtime/index.ts";
+import { leadingRanks } from "../aggregation/index.ts";
 import { readSection, type SectionChanges, stageSections } from "../client-memory.ts";
 import { receiveGlobal, rememberGlobal } from "../global-model.ts";
 import { readMoments, rememberMoments } from "../kept-moments.ts";
@@ -8,6 +9,7 @@ import { difference } from "../payload.ts";
 import { initialOf, trainedPart } from "../plan.ts";
 import type { ClientContext, ClientSide, RoundInfo } from "../protocol.ts";
 import { encodeChange, rememberResidual } from "../update-encoding.ts";
+import { deviceTask } from "./device-task.ts";
 import type { FullDown, FullUp } from "./messages.ts";
 
 /** Loads the whole model and uses it once a round. */
@@ -16,12 +18,14 @@ export async function createFullClient(
 ): Promise<ClientSide<FullDown, FullUp>> {
   const { task, state } = context;
   const initial = initialOf(task);
-  const local = await openLocalModel(context);
+  const own = deviceTask(task, context.assignment);
+  const local = await openLocalModel({ ...context, task: own });
   const work = works[task.full.mode];
   return {
     runRound: async (info, start, link, signal) => {
       const catchUp = () => link.ask({ kind: "catchUp", fields: {}, tensors: new Map() });
-      const theta = await receiveGlobal(start, { task, state, initial, catchUp });
+      const global = await receiveGlobal(start, { task, state, initial, catchUp });
+      const theta = leadingRanks(global, own.adapter.rank);
       const { kind, change, parameters, trained, kept } = await work({
         context,
         local,
@@ -29,9 +33,9 @@ export async function createFullClient(
         info,
         signal,
       });
-      const sent = encodeChange(task, change, await readSection(state, "residual"));
+      const sent = encodeChange(own, change, await readSection(state, "residual"));
       await stageSections(state, {
-        ...rememberGlobal(task, theta, info.round),
+        ...rememberGlobal(task, global, info.round),
         ...rememberResidual(sent),
         ...kept,
       });

@@ -11,6 +11,7 @@ export const full: Protocol<FullDown, FullUp> = {
   name: "full",
   version: 1,
   estimate: estimateFull,
+  heeds: ["rank", "encoding"],
   modes: ({ execution }) => execution.modes,
   parseDown: (payload) => parsePayload(payload, fullDownKinds),
   parseUp: (payload) => parsePayload(payload, fullUpKinds),

@@ -7,6 +7,7 @@ import { rateOf, shapesOf, trainedPart } from "../plan.ts";
 import type { LaneResult, RoundInfo, ServerContext, ServerSide } from "../protocol.ts";
 import type { Task } from "../task.ts";
 import { contributionWeight } from "../weight.ts";
+import { deviceTask } from "./device-task.ts";
 import type { FullDown, FullUp } from "./messages.ts";
 import { stepsAsked } from "./steps-asked.ts";
 
@@ -14,11 +15,12 @@ import { stepsAsked } from "./steps-asked.ts";
 export async function createFullServer({
   task,
 }: ServerContext): Promise<ServerSide<FullDown, FullUp>> {
-  const shapes = trainedPart(task, shapesOf(task));
   const senderOf = globalSender(task);
   const kind = deliveryKinds[task.full.mode];
   return {
-    openLane: async ({ deviceId }, info, global) => {
+    openLane: async (assignment, info, global) => {
+      const { deviceId } = assignment;
+      const shapes = trainedPart(task, shapesOf(deviceTask(task, assignment)));
       const sender = senderOf(global);
       const resultOf = (up: Delivery): LaneResult => {
         if (up.kind !== kind) throw outOfTurn(`"${up.kind}" came, the task asks for "${kind}"`);

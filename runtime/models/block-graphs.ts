@@ -5,7 +5,14 @@ import type { Value } from "../graph/ir.ts";
 import type { FileTensor } from "../tensor.ts";
 import { familyOf } from "./families.ts";
 import { headParameter, targetedModules } from "./lora.ts";
-import { assemble, type ModelSpec, type Parts, type Purpose, type StepGraph } from "./partition.ts";
+import {
+  assemble,
+  type ModelSpec,
+  type Parts,
+  type Purpose,
+  type StepGraph,
+  trainedOf,
+} from "./partition.ts";
 import { weightFeeds } from "./weights.ts";
 
 /** A block's forward pass: `activations` [tokens, hidden] in and out. */
@@ -29,7 +36,9 @@ export function blockBackwardGraph(
   index: number,
   { wantsInput }: { readonly wantsInput: boolean },
 ): StepGraph {
-  const { b, blocks, parameters, entry, hidden } = assembleBlock(spec, index, "training");
+  const parts = assembleBlock(spec, index, "training");
+  const { b, blocks, entry, hidden } = parts;
+  const parameters = trainedOf(parts);
   const gradient = b.input("cut_gradient", "float32", hidden.shape);
   const names = [...parameters.keys()].filter((name) => name !== headParameter);
   const wanted = names.map((name) => parameters.get(name) as Value);

@@ -17,6 +17,8 @@ export interface LoraSettings {
   readonly dropout?: number;
   /** Rank-stabilised scale (Kalajdzievski 2023, arXiv 2312.03732): alpha / sqrt(rank). */
   readonly rsLora?: boolean;
+  /** Whether A stays at its start (FFA-LoRA: Sun et al. 2024, arXiv 2403.12313): steps give it no gradient, optimizers leave it alone. */
+  readonly freezesA?: boolean;
   /** Blocks that carry adapters (PEFT's `layers_to_transform`); all when left out. */
   readonly layers?: readonly number[];
 }
@@ -40,6 +42,14 @@ export const headParameter = "base_model.model.score.weight";
 /** PEFT's name of a factor: A is [rank, in], B is [out, rank]. */
 export function loraName(module: LinearModule, factor: "A" | "B"): string {
   return `base_model.model.${module.checkpointPath}.lora_${factor}.weight`;
+}
+
+/** Whether training moves a parameter of that name. */
+export function isTrainable(
+  { freezesA = false }: Pick<LoraSettings, "freezesA">,
+  name: string,
+): boolean {
+  return !(freezesA && name.endsWith(".lora_A.weight"));
 }
 
 /** Name of the graph input with the dropout mask of a layer's adapter, [tokens, in]. */

@@ -12,6 +12,7 @@ import {
   dropoutMaskName,
   type HeadSettings,
   headParameter,
+  isTrainable,
   type LoraSettings,
   loraName,
   loraScale,
@@ -200,13 +201,18 @@ export interface Parts {
   readonly spec: ModelSpec;
   readonly context: BlockContext;
   readonly blocks: BlockRange;
-  /** Trainable parameters of these blocks, in order. */
+  /** Adapters and head of these blocks, in order. */
   readonly parameters: ReadonlyMap<string, Value>;
   /** What enters the first of the blocks, [tokens, hidden]; the pooled [batch, hidden] of a head without blocks. */
   readonly entry: Value;
   /** What leaves the last of the blocks: [tokens, hidden], or [batch, hidden] where it pools. */
   readonly hidden: Value;
   readonly boundaries: readonly Value[];
+}
+
+/** The parameters that a step moves. */
+export function trainedOf({ spec, parameters }: Parts): ReadonlyMap<string, Value> {
+  return new Map([...parameters].filter(([name]) => isTrainable(spec.lora, name)));
 }
 
 /** How a part is built: what for, what enters it (tokens when it starts at block 0), where its weights come from. */
@@ -347,20 +353,23 @@ function poolsIn({ head }: ModelSpec): boolean {
 
 /** Gradients of the parameters and at the input, in one pass. */
 function gradientsWithEntry(
-  { b, parameters, entry }: Parts,
+  parts: Parts,
   seed: Seed,
 ): Required<Pick<StepGraph, "cutGradient" | "gradients">> {
-  const found = gradients(b, [seed], [...parameters.values(), entry]);
+  const { b, entry } = parts;
+  const trained = trainedOf(parts);
+  const found = gradients(b, [seed], [...trained.values(), entry]);
   for (const value of found) b.output(value);
   const names = found.map(({ name }) => name);
   return {
     cutGradient: names.at(-1) as string,
-    gradients: new Map([...parameters.keys()].map((name, i) => [name, names[i] as string])),
+    gradients: new Map([...trained.keys()].map((name, i) => [name, names[i] as string])),
   };
 }
 
-function parameterGradients({ b, parameters }: Parts, seed: Seed): Map<string, string> {
-  const found = gradients(b, [seed], [...parameters.values()]);
-  for (const value of found) b.output(value);
-  return new Map([...parameters.keys()].map((name, i) => [name, (found[i] as Value).name]));
+function parameterGradients(parts: Parts, seed: Seed): Map<string, string> {
+  const trained = trainedOf(parts);
+  const found = gradients(parts.b, [seed], [...trained.values()]);
+  for (const value of found) parts.b.output(value);
+  return new Map([...trained.keys()].map((name, i) => [name, (found[i] as Value).name]));
 }

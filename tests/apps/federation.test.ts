@@ -1,13 +1,13 @@
 // Whole federations over a real broker: coordinator and device programs, each framework and all of them at once.
 import { appendFile, mkdir, readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
-import { inflateRawSync } from "node:zlib";
 import t from "tap";
 import type { RunReport } from "../../apps/report/run-report.ts";
-import { decodeEnvelope, type Envelope } from "../../broker/index.ts";
+import { decodeEnvelope } from "../../broker/index.ts";
 import { boardProfile } from "../../devices/index.ts";
 import { loadAdapter, openTokenizer, readSafetensors } from "../../runtime/index.ts";
 import { mosquittoMissing, startMosquitto } from "../broker/network.ts";
+import { findings, partsOf, seenOnWire } from "./canaries.ts";
 import { runTrifold } from "./program.ts";
 import {
   type Federated,
@@ -271,66 +271,10 @@ function sorted<T>(rows: readonly T[]): T[] {
   return rows.toSorted((a, b) => (JSON.stringify(a) < JSON.stringify(b) ? -1 : 1));
 }
 
-/** The raw bytes of each tap and every part of each message, inflated where it is deflated. */
-async function seenOnWire(taps: readonly Wiretap[]): Promise<Buffer[]> {
-  const seen: Buffer[] = [];
-  for (const tap of taps) {
-    seen.push(tap.bytes());
-    for (const envelope of await tap.envelopes()) seen.push(...partsOf(envelope));
-  }
-  return seen;
-}
-
-function partsOf({ tensors, blobs, ...header }: Envelope): Buffer[] {
-  const raw = [...[...tensors.values()].map(({ bytes }) => bytes), ...blobs.values()];
-  return [Buffer.from(JSON.stringify(header)), ...raw.flatMap((bytes) => variants(bytes))];
-}
-
-/** Bytes as they are, and inflated if they can be. */
-function variants(bytes: Uint8Array): Buffer[] {
-  try {
-    return [Buffer.from(bytes), inflateRawSync(bytes)];
-  } catch {
-    return [Buffer.from(bytes)];
-  }
-}
-
 async function filesBelow(folder: string): Promise<readonly Buffer[]> {
   const entries = await readdir(folder, { recursive: true, withFileTypes: true });
   const files = entries.filter((entry) => entry.isFile());
   // A file that is renamed meanwhile is there under its other name.
   const read = async (file: string) => readFile(file).catch(() => Buffer.alloc(0));
   return Promise.all(files.map(({ parentPath, name }) => read(join(parentPath, name))));
-}
-
-/** The forms in which a text was found. */
-function findings(
-  text: string,
-  haystacks: readonly Buffer[],
-  encode: (text: string) => number[],
-): string[] {
-  const forms = formsOf(text, encode);
-  return Object.keys(forms).filter((form) =>
-    haystacks.some((bytes) => bytes.includes(forms[form] as Buffer)),
-  );
-}
-
-/** A text as characters, in the usual codes for them, and as token ids. */
-function formsOf(text: string, encode: (text: string) => number[]): Record<string, Buffer> {
-  const base64 = [0, 1, 2].map((shift) => {
-    // The first and last characters depend on what stands beside the text.
-    const code = Buffer.from(`${"-".repeat(shift)}${text}`).toString("base64");
-    return [`base64 at ${shift}`, Buffer.from(code.slice(4, -4))];
-  });
-  const tokens = encode(` ${text}`);
-  return {
-    utf8: Buffer.from(text),
-    utf16: Buffer.from(text, "utf16le"),
-    hex: Buffer.from(Buffer.from(text).toString("hex")),
-    "tokens in JSON": Buffer.from(tokens.join(",")),
-    "int16 tokens": Buffer.from(Uint16Array.from(tokens).buffer),
-    "int32 tokens": Buffer.from(Int32Array.from(tokens).buffer),
-    "int64 tokens": Buffer.from(BigInt64Array.from(tokens, BigInt).buffer),
-    ...Object.fromEntries(base64),
-  };
 }

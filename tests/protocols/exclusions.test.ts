@@ -21,6 +21,34 @@ const cases: Readonly<Record<string, { readonly wrong: Settings; readonly right:
     wrong: { aggregation: { method: "stack", optimizer: { rate: 0.5 } } },
     right: { aggregation: { method: "stack", optimizer: { rate: 1 } } },
   },
+  "aggregation.combine, assignments": {
+    wrong: {
+      aggregation: { combine: "krum" },
+      cohort: { minimumDevices: 5 },
+      assignments: [{ devices: ["a"], rank: 2 }],
+    },
+    right: {
+      aggregation: { combine: "median" },
+      cohort: { minimumDevices: 5 },
+      assignments: [{ devices: ["a"], rank: 2 }],
+    },
+  },
+  "assignments, adapter.rank": {
+    wrong: { assignments: [{ devices: ["a"], rank: 9 }] },
+    right: { assignments: [{ devices: ["a"], rank: 8 }] },
+  },
+  "full.proximal, full.mode": {
+    wrong: { full: { proximal: 0.1, mode: "gradients" } },
+    right: { full: { proximal: 0, mode: "gradients" } },
+  },
+  "full.errorFeedback, aggregation.method": {
+    wrong: { full: { errorFeedback: true }, aggregation: { method: "stack" } },
+    right: { full: { errorFeedback: false }, aggregation: { method: "stack" } },
+  },
+  "training.moments, aggregation.method": {
+    wrong: { training: { moments: "keep" }, aggregation: { method: "stack" } },
+    right: { training: { moments: "keep" }, aggregation: { method: "fedavg" } },
+  },
   "aggregation.combine, cohort.minimumDevices": {
     wrong: { aggregation: { combine: "krum", byzantine: 2 }, cohort: { minimumDevices: 6 } },
     right: { aggregation: { combine: "krum", byzantine: 2 }, cohort: { minimumDevices: 7 } },
@@ -99,7 +127,8 @@ t.test("a task file is refused with the line of the field that stands in it", as
     const line = lineOf(text(wrong), first);
     await t.rejects(readTaskFile(join(folder, "wrong.yaml")), {
       code: "TASK_FILE_INVALID",
-      message: new RegExp(`wrong\\.yaml:${line}: ${first}: .*${second}`),
+      // A list begins on the line of its first item.
+      message: new RegExp(`wrong\\.yaml:(${line}|${line + 1}): ${first}: .*${second}`),
     });
     await t.resolves(readTaskFile(join(folder, "right.yaml")));
   }

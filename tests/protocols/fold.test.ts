@@ -3,6 +3,7 @@ import { join } from "node:path";
 import t from "tap";
 import { openCheckpoints } from "../../apps/coordinator/checkpoints.ts";
 import {
+  builtInProtocols,
   type Contribution,
   decodeAll,
   initialOf,
@@ -248,3 +249,63 @@ function meanProduct(round: Round, module: string, start: Parameters): readonly 
   const [first = [], ...others] = products;
   return first.map((value, i) => others.reduce((sum, one) => sum + (one[i] as number), value));
 }
+
+t.test(
+  "a device of a lower rank moves the ranks that it holds and sends as much less",
+  async (t) => {
+    const toy = await openToy(t);
+    const task = float32Task(toy, {});
+    const [a, b, c] = whole as [ToyDevice, ToyDevice, ToyDevice];
+    const low: ToyDevice = { ...b, rank: 1 };
+    const start = initialOf(task);
+    const [alone] = (await play(toy, task, [low], 1)) as [Round];
+    for (const [name, { shape, data }] of start) {
+      const after = tensorOf(alone.global.parameters, name).data;
+      const isSecondRank = (i: number) =>
+        name.includes("lora_A") ? i >= (shape[1] ?? 0) : name.includes("lora_B") && i % 2 === 1;
+      t.ok(
+        after.every((value, i) => !isSecondRank(i) || value === data[i]),
+        name,
+      );
+    }
+    const { ups = [] } = alone.devices.get("b") ?? {};
+    const sent = [...(ups.at(-1)?.tensors.values() ?? [])].reduce(
+      (sum, { bytes }) => sum + bytes.length,
+      0,
+    );
+    const full = builtInProtocols.find(({ name }) => name === "full");
+    t.equal(full?.estimate(task, { holdOut: 0, rank: 1 }).uplinkBytes, sent);
+    t.ok(sent < (full?.estimate(task, { holdOut: 0 }).uplinkBytes ?? 0));
+    const [together] = (await play(toy, task, [a, low, c], 1)) as [Round];
+    const [others] = (await play(toy, task, [a, c], 1)) as [Round];
+    const name = [...start.keys()].find((one) => one.includes("lora_A")) ?? "";
+    const inSize = tensorOf(start, name).shape[1] ?? 0;
+    const row = (round: Round, rank: number) =>
+      [...tensorOf(round.global.parameters, name).data].slice(rank * inSize, (rank + 1) * inSize);
+    t.same(row(together, 1), row(others, 1), "the second rank is averaged over those that hold it");
+    t.notSame(row(together, 0), row(others, 0));
+    const [whatever] = (await play(toy, task, [a, { ...b, rank: 2 }, c], 1)) as [Round];
+    const [plain] = (await play(toy, task, whole, 1)) as [Round];
+    t.same(
+      values(whatever.global.parameters),
+      values(plain.global.parameters),
+      "the task's own rank",
+    );
+  },
+);
+
+t.test("a device's own encoding narrows its updates and nothing else", async (t) => {
+  const toy = await openToy(t);
+  const task = float32Task(toy, {});
+  const [a, b] = whole as [ToyDevice, ToyDevice];
+  const rounds = await play(toy, task, [a, { ...b, encoding: "int4" }]);
+  const encodings = (id: string, way: "ups" | "downs") =>
+    rounds.flatMap(({ devices }) =>
+      (devices.get(id)?.[way] ?? []).flatMap(({ tensors }) =>
+        [...tensors.values()].map(({ encoding }) => encoding),
+      ),
+    );
+  t.same(new Set(encodings("b", "ups")), new Set(["int4"]));
+  for (const other of [encodings("a", "ups"), encodings("a", "downs"), encodings("b", "downs")])
+    t.same(new Set(other), new Set(["float32"]));
+});

@@ -7,6 +7,7 @@ import {
   type ClientSide,
   type ClientState,
   compareDeviceIds,
+  type EncodingName,
   foldRound,
   type GlobalModel,
   initialOf,
@@ -18,6 +19,7 @@ import {
   type ServerSide,
   type Task,
   type TrainReport,
+  wayOf,
   withOwnModel,
 } from "../../protocols/index.ts";
 import type { BaseModel, Example, Parameters } from "../../runtime/index.ts";
@@ -28,6 +30,8 @@ export interface ToyDevice {
   readonly id: string;
   readonly protocol: "full" | "kd" | "split";
   readonly cutLayer?: number;
+  readonly rank?: number;
+  readonly encoding?: EncodingName;
   readonly train: readonly Example[];
   readonly holdOut?: readonly Example[];
   /** A model of its own; the task's when left out. */
@@ -139,12 +143,11 @@ interface Member {
 async function openMember(toy: Toy, task: Task, device: ToyDevice): Promise<Member> {
   const protocol = builtInProtocols.find(({ name }) => name === device.protocol) as AnyProtocol;
   const { name, version } = protocol;
-  const cut = device.cutLayer === undefined ? {} : { cutLayer: device.cutLayer };
   const assignment: Assignment = {
     deviceId: device.id,
     protocol: name,
     protocolVersion: version,
-    ...cut,
+    ...wayOf(device),
     reason: "given by the test",
   };
   const state = memoryState();

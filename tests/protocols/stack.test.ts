@@ -2,6 +2,7 @@
 import t, { type Test } from "tap";
 import {
   type AggregationOptions,
+  aggregateBuffer,
   aggregateRound,
   applyUpdate,
   isTrained,
@@ -284,6 +285,20 @@ t.test("the server's optimizer and the aggregator of a task shape its rounds", a
   t.same(first.parameters, new Map([["x", float32([1], [2])]]));
   const second = aggregateRound({ options: settings, ...first, scale: 1 }, all);
   t.same(second.parameters, new Map([["x", float32([1], [2 + 1 + 2])]]));
+});
+
+t.test("a filled buffer counts by staleness and goes through the same optimizer", async (t) => {
+  const x = (value: number) => new Map([["x", float32([1], [value])]]);
+  const buffer = [
+    { ...contribution("a", 900, x(2)), staleness: 0 },
+    { ...contribution("b", 1, x(8)), staleness: 3 },
+  ];
+  const settings = options({ optimizer: { kind: "fedavgm", momentum: 0.5 }, maximumNorm: 6 });
+  const start = { options: settings, parameters: x(1), scale: 1 };
+  const first = aggregateBuffer(start, buffer);
+  t.same(first.parameters, x(1 + (2 + 6 / 2) / 2));
+  t.same(aggregateBuffer({ ...start, ...first }, buffer).parameters, x(3.5 + 0.5 * 2.5 + 2.5));
+  t.same(aggregateBuffer(start, []).parameters, x(1));
 });
 
 t.test("stack clips updates and keeps to the task's memory", async (t) => {
