@@ -54,10 +54,17 @@ export const startSchema = z.strictObject({
   globalStep: z.int().nonnegative(),
   /** The device's last lane that was folded into the global model; 0 before the first. */
   acceptedLane: z.int().nonnegative(),
+  /** The device's last lane, where its update was too stale to be folded in. */
+  dropped: z
+    .strictObject({ lane: z.int().positive(), staleness: z.int().positive() })
+    .exactOptional(),
   /** The device's last accepted round was done in another way: what belongs to that one alone is dropped. */
   isReassigned: z.boolean(),
   payload: z.strictObject({ kind: z.string(), fields: z.record(z.string(), z.unknown()) }),
 });
+
+/** What a device hears beside its start. */
+export type StartNews = Pick<z.output<typeof startSchema>, "dropped">;
 
 /** Request `close`: a round is over. */
 export const closeSchema = z.strictObject({ acceptedLane: z.int().nonnegative() });

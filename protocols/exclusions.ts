@@ -46,6 +46,31 @@ export const exclusions: readonly Exclusion[] = [
     reason: "krum needs at least 2 * aggregation.byzantine + 3 devices in every round",
   },
   {
+    fields: ["asynchronous", "aggregation.method"],
+    excludes: ({ asynchronous, aggregation: { method } }) =>
+      Boolean(asynchronous) && method === "stack",
+    reason:
+      "stack factors theta anew each round, and an update that began earlier has other factors",
+  },
+  {
+    fields: ["asynchronous", "aggregation.combine"],
+    excludes: ({ asynchronous, aggregation: { combine } }) =>
+      Boolean(asynchronous) && combine !== "mean",
+    reason: "they compare the updates of one theta, those of a buffer began from several",
+  },
+  {
+    fields: ["asynchronous", "cohort.fraction"],
+    excludes: ({ asynchronous, cohort: { fraction } }) => Boolean(asynchronous) && fraction < 1,
+    reason: "every device begins again as soon as it has delivered, no round asks anyone",
+  },
+  {
+    fields: ["asynchronous", "selection.order"],
+    excludes: ({ asynchronous, selection: { order } }) =>
+      Boolean(asynchronous) && !order.includes("full"),
+    reason:
+      "kd teaches and split answers within one round, only updates of full may be folded one at a time",
+  },
+  {
     fields: ["aggregation.combine", "assignments"],
     excludes: ({ aggregation: { combine }, assignments }) =>
       combine === "krum" && assignments.some(({ rank }) => rank !== undefined),

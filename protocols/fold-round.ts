@@ -1,9 +1,8 @@
 // From what a round's lanes yielded to the next global model: the one path of coordinators, tests and comparisons.
 import { loraScale } from "../runtime/index.ts";
-import { aggregateRound, compareDeviceIds } from "./aggregation/index.ts";
+import { aggregateBuffer, aggregateRound, compareDeviceIds } from "./aggregation/index.ts";
 import { nextGlobal } from "./global-model.ts";
 import type {
-  Contribution,
   GlobalModel,
   KnowledgeReport,
   LaneResult,
@@ -15,13 +14,19 @@ import type { TaskSettings } from "./task.ts";
 
 /** What a round yielded. */
 export interface RoundYield {
-  /** One for each accepted device, in any order. */
-  readonly results: readonly LaneResult[];
+  /** One for each accepted lane, in any order. */
+  readonly results: readonly YieldedResult[];
   /** Coordinator ends that may refine, by the protocol's name and in the order of names. */
   readonly servers: ReadonlyMap<string, Pick<ServerSide<Payload, Payload>, "refine">>;
   /** Told what each refinement came to. */
   readonly record?: (figures: RefinementFigures) => void;
 }
+
+/** What a lane yielded. */
+export type YieldedResult = LaneResult & {
+  /** Rounds folded since the lane began, in an asynchronous federation; 0 when left out. */
+  readonly staleness?: number;
+};
 
 /**
  * The global model after a round: theta moved by the contributions as `task.aggregation` says, by default the mean per tensor
@@ -34,17 +39,20 @@ export async function foldRound(
   { results, servers, record }: RoundYield,
 ): Promise<GlobalModel> {
   const ordered = results.toSorted((a, b) => compareDeviceIds(a.deviceId, b.deviceId));
-  const contributions = ordered.filter((one): one is Contribution => one.kind === "contribution");
+  const contributions = ordered.filter((one) => one.kind === "contribution");
   const reports = ordered.filter((one): one is KnowledgeReport => one.kind === "knowledge");
-  const aggregated = aggregateRound(
-    {
-      options: task.aggregation,
-      parameters: global.parameters,
-      scale: loraScale(task.adapter),
-      ...(global.optimizer ? { state: global.optimizer } : {}),
-    },
-    contributions,
-  );
+  const start = {
+    options: task.aggregation,
+    parameters: global.parameters,
+    scale: loraScale(task.adapter),
+    ...(global.optimizer ? { state: global.optimizer } : {}),
+  };
+  const aggregated = task.asynchronous
+    ? aggregateBuffer(
+        start,
+        contributions.map((one) => ({ staleness: 0, ...one })),
+      )
+    : aggregateRound(start, contributions);
   const { state: optimizer, truncation } = aggregated;
   let { parameters } = aggregated;
   const round = global.round + 1;

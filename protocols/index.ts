@@ -29,5 +29,6 @@ export * from "./revision.ts";
 export * from "./round.ts";
 export * from "./selection.ts";
 export * from "./task.ts";
+export * from "./update-buffer.ts";
 export { labelOf, type Way, wayOf } from "./way.ts";
 export * from "./weight.ts";

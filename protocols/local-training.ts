@@ -17,7 +17,7 @@ import {
 } from "../runtime/index.ts";
 import { gradientRule } from "./gradient-rule.ts";
 import { gradientSum } from "./mean-gradient.ts";
-import { batchesOf, modelSpec, rateOf, roundBatches, roundMaskKey } from "./plan.ts";
+import { batchesOf, drawOf, modelSpec, rateOf, roundBatches, roundMaskKey } from "./plan.ts";
 import type { ClientContext, RoundInfo, TrainReport } from "./protocol.ts";
 
 /** A device's whole model, loaded once and used every round. */
@@ -132,15 +132,15 @@ function roundRun(context: ClientContext, info: RoundInfo, steps: number) {
   return {
     batches: roundFeeds(context, info, steps),
     rateAt: rateOf(task, info),
-    maskKey: roundMaskKey(task, deviceId, info.round),
+    maskKey: roundMaskKey(task, deviceId, drawOf(task, info)),
   };
 }
 
 function* roundFeeds(
   { task, deviceId, train: examples }: ClientContext,
-  { round }: RoundInfo,
+  info: RoundInfo,
   steps: number,
 ): Iterable<TensorBundle> {
-  const order = roundBatches(task, deviceId, round, examples.length, steps);
+  const order = roundBatches(task, deviceId, drawOf(task, info), examples.length, steps);
   for (const { feeds } of batchesOf(task, examples, order)) yield feeds;
 }

@@ -66,6 +66,11 @@ export function initialOf(task: Task): Parameters {
   return initialParameters(task.manifest.config, task.adapter, headOf(task), task.seed);
 }
 
+/** What keys a device's batches and masks: the round, or the lane where a device may begin several in one round. */
+export function drawOf({ asynchronous }: Task, { round, lane }: RoundInfo): number {
+  return asynchronous ? lane : round;
+}
+
 /** Example indices of each step of a round; equal for `full`, `kd` and `split`, for every attempt. More or fewer steps begin alike. */
 export function roundBatches(
   task: Task,

@@ -115,6 +115,7 @@ function candidatesOf(
   const seen = taskFor(protocol, task, offer);
   const refusedBecause =
     versionRefusal(protocol, offer) ??
+    asynchronousRefusal(protocol, task) ??
     modelRefusal(protocol, task, offer) ??
     protocol.refusal?.(task) ??
     unheeded(protocol, row);
@@ -142,6 +143,12 @@ function candidatesOf(
       cost: protocol.estimate(seen, { holdOut: offer.holdOut, ...way, ...allowance }),
       ...refusal,
     }));
+}
+
+/** An update of `full` stands for itself; what the others exchange belongs to one round and its one theta. */
+function asynchronousRefusal({ name }: AnyProtocol, { asynchronous }: Task): string | undefined {
+  if (asynchronous === undefined || name === "full") return undefined;
+  return 'an asynchronous federation folds updates one at a time, which only those of "full" allow';
 }
 
 /** The task as the device's model for this protocol makes it. */

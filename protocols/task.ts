@@ -13,6 +13,7 @@ import { kdOptions } from "./kd/options.ts";
 import { modelConfigSchema } from "./model-config.ts";
 import { assignmentOptions } from "./overrides.ts";
 import { splitOptions } from "./split/options.ts";
+import { asynchronousOptions } from "./update-buffer.ts";
 
 /** Ids become topics, file names and HTML. */
 export const idPattern = /^[A-Za-z0-9_-]{1,64}$/;
@@ -78,6 +79,8 @@ export const taskSchema = z.strictObject({
     })
     .prefault({}),
   cohort: cohortOptions,
+  /** Present: devices do not wait for each other (`full` only). */
+  asynchronous: asynchronousOptions,
   /** Whether labels may leave a device; split of a classification task needs it. */
   labelsMayLeave: z.boolean().default(false),
   selection: z

@@ -4,17 +4,18 @@ import { join } from "node:path";
 import type { Log, Presence, Transport } from "../../broker/index.ts";
 import {
   type AnyProtocol,
+  type BufferedUpdate,
   chooseCohort,
   chosenOf,
   foldRound,
   type GlobalModel,
   headOf,
   initialOf,
-  type LaneResult,
   modelSpec,
   type RefinementFigures,
   requireAggregationMemory,
   shapesOf,
+  type YieldedResult,
 } from "../../protocols/index.ts";
 import {
   type Engine,
@@ -26,13 +27,15 @@ import {
 } from "../../runtime/index.ts";
 import { runReport } from "../report/run-report.ts";
 import { writeReport } from "../report/write-report.ts";
+import { asynchronousPace } from "./asynchronous.ts";
 import type { OnEvent } from "./events.ts";
 import { type Fleet, openFleet } from "./fleet.ts";
 import { journalFile, readJournal } from "./journal.ts";
+import type { AttemptOutcome, Pace } from "./pace.ts";
 import type { PreparedTask } from "./prepared-task.ts";
 import { positionOf, type RunPosition } from "./recovery.ts";
 import { createRevisions, type Revisions } from "./revisions.ts";
-import { type AttemptOutcome, returnMs, runAttempt } from "./round-runner.ts";
+import { returnMs, synchronousPace } from "./round-runner.ts";
 import type { RunFolder } from "./run-folder.ts";
 import { createServers, type Servers } from "./servers.ts";
 
@@ -101,9 +104,10 @@ async function runRounds(run: Run): Promise<RunResult> {
   const { prepared, folder, onEvent, presence } = run;
   const { task } = prepared;
   const { rounds } = task.training;
-  let position = positionOf(folder.journal.records);
-  const lastLanes = new Map(position.lastLanes);
+  const isAsynchronous = task.asynchronous !== undefined;
+  let position = positionOf(folder.journal.records, { isAsynchronous });
   const acceptedLanes = new Map(position.acceptedLanes);
+  const pace = paceOf(run, new Map(position.lastLanes), acceptedLanes);
   let global = folder.checkpoint ?? { round: 0, parameters: initialOf(task) };
   if (folder.journal.records.length > 0)
     onEvent({ kind: "resumed", round: position.round, attempt: position.attempt });
@@ -114,9 +118,7 @@ async function runRounds(run: Run): Promise<RunResult> {
     const { round, attempt, cohort } = position;
     const started = performance.now();
     await folder.saveProfiles(run.fleet.ready.values());
-    const { lastAccepted } = run.revisions;
-    const lanes = { lastLanes, acceptedLanes, lastAccepted };
-    const outcome = await runAttempt({ ...run, task, global, position, ...lanes });
+    const outcome = await pace.run(position, global);
     if (outcome.decision.kind === "reopen") {
       onEvent({ kind: "reopened", round, reason: outcome.decision.reason });
       await run.revisions.note(round, outcome);
@@ -124,19 +126,25 @@ async function runRounds(run: Run): Promise<RunResult> {
       position = nextPosition({ round, attempt: attempt + 1 });
       continue;
     }
-    global = await closeRound(run, global, outcome, outcome.decision.accepted);
+    global = await closeRound(run, global, outcome);
+    if (round === rounds) pace.close();
+    else pace.adopt(global);
     const score = await scoreGlobal(run, global.parameters);
     const seconds = (performance.now() - started) / 1000;
-    const accepted = acceptedOf(outcome, outcome.decision.accepted);
-    await folder.journal.append({ kind: "closed", round, attempt, accepted, ...score, seconds });
+    const accepted = acceptedOf(outcome);
+    const updates = isAsynchronous ? { updates: updatesOf(outcome, round) } : {};
+    const closed = { round, attempt, accepted, ...updates, ...score, seconds };
+    await folder.journal.append({ kind: "closed", ...closed });
     await run.revisions.note(round, outcome);
-    for (const [deviceId, lane] of Object.entries(accepted)) acceptedLanes.set(deviceId, lane);
+    raiseLanes(acceptedLanes, accepted);
     await record(run, round, outcome, { ...score, ...truncationOf(global), seconds });
+    await folder.clearUploads((name) => pace.needs(name));
     onEvent({ kind: "closed", round, accepted: outcome.decision.accepted, ...score, seconds });
     void tellDevices(run, "close", (deviceId) => ({
       acceptedLane: acceptedLanes.get(deviceId) ?? 0,
     }));
-    const partakers = cohort ? [...acceptedLanes.keys()] : Object.keys(accepted);
+    const isPartial = cohort !== undefined || isAsynchronous;
+    const partakers = isPartial ? [...acceptedLanes.keys()] : Object.keys(accepted);
     position = nextPosition({ round: round + 1, attempt: 1 }, partakers);
   }
   const score = await scoreGlobal(run, global.parameters);
@@ -206,16 +214,10 @@ async function closeRound(
   { prepared, folder, servers }: Run,
   global: GlobalModel,
   outcome: AttemptOutcome,
-  accepted: readonly string[],
 ): Promise<GlobalModel> {
-  const results: LaneResult[] = [];
-  for (const deviceId of accepted) {
-    const result = await outcome.lanes.get(deviceId)?.result();
-    if (result) results.push(result);
-  }
   const refinements: RefinementFigures[] = [];
   const next = await foldRound(prepared.task, global, {
-    results,
+    results: await resultsOf(outcome),
     servers: new Map(await servers.open()),
     record: (figures) => refinements.push(figures),
   });
@@ -226,32 +228,34 @@ async function closeRound(
   return next;
 }
 
+/** What the accepted lanes yield, in device-id and lane order, each with the rounds that it missed. */
+async function resultsOf({ lanes }: AttemptOutcome): Promise<readonly YieldedResult[]> {
+  const results: YieldedResult[] = [];
+  for (const { lane, isAccepted, staleness } of lanes) {
+    const result = isAccepted ? await lane.result() : undefined;
+    if (result) results.push({ ...result, staleness });
+  }
+  return results;
+}
+
 function scoreGlobal({ prepared, scorer, signal }: Run, parameters: Parameters): Promise<Score> {
   return scorer.run(parameters, prepared.testSet, signal);
 }
 
-/** One line for each device and one for the round; payloads of the closed round are forgotten. */
+/** One line for each lane that ended and one for the round. */
 async function record(
   { folder }: Run,
   round: number,
-  { lanes, reports, decision }: AttemptOutcome,
+  { lanes, decision }: AttemptOutcome,
   scores: Score & { readonly seconds: number; readonly truncation?: number },
 ): Promise<void> {
-  const accepted = decision.kind === "close" ? decision.accepted : [];
-  for (const [deviceId, { assignment }] of lanes) {
-    const { protocol } = assignment;
-    const isAccepted = accepted.includes(deviceId);
-    await folder.appendMetrics({
-      kind: "device",
-      round,
-      deviceId,
-      protocol,
-      isAccepted,
-      ...reports.get(deviceId),
-    });
+  const devices = decision.kind === "close" ? decision.accepted.length : 0;
+  for (const { lane, report, isAccepted, staleness } of lanes) {
+    const { deviceId, protocol } = lane.assignment;
+    const line = { kind: "device", round, deviceId, protocol, isAccepted, staleness };
+    await folder.appendMetrics({ ...line, ...report() });
   }
-  await folder.appendMetrics({ kind: "round", round, devices: accepted.length, ...scores });
-  await folder.clearUploads();
+  await folder.appendMetrics({ kind: "round", round, devices, ...scores });
 }
 
 /** Of `stack`: the largest share of a layer's mean that the rank could not hold. */
@@ -292,16 +296,41 @@ async function tellDevices(
 }
 
 async function closeLanes({ lanes }: AttemptOutcome): Promise<void> {
-  for (const lane of lanes.values()) await lane.close();
+  for (const { lane } of lanes) await lane.close();
 }
 
-function acceptedOf(
-  { lanes }: AttemptOutcome,
-  accepted: readonly string[],
-): Record<string, number> {
-  return Object.fromEntries(
-    accepted.map((deviceId) => [deviceId, lanes.get(deviceId)?.info.lane ?? 0]),
-  );
+/** The last accepted lane of each device. */
+function acceptedOf({ lanes }: AttemptOutcome): Record<string, number> {
+  const accepted = lanes.filter(({ isAccepted }) => isAccepted);
+  return Object.fromEntries(accepted.map(({ lane }) => [lane.assignment.deviceId, lane.info.lane]));
+}
+
+/** Every accepted lane, with what an asynchronous run knows of it. */
+function updatesOf({ lanes }: AttemptOutcome, round: number): BufferedUpdate[] {
+  return lanes
+    .filter(({ isAccepted }) => isAccepted)
+    .map(({ lane, staleness }) => {
+      return { deviceId: lane.assignment.deviceId, lane: lane.info.lane, round, staleness };
+    });
+}
+
+/** A device may have a later lane that is sure to be folded in. */
+function raiseLanes(lanes: Map<string, number>, accepted: Readonly<Record<string, number>>): void {
+  for (const [deviceId, lane] of Object.entries(accepted))
+    lanes.set(deviceId, Math.max(lane, lanes.get(deviceId) ?? 0));
+}
+
+/** How the task's rounds end. */
+function paceOf(
+  run: Run,
+  lastLanes: Map<string, number>,
+  acceptedLanes: Map<string, number>,
+): Pace {
+  const { task } = run.prepared;
+  const { lastAccepted } = run.revisions;
+  const options = { ...run, task, lastLanes, acceptedLanes, lastAccepted };
+  const { asynchronous: settings } = task;
+  return settings ? asynchronousPace({ ...options, settings }) : synchronousPace(options);
 }
 
 function nextPosition(
@@ -314,6 +343,7 @@ function nextPosition(
     isInterrupted: false,
     cohort: undefined,
     lanes: none,
+    buffer: [],
     lastLanes: none,
     acceptedLanes: none,
     unaware,

@@ -41,6 +41,8 @@ export function eventText(event: RunEvent): string | undefined {
     }
     case "lost":
       return `${event.deviceId} is left out: ${event.reason}`;
+    case "dropped":
+      return `${event.deviceId}: dropped, ${event.staleness} rounds were folded since it began`;
     case "reopened":
       return `round ${event.round} is opened again: ${event.reason}`;
     case "closed":

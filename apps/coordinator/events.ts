@@ -50,6 +50,8 @@ export type RunEvent =
   | { readonly kind: "progress"; readonly deviceId: string; readonly messages: number }
   | { readonly kind: "reported"; readonly deviceId: string; readonly report: DeviceRoundReport }
   | { readonly kind: "lost"; readonly deviceId: string; readonly reason: string }
+  /** Too many rounds were folded while the device trained: its update does not count. */
+  | { readonly kind: "dropped"; readonly deviceId: string; readonly staleness: number }
   | { readonly kind: "reopened"; readonly round: number; readonly reason: string }
   | (Score & {
       readonly kind: "closed";

@@ -2,7 +2,7 @@
 // lie in files of their own that a line names. A torn last line is what a crash leaves, and is dropped.
 import { type FileHandle, open, readFile } from "node:fs/promises";
 import { join } from "node:path";
-import type { Assignment, RoundCost } from "../../protocols/index.ts";
+import type { Assignment, BufferedUpdate, RoundCost } from "../../protocols/index.ts";
 import type { Score } from "../../runtime/index.ts";
 import type { DeviceRoundReport } from "../control-messages.ts";
 import { coordinatorErrors } from "./errors.ts";
@@ -52,6 +52,15 @@ export type JournalRecord =
       readonly lane: number;
       readonly report: DeviceRoundReport;
     }
+  /** An asynchronous federation will fold that lane into that round, which it then does not ask for again. */
+  | ({ readonly kind: "buffered" } & BufferedUpdate)
+  /** An asynchronous federation will not: too many rounds were folded meanwhile. */
+  | {
+      readonly kind: "dropped";
+      readonly deviceId: string;
+      readonly lane: number;
+      readonly staleness: number;
+    }
   /** A device whose lane was opened in a round and not folded in: it was late, or gave up with this error. */
   | {
       readonly kind: "missed";
@@ -74,8 +83,10 @@ export type JournalRecord =
       readonly kind: "closed";
       readonly round: number;
       readonly attempt: number;
-      /** Lane of each device whose work was folded in, by device id. */
+      /** Lane of each device whose work was folded in, its last one if there were several, by device id. */
       readonly accepted: Readonly<Record<string, number>>;
+      /** Every lane that was folded in, where one device may have several. */
+      readonly updates?: readonly BufferedUpdate[];
       readonly seconds: number;
     })
   /** The adapter is saved and the devices know it. */

@@ -55,6 +55,14 @@ export interface JournaledLane {
   close(): Promise<void>;
 }
 
+/** What the names of a lane's files in the run folder begin with. */
+export function uploadPrefix({
+  assignment,
+  info,
+}: Pick<LaneOptions, "assignment" | "info">): string {
+  return `${info.round}-${info.attempt}-${assignment.deviceId}-${info.lane}-`;
+}
+
 /** Opens a lane, or opens it again with what the journal holds. */
 export async function openJournaledLane(options: LaneOptions): Promise<JournaledLane> {
   const { folder, protocol, server, assignment, info, global, recorded, device } = options;

@@ -16,7 +16,7 @@ import type { DeviceRoundReport } from "../control-messages.ts";
 import type { OnEvent } from "./events.ts";
 import type { Fleet, ReadyDevice } from "./fleet.ts";
 import type { Journal, JournalRecord } from "./journal.ts";
-import type { AttemptOutcome } from "./round-runner.ts";
+import type { AttemptOutcome } from "./pace.ts";
 
 /** The rounds of every device. */
 export interface Revisions {
@@ -83,14 +83,13 @@ export function createRevisions({
     onEvent({ kind: "revised", deviceId, round, from, to, because });
   };
   return {
-    note: async (round, { lanes, reports, decision, late, failures }) => {
-      const accepted = decision.kind === "close" ? decision.accepted : [];
-      for (const [deviceId, { assignment, info }] of lanes) {
-        const isAccepted = accepted.includes(deviceId);
-        const failure = failures.get(deviceId);
-        const isMissed = failure !== undefined || late.includes(deviceId);
+    note: async (round, { lanes }) => {
+      for (const { lane, report, isAccepted, isLate = false, failure } of lanes) {
+        const { assignment, info } = lane;
+        const { deviceId } = assignment;
+        const isMissed = failure !== undefined || isLate;
         if (!isAccepted && !isMissed) continue;
-        note({ round, assignment, isAccepted, failure, report: () => reports.get(deviceId) });
+        note({ round, assignment, isAccepted, failure, report });
         if (isAccepted) continue;
         const failed = failure === undefined ? {} : { failure };
         await journal.append({ kind: "missed", round, deviceId, lane: info.lane, ...failed });

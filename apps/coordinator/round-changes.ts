@@ -1,5 +1,5 @@
 // Waiting for a round to be decided: by what devices do, by the deadline, or by the end of the run.
-import { decide, type RoundDecision, type RoundState, type Task } from "../../protocols/index.ts";
+import type { RoundDecision } from "../../protocols/index.ts";
 
 /** Wakes the wait when the state may have changed. */
 export interface RoundChanges {
@@ -10,10 +10,10 @@ export interface RoundChanges {
 
 /** What is to be decided. */
 export interface Question {
-  readonly read: () => RoundState;
-  /** The last chance to bring the state up to date. */
+  readonly decide: (deadlinePassed: boolean) => RoundDecision;
+  /** The last chance to bring the state up to date; called again after each further `deadlineMs` that is waited. */
   readonly beforeDeadline: () => Promise<void>;
-  readonly cohort: Pick<Task["cohort"], "minimumDevices" | "roundDeadlineMs">;
+  readonly deadlineMs: number;
   readonly signal: AbortSignal;
 }
 
@@ -22,16 +22,15 @@ export function createRoundChanges(): RoundChanges {
   let announce = () => {};
   return {
     announce: () => announce(),
-    decision: async ({ read, beforeDeadline, cohort, signal }) => {
-      const { minimumDevices, roundDeadlineMs } = cohort;
+    decision: async ({ decide, beforeDeadline, deadlineMs, signal }) => {
       let deadlinePassed = false;
       const passDeadline = () => {
         deadlinePassed = true;
         announce();
       };
-      const timer = setTimeout(() => {
+      const timer = setInterval(() => {
         void beforeDeadline().then(passDeadline, passDeadline);
-      }, roundDeadlineMs);
+      }, deadlineMs);
       const onAbort = () => announce();
       signal.addEventListener("abort", onAbort);
       try {
@@ -40,12 +39,12 @@ export function createRoundChanges(): RoundChanges {
           const changed = new Promise<void>((resolve) => {
             announce = resolve;
           });
-          const decision = decide(read(), { minimumDevices, deadlinePassed });
+          const decision = decide(deadlinePassed);
           if (decision.kind !== "wait") return decision;
           await changed;
         }
       } finally {
-        clearTimeout(timer);
+        clearInterval(timer);
         signal.removeEventListener("abort", onAbort);
       }
     },

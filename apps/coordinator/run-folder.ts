@@ -6,6 +6,7 @@ import type { DeviceBudget, DeviceProfile } from "../../devices/index.ts";
 import {
   compareDeviceIds,
   type GlobalModel,
+  initialOf,
   type Task,
   taskFingerprint,
 } from "../../protocols/index.ts";
@@ -28,14 +29,16 @@ export interface RunFolder {
   readonly checkpoint: GlobalModel | undefined;
   /** Writes the global model of a finished round; it survives a power cut once this resolves. */
   saveCheckpoint(global: GlobalModel): Promise<void>;
+  /** The global model after so many rounds, which this folder has finished. */
+  globalAfter(round: number): Promise<GlobalModel>;
   /** Writes a payload beside the journal and gives the name to record. */
   saveUpload(name: string, bytes: Uint8Array): Promise<string>;
   readUpload(name: string): Promise<Uint8Array>;
   /** Writes a lane's update and gives the name to record. */
   saveUpdate(name: string, update: Parameters): Promise<string>;
   readUpdate(name: string): Promise<Parameters>;
-  /** Forgets the payloads of rounds that are closed. */
-  clearUploads(): Promise<void>;
+  /** Forgets the payloads of rounds that are closed, all but those that are still needed. */
+  clearUploads(isNeeded: (name: string) => boolean): Promise<void>;
   appendMetrics(line: object): Promise<void>;
   /** Notes profile and budget of devices; those noted before stay. */
   saveProfiles(devices: Iterable<DeviceFacts>): Promise<void>;
@@ -75,6 +78,7 @@ export async function openRunFolder(path: string, task: Task): Promise<RunFolder
       journal,
       checkpoint: await lastCheckpoint(checkpoints, journal),
       saveCheckpoint: (global) => checkpoints.save(global),
+      globalAfter: (round) => globalAfter(checkpoints, round, task),
       saveUpload: async (name, bytes) => {
         await writeFileAtomic(upload(name), bytes);
         return name;
@@ -85,8 +89,9 @@ export async function openRunFolder(path: string, task: Task): Promise<RunFolder
         return name;
       },
       readUpdate: (name) => readParameterFile(upload(name)),
-      clearUploads: async () => {
-        for (const name of await readdir(uploads)) await rm(upload(name), { force: true });
+      clearUploads: async (isNeeded) => {
+        for (const name of await readdir(uploads))
+          if (!isNeeded(name)) await rm(upload(name), { force: true });
       },
       appendMetrics: (line) => appendFile(join(path, "metrics.jsonl"), `${JSON.stringify(line)}\n`),
       saveProfiles: (devices) => saveProfiles(join(path, "profiles.json"), devices),
@@ -130,4 +135,12 @@ async function lastCheckpoint(
 ): Promise<GlobalModel | undefined> {
   const closed = journal.records.findLast((record) => record.kind === "closed");
   return closed && checkpoints.read(closed.round);
+}
+
+async function globalAfter(
+  checkpoints: Checkpoints,
+  round: number,
+  task: Task,
+): Promise<GlobalModel> {
+  return round === 0 ? { round, parameters: initialOf(task) } : checkpoints.read(round);
 }

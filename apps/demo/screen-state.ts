@@ -132,6 +132,8 @@ function boardAfter(known: BoardState, event: BoardEvent, nowMs: number): BoardS
       return { ...idle, activity: "gone" };
     case "lost":
       return { ...idle, activity: "left out of this round" };
+    case "dropped":
+      return { ...idle, activity: "was too late, begins again" };
     case "refused":
       return { ...idle, activity: "cannot take part" };
   }

@@ -163,7 +163,7 @@ class Desk {
 
   async #start(request: Envelope): Promise<void> {
     const { deviceId, log } = this.#options;
-    const { payload, globalStep, acceptedLane, isReassigned, ...chosen } = readFields(
+    const { payload, globalStep, acceptedLane, isReassigned, dropped, ...chosen } = readFields(
       request,
       startSchema,
     );
@@ -174,6 +174,10 @@ class Desk {
       );
     }
     await this.#workplace.state.settle(acceptedLane);
+    if (dropped)
+      log(
+        `the last update is not counted: ${dropped.staleness} rounds were folded while it was made`,
+      );
     const { round, attempt, lane, tensors, blobs } = request;
     const assignment = { deviceId, ...chosen };
     const isNew = this.#worker.start({

@@ -67,8 +67,10 @@ export interface AcceptedRecords {
 export function acceptedRecords(records: readonly JournalRecord[]): AcceptedRecords {
   const closed = records.filter((record) => record.kind === "closed");
   const accepted = new Set(
-    closed.flatMap(({ accepted: lanes }) =>
-      Object.entries(lanes).map(([id, lane]) => `${id} ${lane}`),
+    closed.flatMap(({ accepted: lanes, updates }) =>
+      updates
+        ? updates.map(({ deviceId, lane }) => `${deviceId} ${lane}`)
+        : Object.entries(lanes).map(([id, lane]) => `${id} ${lane}`),
     ),
   );
   const isAccepted = ({ deviceId, lane }: { readonly deviceId: string; readonly lane: number }) =>

@@ -24,6 +24,7 @@ import {
   advance,
   assignDevice,
   builtInProtocols,
+  decide,
   openRound,
   taskFingerprint,
 } from "../../protocols/index.ts";
@@ -113,6 +114,51 @@ t.test(
   },
 );
 
+t.test("an asynchronous run goes on with its lanes and with what it had buffered", async (t) => {
+  const { round, lane, upload } = lines;
+  const buffered = (deviceId: string, number: number, into: number): JournalRecord => {
+    return { kind: "buffered", deviceId, lane: number, round: into, staleness: 0 };
+  };
+  const updates = [{ deviceId: "a", lane: 1, round: 1, staleness: 0 }];
+  const position = positionOf(
+    [
+      round(1),
+      lane("a", 1, 1),
+      lane("b", 1, 1),
+      lane("c", 1, 1),
+      upload("a", 1),
+      buffered("a", 1, 1),
+      lane("a", 2, 1),
+      {
+        kind: "closed",
+        round: 1,
+        attempt: 1,
+        accepted: { a: 1 },
+        updates,
+        accuracy: 0.5,
+        seconds: 1,
+      },
+      round(2),
+      upload("c", 1),
+      { kind: "dropped", deviceId: "c", lane: 1, staleness: 1 },
+      upload("a", 2),
+      buffered("a", 2, 2),
+    ],
+    { isAsynchronous: true },
+  );
+  t.match(position, { round: 2, attempt: 1, isInterrupted: true });
+  t.same([...position.lanes.keys()], ["b"], "a has delivered, c was dropped");
+  t.equal(position.lanes.get("b")?.round, 1, "it began in the round before");
+  t.match(position.buffer, [{ recorded: { deviceId: "a", lane: 2 }, update: { round: 2 } }]);
+  t.match(position.buffer[0]?.recorded.uploads, [{ file: "a-2" }]);
+  t.same(
+    [...position.acceptedLanes],
+    [["a", 2]],
+    "what is buffered counts, what was dropped never",
+  );
+  t.same([...position.lastLanes.values()], [2, 1, 1]);
+});
+
 t.test("devices know of the end once the journal says so", async (t) => {
   const ended = [lines.round(1), lines.lane("a", 1, 1), lines.closed(1, { a: 1 })];
   t.same(positionOf(ended).unaware, ["a"]);
@@ -149,11 +195,11 @@ t.test("the deadline counts what is there, then decides", async (t) => {
   const changes = createRoundChanges();
   let state = advance(openRound(1), { kind: "joined", deviceId: "a" });
   const decision = await changes.decision({
-    read: () => state,
+    decide: (deadlinePassed) => decide(state, { minimumDevices: 1, deadlinePassed }),
     beforeDeadline: async () => {
       state = advance(state, { kind: "delivered", deviceId: "a" });
     },
-    cohort: { minimumDevices: 1, roundDeadlineMs: 1 },
+    deadlineMs: 1,
     signal: new AbortController().signal,
   });
   t.same(decision, { kind: "close", accepted: ["a"] });
@@ -162,9 +208,9 @@ t.test("the deadline counts what is there, then decides", async (t) => {
 t.test("a stopped run waits for no round", async (t) => {
   const stop = new AbortController();
   const waiting = createRoundChanges().decision({
-    read: () => openRound(1),
+    decide: () => ({ kind: "wait" }),
     beforeDeadline: async () => {},
-    cohort: { minimumDevices: 1, roundDeadlineMs: 600_000 },
+    deadlineMs: 600_000,
     signal: stop.signal,
   });
   stop.abort(new Error("enough"));
@@ -276,7 +322,10 @@ async function meet(t: Test, { description, ready, onPrepare }: Answers) {
     if (request.kind === "prepare") {
       await onPrepare?.();
       const fingerprint = taskFingerprint(task);
-      return { kind: "ready", fields: { examples: 4, holdOut: 0, fingerprint, ...ready } };
+      return {
+        kind: "ready",
+        fields: { examples: 4, holdOut: 0, hasModel: true, fingerprint, ...ready },
+      };
     }
     told.push(request);
     onTold();

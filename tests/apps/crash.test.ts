@@ -1,32 +1,29 @@
 // The programs killed at bad moments: what was finished stays, what was under way goes on, and the numbers are
 // those of a run that nothing disturbed.
-import { once } from "node:events";
-import { watch } from "node:fs";
 import { appendFile, cp, mkdir, readFile, writeFile } from "node:fs/promises";
-import { createServer } from "node:net";
-import { dirname, join } from "node:path";
+import { join } from "node:path";
 import t, { type Test } from "tap";
-import { type JournalRecord, journalFile, readJournal } from "../../apps/coordinator/journal.ts";
+import { type JournalRecord, journalFile } from "../../apps/coordinator/journal.ts";
 import { lockRunFolder } from "../../apps/coordinator/run-lock.ts";
 import { startBroker } from "../../broker/index.ts";
-import { listen, startHop } from "../broker/network.ts";
-import { type Running, startTrifold } from "./program.ts";
+import { startHop } from "../broker/network.ts";
 import {
-  adapterOf,
-  federate,
-  joinDevice,
-  makeWorld,
-  type SmallDevice,
-  writeDevice,
-  writeTask,
-} from "./small-federation.ts";
+  coordinatorOf,
+  deviceHere,
+  deviceOf,
+  freePort,
+  journaled,
+  kill,
+  recordsOf,
+} from "./killed-run.ts";
+import type { Running } from "./program.ts";
+import { adapterOf, federate, makeWorld, type SmallDevice, writeTask } from "./small-federation.ts";
 import { startWiretap } from "./wiretap.ts";
 
 const root = t.testdir();
 const world = await makeWorld(root);
 const run = (name: string) => join(root, "runs", name);
 await mkdir(run(""), { recursive: true });
-const environment = { TRIFOLD_CACHE: world.cacheFolder };
 const task = await writeTask(world, "crash", { cohort: { minimumDevices: 2 } });
 const whole: readonly SmallDevice[] = [{ id: "a" }, { id: "b" }];
 const cut: readonly SmallDevice[] = [{ id: "a", framework: "split" }, { id: "b" }];
@@ -127,7 +124,7 @@ t.test("a device killed in its round comes back with the same command and delive
   let lost: Running | undefined;
   let back: Running | undefined;
   let address = "";
-  const start = () => device(t, { id: "b" }, folder, address);
+  const start = () => deviceOf(t, { world, task, folder }, { id: "b" }, address);
   const { adapter, records, events } = await federate(world, {
     task,
     run: folder,
@@ -244,22 +241,7 @@ function coordinator(
   place: readonly string[],
   taskFile: string = task,
 ): Running {
-  const flags = ["--task", taskFile, "--run", folder, "--threads", "1", "--json"];
-  return started(t, startTrifold(["coordinator", ...flags, ...place], environment));
-}
-
-/** A device as a person starts it; the same call starts it again. */
-async function device(
-  t: Test,
-  smallDevice: SmallDevice,
-  folder: string,
-  address: string,
-): Promise<Running> {
-  const files = await writeDevice(world, smallDevice, { task, run: folder });
-  const { id } = smallDevice;
-  const flags = { broker: address, id, model: world.modelFolder, ...files };
-  const args = Object.entries(flags).flatMap(([name, value]) => [`--${name}`, value]);
-  return started(t, startTrifold(["device", ...args], environment));
+  return coordinatorOf(t, { world, task: taskFile, folder }, place);
 }
 
 /** A device in this process; gives its log once the task is finished. */
@@ -271,61 +253,7 @@ function joined(
   onLine: (line: string) => void = () => {},
   taskFile: string = task,
 ): Promise<{ readonly log: readonly string[] }> {
-  const ending = new AbortController();
-  t.teardown(() => ending.abort(new Error("the test is over")));
-  const log: string[] = [];
-  const note = (line: string): void => {
-    log.push(line);
-    onLine(line);
-  };
-  const place = { task: taskFile, run: folder, address, signal: ending.signal };
-  const ended = joinDevice(world, smallDevice, { ...place, log: note }).then(() => ({ log }));
-  // A test that fails does not wait for its devices.
-  ended.catch(() => {});
-  return ended;
-}
-
-/** Ends with the test, whatever becomes of it. */
-function started(t: Test, running: Running): Running {
-  t.teardown(() => void running.process.kill("SIGKILL"));
-  return running;
-}
-
-async function kill({ process, finished }: Running): Promise<void> {
-  process.kill("SIGKILL");
-  await finished;
-}
-
-/** A port that was free a moment ago, for a listener that must come back to it. */
-async function freePort(): Promise<number> {
-  const server = createServer();
-  const port = await listen(server);
-  server.close();
-  await once(server, "close");
-  return port;
-}
-
-/** Waits until the journal holds a record that fits. */
-async function journaled(
-  folder: string,
-  fits: (record: JournalRecord) => boolean,
-): Promise<JournalRecord> {
-  await mkdir(dirname(journalFile(folder)), { recursive: true });
-  const watcher = watch(dirname(journalFile(folder)));
-  try {
-    for (;;) {
-      const changed = once(watcher, "change");
-      const found = (await recordsOf(folder)).find(fits);
-      if (found) return found;
-      await changed;
-    }
-  } finally {
-    watcher.close();
-  }
-}
-
-function recordsOf(folder: string): Promise<readonly JournalRecord[]> {
-  return readJournal(journalFile(folder));
+  return deviceHere(t, { world, task: taskFile, folder }, smallDevice, { address, onLine });
 }
 
 /** Device and lane of every lane that was opened. */

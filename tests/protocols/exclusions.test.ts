@@ -53,6 +53,34 @@ const cases: Readonly<Record<string, { readonly wrong: Settings; readonly right:
     wrong: { aggregation: { combine: "krum", byzantine: 2 }, cohort: { minimumDevices: 6 } },
     right: { aggregation: { combine: "krum", byzantine: 2 }, cohort: { minimumDevices: 7 } },
   },
+  "full.errorFeedback, aggregation.method": {
+    wrong: { full: { errorFeedback: true }, aggregation: { method: "stack" } },
+    right: { full: { errorFeedback: true }, aggregation: { method: "ffa" } },
+  },
+  "full.proximal, full.mode": {
+    wrong: { full: { proximal: 0.1, mode: "gradients" } },
+    right: { full: { proximal: 0.1, mode: "parameters" } },
+  },
+  "training.moments, aggregation.method": {
+    wrong: { training: { moments: "keep" }, aggregation: { method: "stack" } },
+    right: { training: { moments: "keep" }, aggregation: { method: "fedavg" } },
+  },
+  "asynchronous, aggregation.method": {
+    wrong: { asynchronous: {}, aggregation: { method: "stack" } },
+    right: { asynchronous: {}, aggregation: { method: "ffa" } },
+  },
+  "asynchronous, aggregation.combine": {
+    wrong: { asynchronous: {}, aggregation: { combine: "median" } },
+    right: { aggregation: { combine: "median" } },
+  },
+  "asynchronous, cohort.fraction": {
+    wrong: { asynchronous: {}, cohort: { fraction: 0.5 } },
+    right: { asynchronous: {}, cohort: { fraction: 1 } },
+  },
+  "asynchronous, selection.order": {
+    wrong: { asynchronous: {}, selection: { order: ["split", "kd"] } },
+    right: { asynchronous: {}, selection: { order: ["kd", "full"] } },
+  },
   "kd.aggregation, head.kind": {
     wrong: { head: { kind: "lm" }, kd: { aggregation: "perClass" } },
     right: { head: { kind: "lm" }, kd: { aggregation: "entropy" } },
