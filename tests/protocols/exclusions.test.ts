@@ -37,18 +37,6 @@ const cases: Readonly<Record<string, { readonly wrong: Settings; readonly right:
     wrong: { assignments: [{ devices: ["a"], rank: 9 }] },
     right: { assignments: [{ devices: ["a"], rank: 8 }] },
   },
-  "full.proximal, full.mode": {
-    wrong: { full: { proximal: 0.1, mode: "gradients" } },
-    right: { full: { proximal: 0, mode: "gradients" } },
-  },
-  "full.errorFeedback, aggregation.method": {
-    wrong: { full: { errorFeedback: true }, aggregation: { method: "stack" } },
-    right: { full: { errorFeedback: false }, aggregation: { method: "stack" } },
-  },
-  "training.moments, aggregation.method": {
-    wrong: { training: { moments: "keep" }, aggregation: { method: "stack" } },
-    right: { training: { moments: "keep" }, aggregation: { method: "fedavg" } },
-  },
   "aggregation.combine, cohort.minimumDevices": {
     wrong: { aggregation: { combine: "krum", byzantine: 2 }, cohort: { minimumDevices: 6 } },
     right: { aggregation: { combine: "krum", byzantine: 2 }, cohort: { minimumDevices: 7 } },
