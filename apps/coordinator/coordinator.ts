@@ -28,6 +28,7 @@ import {
 import { runReport } from "../report/run-report.ts";
 import { writeReport } from "../report/write-report.ts";
 import { asynchronousPace } from "./asynchronous.ts";
+import { coordinationSeconds, type RoundSeconds, timeRefinements } from "./coordination.ts";
 import type { OnEvent } from "./events.ts";
 import { type Fleet, openFleet } from "./fleet.ts";
 import { journalFile, readJournal } from "./journal.ts";
@@ -126,7 +127,8 @@ async function runRounds(run: Run): Promise<RunResult> {
       position = nextPosition({ round, attempt: attempt + 1 });
       continue;
     }
-    global = await closeRound(run, global, outcome);
+    const folded = await closeRound(run, global, outcome);
+    global = folded.global;
     if (round === rounds) pace.close();
     else pace.adopt(global);
     const score = await scoreGlobal(run, global.parameters);
@@ -137,7 +139,13 @@ async function runRounds(run: Run): Promise<RunResult> {
     await folder.journal.append({ kind: "closed", ...closed });
     await run.revisions.note(round, outcome);
     raiseLanes(acceptedLanes, accepted);
-    await record(run, round, outcome, { ...score, ...truncationOf(global), seconds });
+    const { refinementSeconds } = folded;
+    // Asynchronous rounds overlap: what one takes beside its devices is no figure of its own.
+    const coordination = isAsynchronous
+      ? {}
+      : { coordinationSeconds: coordinationOf(outcome, { seconds, refinementSeconds }) };
+    const figures = { ...score, ...truncationOf(global), seconds, ...coordination };
+    await record(run, round, outcome, figures);
     await folder.clearUploads((name) => pace.needs(name));
     onEvent({ kind: "closed", round, accepted: outcome.decision.accepted, ...score, seconds });
     void tellDevices(run, "close", (deviceId) => ({
@@ -214,18 +222,27 @@ async function closeRound(
   { prepared, folder, servers }: Run,
   global: GlobalModel,
   outcome: AttemptOutcome,
-): Promise<GlobalModel> {
+): Promise<{ readonly global: GlobalModel; readonly refinementSeconds: number }> {
   const refinements: RefinementFigures[] = [];
+  const timed = timeRefinements(await servers.open(), () => performance.now());
   const next = await foldRound(prepared.task, global, {
     results: await resultsOf(outcome),
-    servers: new Map(await servers.open()),
+    servers: timed.servers,
     record: (figures) => refinements.push(figures),
   });
   for (const figures of refinements)
     await folder.appendMetrics({ kind: "refinement", round: next.round, ...figures });
   await closeLanes(outcome);
   await folder.saveCheckpoint(next);
-  return next;
+  return { global: next, refinementSeconds: timed.refinementSeconds() };
+}
+
+function coordinationOf(
+  { lanes }: AttemptOutcome,
+  round: Pick<RoundSeconds, "seconds" | "refinementSeconds">,
+): number {
+  const deviceSeconds = lanes.map(({ report }) => report()?.trainSeconds ?? 0);
+  return coordinationSeconds({ ...round, deviceSeconds });
 }
 
 /** What the accepted lanes yield, in device-id and lane order, each with the rounds that it missed. */
@@ -247,7 +264,11 @@ async function record(
   { folder }: Run,
   round: number,
   { lanes, decision }: AttemptOutcome,
-  scores: Score & { readonly seconds: number; readonly truncation?: number },
+  figures: Score & {
+    readonly seconds: number;
+    readonly truncation?: number;
+    readonly coordinationSeconds?: number;
+  },
 ): Promise<void> {
   const devices = decision.kind === "close" ? decision.accepted.length : 0;
   for (const { lane, report, isAccepted, staleness } of lanes) {
@@ -255,7 +276,7 @@ async function record(
     const line = { kind: "device", round, deviceId, protocol, isAccepted, staleness };
     await folder.appendMetrics({ ...line, ...report() });
   }
-  await folder.appendMetrics({ kind: "round", round, devices, ...scores });
+  await folder.appendMetrics({ kind: "round", round, devices, ...figures });
 }
 
 /** Of `stack`: the largest share of a layer's mean that the rank could not hold. */
