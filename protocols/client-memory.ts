@@ -5,9 +5,9 @@ import type { ClientState } from "./protocol.ts";
 
 /**
  * `theta`: the global parameters as last decoded; `local`: a kd device's own parameters; `residual`: what encodings
- * have lost of updates; `moments`: the optimizer's; `reuse`: what a cut sent before.
+ * have lost of updates; `moments`: the optimizer's.
  */
-export type SectionName = "theta" | "local" | "residual" | "moments" | "reuse";
+export type SectionName = "theta" | "local" | "residual" | "moments";
 
 /** Sections to write; those marked `"drop"` are forgotten, those left out stay as they were committed. */
 export type SectionChanges = Readonly<Partial<Record<SectionName, Parameters | "drop">>>;

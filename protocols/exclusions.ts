@@ -99,6 +99,26 @@ export const exclusions: readonly Exclusion[] = [
     reason: "stack factors theta anew each round, so what was lost of its values belongs to others",
   },
   {
+    fields: ["split.gradients", "split.errorFeedback"],
+    excludes: ({ split }) => split.gradients === "topk" && !split.errorFeedback,
+    reason: "topk drops most of a gradient, and without error feedback it is lost for good",
+  },
+  {
+    fields: ["full.encoding", "full.errorFeedback"],
+    excludes: ({ full }) => full.encoding === "topk" && full.errorFeedback === false,
+    reason: "topk drops most of a change, and without error feedback it is lost for good",
+  },
+  {
+    fields: ["full.encoding", "aggregation.method"],
+    excludes: ({ full, aggregation }) => full.encoding === "topk" && aggregation.method === "stack",
+    reason: "stack goes without error feedback, and what topk drops would be lost for good",
+  },
+  {
+    fields: ["training.moments", "full.mode"],
+    excludes: ({ training, full }) => training.moments === "keep" && full.mode === "gradients",
+    reason: "a mean gradient is no local step, so there are no moments to keep",
+  },
+  {
     fields: ["training.moments", "aggregation.method"],
     excludes: ({ training, aggregation }) =>
       training.moments === "keep" && aggregation.method === "stack",

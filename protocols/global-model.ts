@@ -107,14 +107,21 @@ export async function receiveGlobal(
   throw outOfTurn(`"${answer.fields.form}" came, the whole parameters were asked for`);
 }
 
-/** What a device remembers of the parameters it received in a round: nothing where they travel whole each time. */
+/**
+ * What a device remembers of the parameters it received in a round: what the next change is added to, and where a kd device
+ * begins that was something else before. Nothing where they travel whole each time and nobody is given kd.
+ */
 export function rememberGlobal(
   task: TaskSettings,
   theta: Parameters,
   round: number,
 ): SectionChanges {
-  if (task.full.encoding === "float32") return {};
+  if (task.full.encoding === "float32" && !mayDistil(task)) return {};
   return { theta: new Map([...trainedPart(task, theta), [roundName, float32([1], [round - 1])]]) };
+}
+
+function mayDistil({ selection, assignments }: TaskSettings): boolean {
+  return selection.order.includes("kd") || assignments.some(({ protocol }) => protocol === "kd");
 }
 
 // No parameter is called so: their names begin with PEFT's prefix.

@@ -32,6 +32,9 @@ export function ownModelProblem(task: Task, own: OwnModel): string | undefined {
     return `the device's own model has ${own.config.positions} positions, the task needs ${sequenceLength}`;
   if (headOf(task).kind === "lm" && own.tokenizerSha256 !== task.manifest.tokenizerSha256)
     return "the device's own model has another tokenizer, and logits of a language model are over its tokens";
+  const { vocabSize } = task.manifest.config;
+  if (headOf(task).kind === "lm" && own.config.vocabSize !== vocabSize)
+    return `the device's own model has logits of ${own.config.vocabSize} tokens, the task's of ${vocabSize}`;
   try {
     targetedModules(withOwnModel(task, own).manifest.config, own.adapter);
     return undefined;

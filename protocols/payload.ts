@@ -69,6 +69,29 @@ export function decodeExactly(
   return new Map([...shapes].map(([name, shape]) => [name, decodeOne(tensors, name, shape)]));
 }
 
+/**
+ * Decodes an update of parameters; throws as `decodeExactly` does, and `PROTOCOL_TENSOR_INVALID` for a value that no training
+ * makes: finite as it is, it would let a later sum overflow.
+ */
+export function decodeUpdate(
+  tensors: ReadonlyMap<string, EncodedTensor>,
+  shapes: ReadonlyMap<string, readonly number[]>,
+): Parameters {
+  const update = decodeExactly(tensors, shapes);
+  for (const [name, { data }] of update) {
+    const at = data.findIndex((value) => Math.abs(value) > largestChange);
+    if (at < 0) continue;
+    throw protocolErrors.error(
+      "PROTOCOL_TENSOR_INVALID",
+      `tensor "${name}": value ${at} changes by ${data[at]}, at most ${largestChange} is taken`,
+    );
+  }
+  return update;
+}
+
+/** Adapters and heads live around 1. */
+const largestChange = 1e6;
+
 /** Decodes the only tensor of a message, which must have this name and shape. */
 export function decodeOnly(
   tensors: ReadonlyMap<string, EncodedTensor>,

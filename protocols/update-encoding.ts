@@ -41,7 +41,7 @@ function keepsResidual({ full, aggregation }: TaskSettings): boolean {
   return full.errorFeedback ?? isCoarse(full.encoding);
 }
 
-// bf16 rounds each value by at most 2^-9 of itself: not worth a copy of theta on every device.
+// bf16 rounds each value by at most 2^-8 of itself: not worth a copy of theta on every device.
 function isCoarse(encoding: EncodingName): boolean {
   return encoding !== "float32" && encoding !== "bf16";
 }

@@ -24,6 +24,7 @@ import {
   type Score,
   type Scorer,
   saveAdapter,
+  TrifoldError,
 } from "../../runtime/index.ts";
 import { runReport } from "../report/run-report.ts";
 import { writeReport } from "../report/write-report.ts";
@@ -120,15 +121,15 @@ async function runRounds(run: Run): Promise<RunResult> {
     const started = performance.now();
     await folder.saveProfiles(run.fleet.ready.values());
     const outcome = await pace.run(position, global);
-    if (outcome.decision.kind === "reopen") {
-      onEvent({ kind: "reopened", round, reason: outcome.decision.reason });
-      await run.revisions.note(round, outcome);
+    const settled = await settle(run, global, outcome);
+    if (settled.kind === "reopen") {
+      onEvent({ kind: "reopened", round, reason: settled.reason });
+      await run.revisions.note(round, { ...outcome, decision: settled });
       await closeLanes(outcome);
       position = nextPosition({ round, attempt: attempt + 1 });
       continue;
     }
-    const folded = await closeRound(run, global, outcome);
-    global = folded.global;
+    global = settled.global;
     if (round === rounds) pace.close();
     else pace.adopt(global);
     const score = await scoreGlobal(run, global.parameters);
@@ -139,15 +140,11 @@ async function runRounds(run: Run): Promise<RunResult> {
     await folder.journal.append({ kind: "closed", ...closed });
     await run.revisions.note(round, outcome);
     raiseLanes(acceptedLanes, accepted);
-    const { refinementSeconds } = folded;
-    // Asynchronous rounds overlap: what one takes beside its devices is no figure of its own.
-    const coordination = isAsynchronous
-      ? {}
-      : { coordinationSeconds: coordinationOf(outcome, { seconds, refinementSeconds }) };
+    const coordination = coordinationOf(run, outcome, { ...settled, seconds });
     const figures = { ...score, ...truncationOf(global), seconds, ...coordination };
     await record(run, round, outcome, figures);
     await folder.clearUploads((name) => pace.needs(name));
-    onEvent({ kind: "closed", round, accepted: outcome.decision.accepted, ...score, seconds });
+    onEvent({ kind: "closed", round, accepted: Object.keys(accepted), ...score, seconds });
     void tellDevices(run, "close", (deviceId) => ({
       acceptedLane: acceptedLanes.get(deviceId) ?? 0,
     }));
@@ -217,6 +214,22 @@ async function cohortReady(
   }
 }
 
+/** What an attempt came to: the next global model, or why its round is opened again. */
+type Settled =
+  | { readonly kind: "reopen"; readonly reason: string }
+  | { readonly kind: "close"; readonly global: GlobalModel; readonly refinementSeconds: number };
+
+async function settle(run: Run, global: GlobalModel, outcome: AttemptOutcome): Promise<Settled> {
+  if (outcome.decision.kind === "reopen") return outcome.decision;
+  try {
+    return { kind: "close", ...(await closeRound(run, global, outcome)) };
+  } catch (error) {
+    // What the devices delivered does not make a round, such as too few updates for Krum: asking again may.
+    if (!(error instanceof TrifoldError && error.code.startsWith("AGGREGATION_"))) throw error;
+    return { kind: "reopen", reason: `${error.code}: ${error.message}` };
+  }
+}
+
 /** Folds what the accepted devices delivered into the next global model, and saves it. */
 async function closeRound(
   { prepared, folder, servers }: Run,
@@ -237,12 +250,16 @@ async function closeRound(
   return { global: next, refinementSeconds: timed.refinementSeconds() };
 }
 
+/** Nothing of asynchronous rounds: they overlap, and what one takes beside its devices is no figure of its own. */
 function coordinationOf(
+  { prepared }: Run,
   { lanes }: AttemptOutcome,
-  round: Pick<RoundSeconds, "seconds" | "refinementSeconds">,
-): number {
+  { seconds, refinementSeconds }: Pick<RoundSeconds, "seconds" | "refinementSeconds">,
+): { readonly coordinationSeconds?: number } {
+  if (prepared.task.asynchronous) return {};
   const deviceSeconds = lanes.map(({ report }) => report()?.trainSeconds ?? 0);
-  return coordinationSeconds({ ...round, deviceSeconds });
+  const round = { seconds, refinementSeconds, deviceSeconds };
+  return { coordinationSeconds: coordinationSeconds(round) };
 }
 
 /** What the accepted lanes yield, in device-id and lane order, each with the rounds that it missed. */

@@ -265,7 +265,7 @@ class StandingWorker implements RoundWorker {
 }
 
 /** What belongs to the way in which a device took part: another cut or framework has other tensors, or other gradients. */
-const ofOneWay = ["moments", "residual", "reuse"] as const;
+const ofOneWay = ["moments", "residual"] as const;
 
 /** Uploads below it say more of the round trip than of the rate. */
 const tellingBytes = 64 * 1024;

@@ -2,7 +2,7 @@
 import { float32, type Parameters } from "../../runtime/index.ts";
 import { deliveryLane } from "../delivery-lane.ts";
 import { globalSender } from "../global-model.ts";
-import { decodeExactly, outOfTurn } from "../payload.ts";
+import { decodeUpdate, outOfTurn } from "../payload.ts";
 import { rateOf, shapesOf, trainedPart } from "../plan.ts";
 import type { LaneResult, RoundInfo, ServerContext, ServerSide } from "../protocol.ts";
 import type { Task } from "../task.ts";
@@ -25,7 +25,7 @@ export async function createFullServer({
       const resultOf = (up: Delivery): LaneResult => {
         if (up.kind !== kind) throw outOfTurn(`"${up.kind}" came, the task asks for "${kind}"`);
         const weight = contributionWeight(task, up.fields, stepsAsked(task));
-        const decoded = decodeExactly(up.tensors, shapes);
+        const decoded = decodeUpdate(up.tensors, shapes);
         const update = up.kind === "gradient" ? gradientStep(task, info, decoded) : decoded;
         return { kind: "contribution", deviceId, weight, update };
       };

@@ -1,5 +1,6 @@
 // Where a kd device's own model goes on.
 import { type Parameters, sameShape } from "../../runtime/index.ts";
+import { isTrained } from "../aggregation/index.ts";
 import { readSection, type SectionChanges } from "../client-memory.ts";
 import { initialOf } from "../plan.ts";
 import type { ClientState } from "../protocol.ts";
@@ -13,8 +14,11 @@ export async function startOf(task: Task, state: ClientState): Promise<Parameter
   const initial = initialOf(task);
   for (const section of ["theta", "local"] as const) {
     const held = await readSection(state, section);
-    const found = [...initial].map(([name, { shape }]) => {
-      const tensor = held?.get(name);
+    if (held === undefined) continue;
+    const found = [...initial].map(([name, { shape, data }]) => {
+      // What the task's method leaves at its start is in no message and in no memory.
+      const isHeld = isTrained(task.aggregation, name) || section === "local";
+      const tensor = isHeld ? held.get(name) : { shape, data, dtype: "float32" as const };
       return tensor && sameShape(tensor.shape, shape) ? ([name, tensor] as const) : undefined;
     });
     if (found.every((entry) => entry !== undefined)) return new Map(found);

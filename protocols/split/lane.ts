@@ -1,7 +1,7 @@
 // One device's lane of `split`: the order of its messages, from the parameters of its part to the merged
 // contribution of both sides.
 import { type EncodedGlobal, type GlobalSender, partOf } from "../global-model.ts";
-import { decodeExactly, outOfTurn, subset } from "../payload.ts";
+import { decodeUpdate, outOfTurn, subset } from "../payload.ts";
 import { trainedPart } from "../plan.ts";
 import type { Contribution, GlobalModel, Lane } from "../protocol.ts";
 import type { Task } from "../task.ts";
@@ -41,7 +41,7 @@ export function openSplitLane(options: SplitLaneOptions): Lane<SplitDown, SplitU
 
   const deliver = (up: Up<"update">): undefined => {
     const weight = contributionWeight(task, up.fields);
-    const deviceUpdate = decodeExactly(up.tensors, shapes);
+    const deviceUpdate = decodeUpdate(up.tensors, shapes);
     const update = new Map([...deviceUpdate, ...side.finish(up)]);
     result = { kind: "contribution", deviceId, weight, update };
     options.onDelivery();

@@ -31,7 +31,7 @@ const rows: readonly Row[] = [
   ["kd, adaptive slices", ["kd"], { kd: { topK: "adaptive", sliceSize: 5, encoding: "int8" } }],
   ["split, int8 with outliers", ["split"], { split: { activations: "int8", outliers: 0.05 } }],
   ["split, gradients at four bits", ["split"], { split: { gradients: "int4" } }],
-  ["split, largest gradients", ["split"], { split: { gradients: "topk" } }],
+  ["split, largest gradients", ["split"], { split: { gradients: "topk", errorFeedback: true } }],
   ["U-shape", ["split"], { split: { uShape: true }, labelsMayLeave: false }],
   ["all three", ["full", "kd", "split"], { full: { encoding: "int8" } }],
   ["language model", ["full", "split"], { head: { kind: "lm" }, split: { uShape: true } }],

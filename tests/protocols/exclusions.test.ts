@@ -45,6 +45,22 @@ const cases: Readonly<Record<string, { readonly wrong: Settings; readonly right:
     wrong: { full: { errorFeedback: true }, aggregation: { method: "stack" } },
     right: { full: { errorFeedback: true }, aggregation: { method: "ffa" } },
   },
+  "split.gradients, split.errorFeedback": {
+    wrong: { split: { gradients: "topk" } },
+    right: { split: { gradients: "topk", errorFeedback: true } },
+  },
+  "full.encoding, full.errorFeedback": {
+    wrong: { full: { encoding: "topk", errorFeedback: false } },
+    right: { full: { encoding: "topk" } },
+  },
+  "full.encoding, aggregation.method": {
+    wrong: { full: { encoding: "topk" }, aggregation: { method: "stack" } },
+    right: { full: { encoding: "int4" }, aggregation: { method: "stack" } },
+  },
+  "training.moments, full.mode": {
+    wrong: { training: { moments: "keep" }, full: { mode: "gradients" } },
+    right: { training: { moments: "keep" }, full: { mode: "parameters" } },
+  },
   "full.proximal, full.mode": {
     wrong: { full: { proximal: 0.1, mode: "gradients" } },
     right: { full: { proximal: 0.1, mode: "parameters" } },

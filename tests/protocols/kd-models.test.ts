@@ -202,6 +202,11 @@ t.test("an own model that cannot serve the task is refused with the reason", asy
   t.match(ownModelProblem(toy.task(lm()), llamaOf(other)), /another tokenizer/);
   const same = { tokenizerSha256: task.manifest.tokenizerSha256 };
   t.equal(ownModelProblem(toy.task(lm()), llamaOf(other, same)), undefined);
+  const padded = { ...other.model.config, vocabSize: 128 };
+  t.match(
+    ownModelProblem(toy.task(lm()), llamaOf(other, { ...same, config: padded })),
+    /logits of 128 tokens, the task's of 64/,
+  );
   const short = { ...other.model.config, positions: 8 };
   t.match(
     ownModelProblem(task, llamaOf(other, { config: short })),

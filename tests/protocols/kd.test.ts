@@ -2,6 +2,7 @@
 import { isDeepStrictEqual } from "node:util";
 import t from "tap";
 import { stageSections } from "../../protocols/client-memory.ts";
+import { rememberGlobal } from "../../protocols/global-model.ts";
 import {
   batchShape,
   initialOf,
@@ -228,3 +229,37 @@ t.test(
     t.same(await startOf(task, state), shifted(3), "a front alone is no model");
   },
 );
+
+t.test("a full device remembers theta for kd whatever its wire and method", async (t) => {
+  const toy = await openToy(t);
+  for (const settings of [{}, { full: { encoding: "int8" }, aggregation: { method: "ffa" } }]) {
+    const task = toy.task(settings);
+    const theta = new Map(
+      [...initialOf(task)].map(([name, { shape, data }]) => [
+        name,
+        // With ffa factor A stays at its start, and no memory holds it.
+        name.includes("lora_A") && task.aggregation.method === "ffa"
+          ? float32(shape, data)
+          : float32(
+              shape,
+              data.map((value) => value + 1),
+            ),
+      ]),
+    );
+    let committed: Parameters | undefined;
+    const state = {
+      read: async () => committed,
+      stage: async (tensors: Parameters) => {
+        committed = tensors;
+      },
+    };
+    await stageSections(state, rememberGlobal(task, theta, 2));
+    t.same(await startOf(task, state), theta, task.aggregation.method);
+  }
+  const without = toy.task({ selection: { order: ["full", "split"] } });
+  t.same(
+    rememberGlobal(without, initialOf(without), 2),
+    {},
+    "float32 travels whole, and nobody is given kd",
+  );
+});

@@ -5,6 +5,8 @@ import {
   type AnyProtocol,
   assignDevice,
   builtInProtocols,
+  type EncodedTensor,
+  encodeTensor,
   findProtocol,
   initialOf,
   type Payload,
@@ -13,6 +15,7 @@ import {
   requireAssignment,
   type Task,
 } from "../../protocols/index.ts";
+import { float32 } from "../../runtime/index.ts";
 import { openFederation, type ToyDevice } from "./loopback.ts";
 import { openToy, type Toy, toyExamples } from "./toy.ts";
 
@@ -45,6 +48,29 @@ const withFields = (payload: Payload | undefined, fields: Record<string, unknown
   ...(payload as Payload),
   fields: { ...payload?.fields, ...fields },
 });
+
+t.test(
+  "a finite update that no training makes is refused before it can overflow a sum",
+  async (t) => {
+    const toy = await openToy(t);
+    for (const name of ["full", "split"] as const) {
+      const { receive, ups, result } = await openRound(toy, toy.task(), name);
+      const update = ups.at(-1) as Payload;
+      const [tensor = ""] = update.tensors.keys();
+      const { shape } = update.tensors.get(tensor) as EncodedTensor;
+      const values = float32(shape);
+      values.data[1] = 3e38;
+      const huge = new Map(update.tensors).set(tensor, encodeTensor(values, "float32"));
+      for (const up of ups.slice(0, -1)) await receive(up);
+      await t.rejects(receive({ ...update, tensors: huge }), {
+        code: "PROTOCOL_TENSOR_INVALID",
+        message: /value 1 changes by 3.*e\+38, at most 1000000/,
+      });
+      await receive(update);
+      t.ok(result, "the honest one is taken");
+    }
+  },
+);
 
 const invalid = (message: RegExp) => ({ code: "PROTOCOL_PAYLOAD_INVALID", message });
 

@@ -234,11 +234,10 @@ t.test(
 
 t.test("what belonged to the former way is dropped, what is the device's own stays", (t) => {
   const tensor = float32([1], [1]);
-  const names = ["theta/a", "local/a", "residual/a", "moments/a", "reuse/a"];
+  const names = ["theta/a", "local/a", "residual/a", "moments/a"];
   const kept = withoutSections(new Map(names.map((name) => [name, tensor])), [
     "moments",
     "residual",
-    "reuse",
   ]);
   t.same([...(kept ?? new Map()).keys()], ["theta/a", "local/a"]);
   t.equal(withoutSections(undefined, ["moments"]), undefined);
