@@ -188,8 +188,19 @@ export class LaneDesk {
     this.#course.lost(deviceId);
   }
 
-  /** A lane message, a report or a failure of a device. */
+  /** A lane message, a report or a failure of a device; what is refused is named in the log with its sender. */
   async take(deviceId: string, request: Envelope, signal: AbortSignal): Promise<Reply> {
+    try {
+      return await this.#take(deviceId, request, signal);
+    } catch (error) {
+      // Foreign text may be long and hold line breaks.
+      const reason = errorLine(error).slice(0, 500).replace(/\s+/g, " ");
+      if (!signal.aborted) this.#options.log(`refused a message of device ${deviceId}: ${reason}`);
+      throw error;
+    }
+  }
+
+  async #take(deviceId: string, request: Envelope, signal: AbortSignal): Promise<Reply> {
     const { fleet, onEvent } = this.#options;
     await this.#entries.get(deviceId);
     if (request.kind === "report") {

@@ -13,7 +13,7 @@ export const kdOptions = z
     /** Largest logits kept of a row; the rest travel as one. Or as many as `keptMass` and the device's link ask for. */
     topK: z.union([z.int().positive(), z.literal("adaptive")]).default(8),
     /** Adaptive: share of a row's probability, at the temperature, that the kept logits hold. */
-    keptMass: z.number().min(0.01).max(1).default(0.75),
+    keptMass: z.number().min(0.01).max(1).default(0.7),
     /** Adaptive: most seconds that a round's logits may take on the device's link, each way. */
     linkSeconds: z.number().positive().default(10),
     encoding: z.enum(logitEncodings).default("bf16"),

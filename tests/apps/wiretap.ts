@@ -2,11 +2,21 @@
 // envelopes, inflated.
 import { once } from "node:events";
 import { connect, createServer, type Socket } from "node:net";
-import { parser } from "mqtt-packet";
+import { generate, parser } from "mqtt-packet";
 import { createAssembler } from "../../broker/codec/assembler.ts";
-import { decodeFrame } from "../../broker/codec/frames.ts";
+import { decodeFrame, type Frame } from "../../broker/codec/frames.ts";
 import { decodeEnvelope, type Envelope } from "../../broker/index.ts";
 import { listen } from "../broker/network.ts";
+
+/** A PUBLISH of a link. */
+export interface TappedFrame {
+  readonly deviceId: string;
+  /** From the device or to it. */
+  readonly way: "up" | "down";
+  /** Of the whole packet. */
+  readonly packetBytes: number;
+  readonly frame: Frame;
+}
 
 /** A hop that listens in. */
 export interface Wiretap {
@@ -16,6 +26,10 @@ export interface Wiretap {
   bytes(): Buffer;
   /** Whole messages so far, in the order in which they became whole. */
   envelopes(): Promise<readonly Envelope[]>;
+  /** Whole messages so far by the id that their chunks carry. */
+  messages(): Promise<ReadonlyMap<string, Envelope>>;
+  /** Packets of links so far, in the order in which they passed. */
+  frames(): readonly TappedFrame[];
   /** Resolves with the first message, past or to come, that fits. */
   next(fits: (envelope: Envelope) => boolean): Promise<Envelope>;
   close(): Promise<void>;
@@ -24,13 +38,14 @@ export interface Wiretap {
 /** Starts a hop to the broker's port on loopback. */
 export async function startWiretap(brokerPort: number): Promise<Wiretap> {
   const chunks: Buffer[] = [];
-  const decoding: Promise<Envelope>[] = [];
+  const decoding = new Map<string, Promise<Envelope>>();
+  const frames: TappedFrame[] = [];
   const decoded: Envelope[] = [];
   const watchers = new Set<(envelope: Envelope) => void>();
   const sockets = new Set<Socket>();
-  const onMessage = (bytes: Uint8Array): void => {
+  const onMessage = (id: string, bytes: Uint8Array): void => {
     const envelope = decodeEnvelope(bytes);
-    decoding.push(envelope);
+    decoding.set(id, envelope);
     void envelope.then((whole) => {
       decoded.push(whole);
       for (const watch of [...watchers]) watch(whole);
@@ -42,7 +57,7 @@ export async function startWiretap(brokerPort: number): Promise<Wiretap> {
       [near, far],
       [far, near],
     ] as const) {
-      const read = createReader(onMessage);
+      const read = createReader(onMessage, (frame) => frames.push(frame));
       sockets.add(socket);
       socket.on("error", () => {});
       socket.on("close", () => {
@@ -60,7 +75,13 @@ export async function startWiretap(brokerPort: number): Promise<Wiretap> {
   return {
     url: `mqtt://127.0.0.1:${port}`,
     bytes: () => Buffer.concat(chunks),
-    envelopes: () => Promise.all(decoding),
+    envelopes: () => Promise.all(decoding.values()),
+    messages: async () => {
+      const ids = [...decoding.keys()];
+      const whole = await Promise.all(decoding.values());
+      return new Map(whole.map((envelope, i) => [ids[i] as string, envelope]));
+    },
+    frames: () => frames,
     next: (fits) =>
       new Promise((resolve) => {
         const known = decoded.find(fits);
@@ -81,14 +102,21 @@ export async function startWiretap(brokerPort: number): Promise<Wiretap> {
 }
 
 /** Reads one direction of one connection. */
-function createReader(onMessage: (bytes: Uint8Array) => void): (bytes: Buffer) => void {
+function createReader(
+  onMessage: (id: string, bytes: Uint8Array) => void,
+  onFrame: (frame: TappedFrame) => void,
+): (bytes: Buffer) => void {
   const packets = parser({ protocolVersion: 4 });
   const assembler = createAssembler({ maxMessageBytes: 64 * 1024 * 1024, maxOpen: 64 });
   packets.on("packet", (packet) => {
     if (packet.cmd !== "publish" || !/\/(up|down)$/.test(packet.topic)) return;
     const frame = decodeFrame(packet.payload as Buffer);
+    const way = packet.topic.endsWith("/up") ? "up" : "down";
+    const deviceId = packet.topic.split("/").at(-2) ?? "";
+    onFrame({ deviceId, way, packetBytes: generate(packet).byteLength, frame });
     const progress = frame.kind === "chunk" ? assembler.add(frame) : undefined;
-    if (progress?.kind === "complete") onMessage(progress.bytes);
+    if (frame.kind === "chunk" && progress?.kind === "complete")
+      onMessage(frame.message, progress.bytes);
   });
   return (bytes) => void packets.parse(bytes);
 }

@@ -90,7 +90,7 @@ t.test("split is refused for a language model, whose labels are the texts", asyn
     profile: boardProfile("pi-5"),
     budget: {},
     holdOut: 2,
-    protocols: { full: 1, kd: 1, split: 1 },
+    protocols: Object.fromEntries(builtInProtocols.map(({ name, version }) => [name, version])),
   };
   const { assignment, table } = assignDevice(builtInProtocols, task, offer);
   t.equal(assignment, undefined);
