@@ -192,7 +192,7 @@ t.test("an assignment carries the whole way, and people read it", async (t) => {
   const { assignment } = selectAssignment({ ...input, candidates: only });
   t.match(assignment, { ...way, reason: /^full \(cut 1, blocks-int8, rank 4, int8\): / });
   const { deviceId: _, ...chosen } = { ...assignment, globalStep: 0, acceptedLane: 0 };
-  const fields = { ...chosen, payload: { kind: "model", fields: {} } };
+  const fields = { ...chosen, isReassigned: false, payload: { kind: "model", fields: {} } };
   t.same(readFields({ kind: "start", fields }, startSchema), fields, "as it travels");
   t.throws(() => readFields({ kind: "start", fields: { ...fields, rank: 0 } }, startSchema), {
     code: "PROTOCOL_PAYLOAD_INVALID",
