@@ -1,5 +1,6 @@
 // Asynchronous federations over a real broker: devices that wait for nobody, updates that count less the older they are,
 // and a coordinator that dies between them.
+import { readdirSync, readFileSync } from "node:fs";
 import { mkdir, readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import t, { type Test } from "tap";
@@ -72,7 +73,7 @@ t.test("a round is sum(s(tau) * delta) / K of its updates", async (t) => {
     devices: [{ id: "a" }, { id: "b" }, { id: "c" }],
     // Uploads are forgotten when their round closes.
     onEvent: (event) => {
-      if (event.kind === "reported") void keepDeltas(folder, deltas);
+      if (event.kind === "reported") keepDeltas(folder, deltas);
     },
   });
   const began = new Map(ofKind(records, "lane").map((lane) => [nameOf(lane), lane.round]));
@@ -263,13 +264,14 @@ async function killOnce(
   await kill(running);
 }
 
-/** Reads the uploads that are there, by device and lane. */
-async function keepDeltas(folder: string, deltas: Map<string, Promise<Parameters>>): Promise<void> {
+/** Reads the uploads that are there, by device and lane; at once, for they are forgotten when their round closes. */
+function keepDeltas(folder: string, deltas: Map<string, Promise<Parameters>>): void {
   const uploads = join(folder, "journal", "uploads");
-  for (const file of await readdir(uploads)) {
+  // What is still being written beside has another ending.
+  for (const file of readdirSync(uploads).filter((name) => name.endsWith(".envelope"))) {
     const [, , deviceId, lane] = file.split("-");
     const key = `${deviceId} ${lane}`;
-    if (!deltas.has(key)) deltas.set(key, readFile(join(uploads, file)).then(deltaOf));
+    if (!deltas.has(key)) deltas.set(key, deltaOf(readFileSync(join(uploads, file))));
   }
 }
 
