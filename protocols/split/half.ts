@@ -29,8 +29,6 @@ export interface HalfOptions {
 /** Parameters that move once both halves' gradients are known. */
 export interface CoordinatorHalf {
   readonly parameters: Parameters;
-  /** Steps whose gradients have been taken. */
-  readonly steps: number;
   /** What names the step's dropout masks. */
   maskKey(step: number): readonly (string | number)[];
   /** Throws `PROTOCOL_OUT_OF_TURN` unless `step` is the one to come. */
@@ -64,9 +62,6 @@ export function coordinatorHalf(options: HalfOptions): CoordinatorHalf {
   };
   return {
     parameters: optimizer.parameters,
-    get steps() {
-      return steps;
-    },
     maskKey: (step) => [...roundKey, step],
     checkStep: (step) => {
       const expected = steps < localSteps ? `step ${steps} was expected` : "the round has no more";

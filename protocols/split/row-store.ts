@@ -6,8 +6,6 @@ import type { RowLayout } from "./rows.ts";
 
 /** Rows by text. A text is kept or not by its number alone, so two ends of equal settings keep the same ones. */
 export interface RowStore {
-  /** Whether rows of this text are kept: those of the first texts, as many as fit. */
-  keeps(text: number): boolean;
   get(text: number): Float32Array | undefined;
   /** Keeps a row, narrowed; does nothing for a text that is not kept. */
   set(text: number, row: Float32Array): void;
@@ -30,7 +28,6 @@ export function rowStore({ cacheBytes, layout, encoding }: RowStoreOptions): Row
   const capacity = Math.floor(cacheBytes / rowBytes);
   const rows = new Map<number, EncodedTensor>();
   return {
-    keeps: (text) => text < capacity,
     get: (text) => {
       const row = rows.get(text);
       return row && decodeTensor(row).data;
