@@ -39,10 +39,13 @@ export async function frameworksRows(options: FrameworksOptions): Promise<readon
   const wants = (name: string) => only === undefined || only === name;
   try {
     const ground = await openGround(seeds, data);
+    const studies = studiesOf(ground);
+    const names = [...studies.map(({ name }) => name), "gpt2"];
+    if (!names.some(wants)) throw new Error(`--only must be one of ${names.join(", ")}`);
     const rows: Row[] = [];
-    for (const study of studiesOf(ground)) {
-      if ("figure" in study) rows.push(study);
-      else if (wants(study.name)) rows.push(...(await run(study, cache)));
+    for (const study of studies) {
+      if (!wants(study.name)) continue;
+      rows.push(...("missing" in study ? study.missing : await run(study, cache)));
     }
     const place = { cacheFolder: cache, signal, log, run };
     return wants("gpt2") ? [...rows, ...(await largeRound(ground, place))] : rows;

@@ -55,7 +55,10 @@ function parse() {
       only: text,
       out: text,
     };
-    return parseArgs({ allowPositionals: true, options });
+    const parsed = parseArgs({ allowPositionals: true, options });
+    const { seeds = "3" } = parsed.values;
+    if (!/^[1-9][0-9]?$/.test(seeds)) throw new Error("--seeds must be a number from 1 to 99");
+    return parsed;
   } catch (error) {
     log(error instanceof Error ? error.message : String(error));
     return undefined;

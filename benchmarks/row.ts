@@ -8,7 +8,10 @@ export interface Row {
   readonly unit: string;
   /** What the project promises, such as `<= 2.10`; absent for figures that only inform. */
   readonly mustReach?: Bound;
-  /** Half the interquartile range of the single measurements, in the same unit; 0 for a single one. */
+  /**
+   * In the same unit, 0 for a single measurement: half the interquartile range of repeated times, half the 95 % interval
+   * of a mean over seeds.
+   */
   readonly spread: number;
   /** Repeats this measurement. */
   readonly command: string;

@@ -1,16 +1,25 @@
 // The promised rows of the suite, each with the comparison it is read from.
 import type { ComparisonResult, Configuration } from "../../apps/compare/comparison.ts";
-import type { Row } from "../row.ts";
 import { coordinationRow } from "./coordination.ts";
-import { type Ground, languagePlan, plainly, questionPlan, speechPlan } from "./plans.ts";
-import { command, figuresOf, lossRow, row, type Study, savingRows } from "./study.ts";
+import { languageLogits, questionLogits } from "./kd-studies.ts";
+import { type Ground, plainly, speechPlan } from "./plans.ts";
+import { cutModels } from "./split-studies.ts";
+import {
+  accuracyRow,
+  figuresOf,
+  lossRow,
+  type MissingStudy,
+  row,
+  type Study,
+  savingRows,
+} from "./study.ts";
 
-/** Every study of the suite in its order, and the rows of those that lack their texts. */
-export function studiesOf(ground: Ground): readonly (Study | Row)[] {
+/** Every study of the suite in its order. */
+export function studiesOf(ground: Ground): readonly (Study | MissingStudy)[] {
   return [
     wholeModels(ground),
     languageLogits(ground),
-    ground.questions ? questionLogits(ground, ground.questions) : withoutQuestions,
+    questionLogits(ground),
     cutModels(ground),
     mixes(ground, 3),
     mixes(ground, 6),
@@ -50,123 +59,6 @@ function wholeModels(ground: Ground): Study {
   };
 }
 
-const withoutQuestions: Row = {
-  figure: "kd, Banking77, adaptive top-k + int8: bytes",
-  value: undefined,
-  unit: "% of float32",
-  mustReach: { relation: "<=", limit: 15 },
-  spread: 0,
-  command: `${command} --data DIR`,
-  reason: "needs --data DIR with banking77/train.csv and test.csv",
-};
-
-const adaptive = { "kd.topK": "adaptive", "kd.encoding": "int8" };
-
-/** kd of a language model: all logits in float32 against the adaptive largest ones in int8. */
-function languageLogits(ground: Ground): Study {
-  const all: Configuration = {
-    framework: "kd",
-    options: { "kd.topK": 2048, "kd.encoding": "float32" },
-  };
-  const some: Configuration = { framework: "kd", options: adaptive };
-  return {
-    name: "kd-language",
-    plan: languagePlan(ground, [all, some]),
-    rows: (result) =>
-      savingRows({
-        figure: "kd, lm head of 2,048 tokens, adaptive top-k + int8",
-        direction: "both",
-        reference: figuresOf(result, all),
-        narrowed: figuresOf(result, some),
-        mostBytes: 15,
-        mostLoss: 2,
-      }),
-  };
-}
-
-function questionLogits(ground: Ground, questions: NonNullable<Ground["questions"]>): Study {
-  const all: Configuration = {
-    framework: "kd",
-    options: { "kd.topK": 77, "kd.encoding": "float32" },
-  };
-  const some: Configuration = { framework: "kd", options: adaptive };
-  return {
-    name: "kd-questions",
-    plan: questionPlan(ground, questions, [all, some]),
-    rows: (result) => {
-      const [reference, narrowed] = [figuresOf(result, all), figuresOf(result, some)];
-      return [
-        ...savingRows({
-          figure: "kd, Banking77, adaptive top-k + int8",
-          direction: "both",
-          reference,
-          narrowed,
-          mostBytes: 15,
-          mostLoss: 0.5,
-        }),
-        accuracyRow("kd, Banking77, all logits in float32", reference.perSeed),
-      ];
-    },
-  };
-}
-
-/** split over ten epochs of each device's texts. */
-function cutModels(ground: Ground): Study {
-  const float32 = { "split.activations": "float32", "split.gradients": "float32" };
-  const cut = { "split.cutLayer": 2 };
-  const configuration = (options: Configuration["options"]): Configuration => {
-    return { framework: "split", options: { ...cut, ...float32, ...options } };
-  };
-  const exact = configuration({});
-  const down = configuration({ "split.gradients": "int8" });
-  const up = configuration({ "split.activations": "int8", "split.reuse.threshold": 0.03 });
-  const both = configuration({
-    "split.activations": "int8",
-    "split.reuse.threshold": 0.03,
-    "split.gradients": "topk",
-    "split.errorFeedback": true,
-  });
-  // 160 texts less the fifth held out: ten epochs are 80 steps of 16.
-  const more = { rowsPerDevice: 160, training: { rounds: 5, localSteps: 16 } };
-  return {
-    name: "split",
-    plan: speechPlan(ground, [exact, down, up, both], more),
-    rows: (result) => {
-      const reference = figuresOf(result, exact);
-      const saving = (options: {
-        figure: string;
-        direction: "up" | "down" | "both";
-        of: Configuration;
-        mostBytes: number;
-        mostLoss: number;
-      }) => savingRows({ ...options, reference, narrowed: figuresOf(result, options.of) });
-      return [
-        ...saving({
-          figure: "split, gradients down in int8",
-          direction: "down",
-          of: down,
-          mostBytes: 27,
-          mostLoss: 0.5,
-        }),
-        ...saving({
-          figure: "split, activations up in int8 + temporal reuse, 10 epochs",
-          direction: "up",
-          of: up,
-          mostBytes: 12,
-          mostLoss: 0.5,
-        }),
-        ...saving({
-          figure: "split, both ways, gradients in top-k + error feedback",
-          direction: "both",
-          of: both,
-          mostBytes: 15,
-          mostLoss: 1,
-        }),
-      ];
-    },
-  };
-}
-
 /** A mixed federation against the best that the same devices reach in one framework. */
 function mixes(ground: Ground, count: 3 | 6): Study {
   const each = count / 3;
@@ -189,12 +81,4 @@ function mixes(ground: Ground, count: 3 | 6): Study {
 function bestSingle({ configurations }: ComparisonResult) {
   const single = configurations.filter(({ framework }) => framework !== "mixed");
   return single.reduce((a, b) => ((b.accuracy?.mean ?? 0) > (a.accuracy?.mean ?? 0) ? b : a));
-}
-
-function accuracyRow(figure: string, runs: readonly { readonly score: number }[]): Row {
-  return row(
-    `${figure}: accuracy`,
-    "%",
-    runs.map(({ score }) => 100 * score),
-  );
 }

@@ -18,6 +18,12 @@ export interface Study {
   readonly rows: (result: ComparisonResult) => readonly Row[];
 }
 
+/** A study whose texts are not at hand, and its promised rows without values. */
+export interface MissingStudy {
+  readonly name: string;
+  readonly missing: readonly Row[];
+}
+
 /** Repeats every row of the suite. */
 export const command = "npm run bench -- frameworks";
 
@@ -61,6 +67,28 @@ export function savingRows(saving: Saving): readonly Row[] {
   ];
 }
 
+/** The rows of `savingRows` where they cannot be measured. */
+export function missingSaving(
+  { figure, mostBytes, mostLoss }: Pick<Saving, "figure" | "mostBytes" | "mostLoss">,
+  reason: string,
+): readonly Row[] {
+  const known = { value: undefined, spread: 0, command: `${command} --data DIR`, reason };
+  return [
+    {
+      figure: `${figure}: bytes`,
+      unit: "% of float32",
+      mustReach: { relation: "<=", limit: mostBytes },
+      ...known,
+    },
+    {
+      figure: `${figure}: lost`,
+      unit: "points",
+      mustReach: { relation: "<=", limit: mostLoss },
+      ...known,
+    },
+  ];
+}
+
 /** What `narrowed` is worse by, paired by seed: points of accuracy, or percent of perplexity. */
 export function lossRow(
   figure: string,
@@ -87,6 +115,15 @@ export function row(
   const { mean, interval95 } = estimateOf(values);
   const spread = interval95 === null ? 0 : (interval95.high - interval95.low) / 2;
   return { figure, value: mean, unit, spread, command, ...(mustReach && { mustReach }) };
+}
+
+/** The mean accuracy over the seeds. */
+export function accuracyRow(figure: string, runs: readonly { readonly score: number }[]): Row {
+  return row(
+    `${figure}: accuracy`,
+    "%",
+    runs.map(({ score }) => 100 * score),
+  );
 }
 
 /** Bytes of all devices and rounds. */
