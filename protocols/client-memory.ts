@@ -1,6 +1,7 @@
 // What a device keeps between rounds: one bundle of tensors, committed as a whole, in sections of which each protocol
 // reads its own. A device that changes its framework finds what the others left.
 import type { Float32Tensor, Parameters } from "../runtime/index.ts";
+import { fromSection, intoSection, sectionOf } from "./bundles.ts";
 import type { ClientState } from "./protocol.ts";
 
 /**
@@ -18,22 +19,17 @@ export async function readSection(
   section: SectionName,
 ): Promise<Parameters | undefined> {
   const all = (await state.read()) ?? new Map<string, Float32Tensor>();
-  const prefix = `${section}/`;
-  const own = [...all]
-    .filter(([name]) => name.startsWith(prefix))
-    .map(([name, tensor]) => [name.slice(prefix.length), tensor] as const);
-  return own.length === 0 ? undefined : new Map(own);
+  const own = fromSection(section, all);
+  return own.size === 0 ? undefined : own;
 }
 
 /** Stages changed sections beside the committed ones. Once a round: a second call starts from what is committed, too. */
 export async function stageSections(state: ClientState, changes: SectionChanges): Promise<void> {
   if (Object.keys(changes).length === 0) return;
   const all = (await state.read()) ?? new Map<string, Float32Tensor>();
-  const kept = [...all].filter(([name]) => !Object.hasOwn(changes, name.split("/", 1)[0] ?? ""));
+  const kept = [...all].filter(([name]) => !Object.hasOwn(changes, sectionOf(name)));
   const written = Object.entries(changes).flatMap(([section, tensors]) =>
-    tensors === "drop"
-      ? []
-      : [...tensors].map(([name, tensor]) => [`${section}/${name}`, tensor] as const),
+    tensors === "drop" ? [] : [...intoSection(section, tensors)],
   );
   await state.stage(new Map([...kept, ...written]));
 }
@@ -44,7 +40,5 @@ export function withoutSections(
   sections: readonly SectionName[],
 ): Parameters | undefined {
   const dropped = new Set<string>(sections);
-  return (
-    tensors && new Map([...tensors].filter(([name]) => !dropped.has(name.split("/", 1)[0] ?? "")))
-  );
+  return tensors && new Map([...tensors].filter(([name]) => !dropped.has(sectionOf(name))));
 }

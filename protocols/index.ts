@@ -1,5 +1,6 @@
 // What is agreed: the seam, selection, rounds, the three frameworks, aggregation and encodings.
 export * from "./aggregation/index.ts";
+export { fromSection, intoSection } from "./bundles.ts";
 export {
   readSection,
   type SectionChanges,

@@ -9,6 +9,7 @@ import {
   type Parameters,
   sameShape,
 } from "../runtime/index.ts";
+import { fromSection, intoSection } from "./bundles.ts";
 import { readSection, type SectionChanges } from "./client-memory.ts";
 import type { ClientContext } from "./protocol.ts";
 import type { Assignment } from "./selection.ts";
@@ -22,7 +23,7 @@ export async function readMoments(
   const kept = (await readSection(state, "moments")) ?? new Map<string, Float32Tensor>();
   const isOurs = markOf(assignment).every((value, i) => kept.get(markName)?.data[i] === value);
   if (!isOurs) return undefined;
-  const moments = momentNames.adamw.map((moment) => [moment, momentOf(kept, moment)] as const);
+  const moments = momentNames.adamw.map((moment) => [moment, fromSection(moment, kept)] as const);
   const fits = moments.every(([, of]) => isLike(of, parameters));
   if (!fits) return undefined;
   return { steps: kept.get(stepsName)?.data[0] ?? 0, moments: new Map(moments) };
@@ -35,9 +36,7 @@ export function rememberMoments(
 ): SectionChanges {
   if (task.training.moments === "fresh") return {};
   const mark = markOf(assignment);
-  const tensors = [...moments].flatMap(([moment, of]) =>
-    [...of].map(([name, tensor]) => [`${moment}/${name}`, tensor] as const),
-  );
+  const tensors = [...moments].flatMap(([moment, of]) => [...intoSection(moment, of)]);
   return {
     moments: new Map([
       [markName, float32([mark.length], mark)],
@@ -55,15 +54,6 @@ function markOf({ reason: _, ...assignment }: Assignment): readonly number[] {
   const sorted = Object.entries(assignment).sort(([a], [b]) => (a < b ? -1 : 1));
   const digest = createHash("sha256").update(JSON.stringify(sorted)).digest();
   return [...digest.subarray(0, 8)];
-}
-
-function momentOf(kept: Parameters, moment: string): Parameters {
-  const prefix = `${moment}/`;
-  return new Map(
-    [...kept]
-      .filter(([name]) => name.startsWith(prefix))
-      .map(([name, tensor]) => [name.slice(prefix.length), tensor]),
-  );
 }
 
 function isLike(moments: Parameters, parameters: Parameters): boolean {

@@ -7,6 +7,7 @@ import {
   type Parameters,
   squaredNorms,
 } from "../runtime/index.ts";
+import { scaleBundle } from "./bundles.ts";
 
 /** Gradients at `parameters`, added up in float64. */
 export interface GradientSum extends Optimizer {
@@ -37,20 +38,7 @@ export function gradientSum(parameters: Parameters): GradientSum {
           return [name, float32(shape, meanOf(sum))] as const;
         }),
       );
-      return scaled(mean, clipScale(squaredNorms(mean), maximumNorm));
+      return scaleBundle(mean, clipScale(squaredNorms(mean), maximumNorm));
     },
   };
-}
-
-function scaled(gradients: Parameters, scale: number): Parameters {
-  if (scale === 1) return gradients;
-  return new Map(
-    [...gradients].map(([name, { shape, data }]) => [
-      name,
-      float32(
-        shape,
-        data.map((value) => scale * value),
-      ),
-    ]),
-  );
 }

@@ -5,7 +5,7 @@ import { existsSync } from "node:fs";
 import { mkdir, readFile, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { decodeEnvelope, type Envelope, encodeEnvelope } from "../../broker/index.ts";
-import type { GlobalModel } from "../../protocols/index.ts";
+import { fromSection, type GlobalModel, intoSection } from "../../protocols/index.ts";
 import {
   type Parameters,
   readParameterFile,
@@ -57,21 +57,14 @@ type Memory = Pick<GlobalModel, "residual" | "optimizer">;
 const sections = ["residual", "optimizer"] as const;
 
 function memoryOf(memory: Memory): Parameters {
-  const all = sections.flatMap((section) =>
-    [...(memory[section] ?? [])].map(([name, tensor]) => [`${section}/${name}`, tensor] as const),
-  );
+  const all = sections.flatMap((section) => [
+    ...intoSection(section, memory[section] ?? new Map()),
+  ]);
   return new Map(all);
 }
 
 function memoryFrom(stored: Parameters): Memory {
-  const read = sections.map((section) => {
-    const prefix = `${section}/`;
-    const own = [...stored].filter(([name]) => name.startsWith(prefix));
-    return [
-      section,
-      new Map(own.map(([name, tensor]) => [name.slice(prefix.length), tensor])),
-    ] as const;
-  });
+  const read = sections.map((section) => [section, fromSection(section, stored)] as const);
   return Object.fromEntries(read.filter(([, tensors]) => tensors.size > 0));
 }
 

@@ -1,6 +1,7 @@
 // Clipping of whole updates by their norm: what one device can move is bounded, however it came by its update
 // (McMahan et al. 2018, arXiv 1710.06963, section 3.1, flat clipping).
-import { clipScale, float32, squaredNorms } from "../../runtime/index.ts";
+import { clipScale, squaredNorms } from "../../runtime/index.ts";
+import { scaleBundle } from "../bundles.ts";
 import type { Contribution } from "../protocol.ts";
 import { contributionCheck } from "./contributions.ts";
 import type { UpdateAccumulator } from "./mean.ts";
@@ -9,16 +10,7 @@ import type { UpdateAccumulator } from "./mean.ts";
 export function clipContribution(contribution: Contribution, maximumNorm: number): Contribution {
   const scale = clipScale(squaredNorms(contribution.update), maximumNorm);
   if (scale === 1) return contribution;
-  const update = new Map(
-    [...contribution.update].map(([name, { shape, data }]) => [
-      name,
-      float32(
-        shape,
-        data.map((value) => scale * value),
-      ),
-    ]),
-  );
-  return { ...contribution, update };
+  return { ...contribution, update: scaleBundle(contribution.update, scale) };
 }
 
 /** Clips what goes into an accumulator, one contribution at a time. */

@@ -6,6 +6,7 @@ import {
   type LoraSettings,
   type Parameters,
 } from "../../runtime/index.ts";
+import { scaleTensor } from "../bundles.ts";
 
 /** Which factor a parameter is. */
 export interface Factor {
@@ -51,14 +52,7 @@ export function leadingRanks(parameters: Parameters, rank: number, stretch = 1):
       const { shape } = tensor;
       const part = shape.map((size, i) => (i === axis ? Math.min(size, rank) : size));
       const leading = resized(tensor, part, 0);
-      if (stretch === 1) return [name, leading];
-      return [
-        name,
-        float32(
-          part,
-          leading.data.map((value) => stretch * value),
-        ),
-      ];
+      return [name, stretch === 1 ? leading : scaleTensor(leading, stretch)];
     }),
   );
 }

@@ -1,5 +1,6 @@
 // Coordinator end of `full`: hands out theta_t, takes one update or gradient a device.
-import { float32, type Parameters } from "../../runtime/index.ts";
+import type { Parameters } from "../../runtime/index.ts";
+import { scaleBundle } from "../bundles.ts";
 import { deliveryLane } from "../delivery-lane.ts";
 import { globalSender } from "../global-model.ts";
 import { decodeUpdate, outOfTurn } from "../payload.ts";
@@ -51,14 +52,5 @@ const deliveryKinds = { parameters: "update", gradients: "gradient" } as const;
 
 /** -eta * g with the learning rate of the round's first step: how a gradient enters a mean of updates. */
 function gradientStep(task: Task, info: RoundInfo, gradient: Parameters): Parameters {
-  const rate = rateOf(task, info)(0);
-  return new Map(
-    [...gradient].map(([name, { shape, data }]) => [
-      name,
-      float32(
-        shape,
-        data.map((value) => -rate * value),
-      ),
-    ]),
-  );
+  return scaleBundle(gradient, -rateOf(task, info)(0));
 }
