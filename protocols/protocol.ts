@@ -138,8 +138,12 @@ export interface ServerContext {
   readonly engine: Engine;
   readonly model: BaseModel;
   readonly publicSet: readonly Example[];
+  readonly after: After;
   readonly log: (message: string) => void;
 }
+
+/** Calls back once after a time; the result cancels it. */
+export type After = (delayMs: number, callback: () => void) => () => void;
 
 /** Coordinator end of a protocol. */
 export interface ServerSide<Down extends Payload, Up extends Payload> {
@@ -162,6 +166,8 @@ export interface Lane<Down extends Payload, Up extends Payload> {
   readonly first: Down;
   /** Whether uploads are journaled and the lane survives a coordinator restart by replaying them. */
   readonly resumable: boolean;
+  /** Whether what it gives is known only when its round ends: a coordinator that restarts before then begins it again, though it has delivered. */
+  readonly endsWithRound?: boolean;
   /** Takes one message; what it returns answers an `ask`. */
   receive(up: Up, signal: AbortSignal): Promise<Down | undefined>;
   /** What the lane gives the round; undefined when the device has not delivered. */

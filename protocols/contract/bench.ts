@@ -129,7 +129,8 @@ export function openServer(
   { task, model, publicSet }: ContractSetting,
   engine: Engine,
 ): Promise<ServerSide<Payload, Payload>> {
-  return protocol.createServer({ task, engine, model, publicSet, log: () => {} });
+  const after = () => () => {};
+  return protocol.createServer({ task, engine, model, publicSet, after, log: () => {} });
 }
 
 /** Whether two rounds or results agree in every field and every bit. */

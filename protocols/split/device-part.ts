@@ -42,11 +42,11 @@ export interface DeviceRound {
   readonly link: RoundLink<SplitDown, SplitUp>;
   readonly wire: DeviceWire;
   readonly rateAt: (step: number) => number;
-  /** The device's squared norms that the coordinator has not seen: its part steps once it has. */
+  /** The device's squared norms that the coordinator has not seen: its part steps once it has. None where it is shared. */
   squares: Readonly<Record<string, number>>;
 }
 
-/** Steps the device's parameters as an uncut model would, with the coordinator's squared norms. */
+/** Steps the device's parameters as an uncut model would, with the coordinator's squared norms; it tells none of a shared part. */
 export function stepDevice(
   round: DeviceRound,
   found: Parameters,
@@ -56,9 +56,10 @@ export function stepDevice(
   const gradients = adjust(found, optimizer.parameters);
   const own = squaredNorms(gradients);
   const all = new Map([...Object.entries(squares), ...own]);
-  const scale = clipScale(all, context.task.training.maxGradientNorm);
+  const { training, split } = context.task;
+  const scale = clipScale(all, training.maxGradientNorm);
   optimizer.step(gradients, { rate: rateAt(step), scale });
-  round.squares = Object.fromEntries(own);
+  round.squares = split.tails === "shared" ? {} : Object.fromEntries(own);
 }
 
 /** Numbers of `count` hold-out texts from `first` on: they follow those of the training texts. */

@@ -36,7 +36,11 @@ async function openRound(toy: Toy, task: Task, name: ToyDevice["protocol"]) {
   await federation.close();
   const protocol = protocolOf(name);
   const { engine, model, publicSet } = toy;
-  const server = await protocol.createServer({ task, engine, model, publicSet, log: () => {} });
+  const server = await protocol.createServer({
+    ...{ task, engine, model, publicSet },
+    after: () => () => {},
+    log: () => {},
+  });
   const assignment = { deviceId: "a", protocol: name, protocolVersion: 1, ...cut, reason: "" };
   const global = { round: 0, parameters: initialOf(task) };
   const lane = await server.openLane(assignment, info, global);
@@ -255,7 +259,7 @@ t.test("a device refuses answers that are not those of its step", async (t) => {
     publicSet: async () => publicSet,
     state: { read: async () => undefined, stage: async () => {} },
   });
-  const server = await protocol.createServer({ ...shared, publicSet });
+  const server = await protocol.createServer({ ...shared, publicSet, after: () => () => {} });
   const roundWith = async (change: (answer: Payload) => Payload) => {
     const lane = await server.openLane(assignment, info, { round: 0, parameters: initialOf(task) });
     const ask = async (up: Payload) => change((await lane.receive(up, signal)) as Payload);
