@@ -1,5 +1,6 @@
 // What a round of `split` costs a device.
 import {
+  elementCount,
   frontBackwardGraph,
   frontForwardGraph,
   graphFlops,
@@ -10,12 +11,13 @@ import {
 import { encodedBundleBytes, sketchSpec } from "../cost.ts";
 import { encodedByteLength } from "../encoding/index.ts";
 import { batchCount } from "../local-training.ts";
-import { labelsOf, trainedPart } from "../plan.ts";
+import { labelsOf, shapesOf, trainedPart } from "../plan.ts";
 import type { CostOptions } from "../protocol.ts";
 import type { RoundCost } from "../selection.ts";
 import type { Task } from "../task.ts";
 import { crossingBytes, crossingsOf } from "./crossing.ts";
 import { type Cuts, cutsAt, deviceShapes } from "./cut.ts";
+import { cutLayout } from "./rows.ts";
 
 /**
  * What crosses the cuts in every step and for the hold-out; only the device's part in memory. Texts count as long as
@@ -34,7 +36,9 @@ export function estimateSplit(
   const perStep = cuts.tailFrom === undefined ? 1 : 2;
   return {
     peakMemoryBytes:
-      trainingMemoryBytes(sketchSpec(task), workloadsOf(task, cuts)) + keptBytes(task),
+      trainingMemoryBytes(sketchSpec(task), workloadsOf(task, cuts)) +
+      keptBytes(task) +
+      aheadBytes(task, cuts),
     uplinkBytes: parameters + bytes.up,
     downlinkBytes: parameters + bytes.down,
     flops: localSteps * step + evaluations * evaluation,
@@ -74,6 +78,15 @@ function keptBytes({ split }: Task): number {
   const rows = split.reuse.threshold === "off" ? 0 : split.cacheBytes;
   const owed = split.errorFeedback && split.uShape ? split.cacheBytes : 0;
   return rows + owed;
+}
+
+/** What the next step's forward pass leaves on the device until it is that step's turn: activations, and the front as it was. */
+function aheadBytes(task: Task, { cutLayer }: Cuts): number {
+  if (!task.split.pipeline) return 0;
+  const { batch, sequence, hidden } = cutLayout(task);
+  const front = [...shapesOf(task, { from: 0, to: cutLayer }).values()].map(elementCount);
+  const values = front.reduce((sum, count) => sum + count, batch * sequence * hidden);
+  return Float32Array.BYTES_PER_ELEMENT * values;
 }
 
 /** What the device loads. */

@@ -15,6 +15,8 @@ export const splitOptions = z
     tails: z.enum(["per-device", "shared"]).default("per-device"),
     /** How long the turn of a device holds the others up, once, where they share a part. */
     patienceSeconds: z.number().positive().default(10),
+    /** Whether a device takes the next step's forward pass while the answer to this one travels, one step behind its parameters. */
+    pipeline: z.boolean().default(false),
     /** Not `topk`: each step's activations are others, so what one drops the next cannot bring. */
     activations: z.enum(denseEncodingNames).default("int8"),
     gradients: z.enum(encodingNames).default("bf16"),
