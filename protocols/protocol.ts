@@ -53,6 +53,8 @@ export interface Protocol<Down extends Payload = Payload, Up extends Payload = P
 export interface CostOptions extends Way {
   /** Private examples held out for the local accuracy. */
   readonly holdOut: number;
+  /** Private examples to train with; protocols that keep something of each count as many as they may keep when left out. */
+  readonly train?: number;
   /** Mean tokens of a private text; protocols whose bytes grow with them count full sequences when left out. */
   readonly textTokens?: number;
 }
@@ -67,6 +69,8 @@ export interface RoundInfo {
   readonly lane: number;
   /** Optimizer steps that earlier rounds made, for schedules. */
   readonly globalStep: number;
+  /** Lane of this device that was accepted last, 0 before the first: what either end has kept of any other is not to be gone on with. */
+  readonly acceptedLane: number;
 }
 
 /** What a device end is created with. */

@@ -184,5 +184,6 @@ function assignmentOf(
 }
 
 function roundInfo({ training }: Task, after: number): RoundInfo {
-  return { round: after + 1, attempt: 1, lane: 1, globalStep: after * training.localSteps };
+  const globalStep = after * training.localSteps;
+  return { round: after + 1, attempt: 1, lane: after + 1, globalStep, acceptedLane: after };
 }

@@ -21,7 +21,7 @@ import {
 import { openFrontPart } from "./front-part.ts";
 import type { Down, SplitDown, SplitUp } from "./messages.ts";
 import { openOuterParts } from "./outer-parts.ts";
-import { deviceWire } from "./outgoing.ts";
+import { type DeviceWire, deviceWire } from "./outgoing.ts";
 
 /**
  * Loads the device's part of the model and trains it step by step with the coordinator.
@@ -38,12 +38,19 @@ export async function createSplitClient(
   const part: DevicePart = task.split.uShape
     ? await openOuterParts(context, cuts)
     : await openFrontPart(context, cuts);
-  const wire = deviceWire(task, crossingsOf(task, cuts), examples.length);
+  /** What the last lane left, for a lane that begins behind it. */
+  let kept: { readonly lane: number; readonly wire: DeviceWire } | undefined;
+  const wireOf = ({ acceptedLane }: RoundInfo) =>
+    kept?.lane === acceptedLane
+      ? kept.wire
+      : deviceWire(task, crossingsOf(task, cuts), examples.length);
   return {
     runRound: async (info, start, link, signal) => {
       if (start.kind !== "front") throw unexpected(start);
       const catchUp = () => askTheta(link);
       const theta = await receiveGlobal(thetaOf(start), { task, state, initial, catchUp });
+      const wire = wireOf(info);
+      kept = undefined;
       wire.meet(start.fields.memory);
       const round = openRound(context, theta, { link, wire, rateAt: rateOf(task, info) });
       let steps = 0;
@@ -65,6 +72,7 @@ export async function createSplitClient(
         ...rememberResidual(update),
       });
       await link.send({ kind: "update", fields, tensors: update.encoded });
+      kept = { lane: info.lane, wire };
       const trained = { steps, meanLoss: totalLoss / steps, flops: steps * part.flops };
       return reportOf(context, trained, score);
     },

@@ -17,16 +17,15 @@ import type { RoundCost } from "../selection.ts";
 import type { Task } from "../task.ts";
 import { crossingBytes, crossingsOf } from "./crossing.ts";
 import { type Cuts, cutsAt, deviceShapes } from "./cut.ts";
+import { mostBytes } from "./row-store.ts";
 import { cutLayout } from "./rows.ts";
 
 /**
  * What crosses the cuts in every step and for the hold-out; only the device's part in memory. Texts count as long as
  * the sequence unless `textTokens` says how long they are.
  */
-export function estimateSplit(
-  task: Task,
-  { cutLayer = 1, holdOut, textTokens = task.training.sequenceLength }: CostOptions,
-): RoundCost {
+export function estimateSplit(task: Task, options: CostOptions): RoundCost {
+  const { cutLayer = 1, holdOut, textTokens = task.training.sequenceLength } = options;
   const cuts = cutsAt(task, cutLayer);
   const { batchSize, localSteps } = task.training;
   const evaluations = batchCount(holdOut, batchSize);
@@ -37,7 +36,7 @@ export function estimateSplit(
   return {
     peakMemoryBytes:
       trainingMemoryBytes(sketchSpec(task), workloadsOf(task, cuts)) +
-      keptBytes(task) +
+      keptBytes(task, cuts, options) +
       aheadBytes(task, cuts),
     uplinkBytes: parameters + bytes.up,
     downlinkBytes: parameters + bytes.down,
@@ -73,11 +72,19 @@ function crossedBytes(
   };
 }
 
-/** Rows that the device keeps, at most. */
-function keptBytes({ split }: Task): number {
-  const rows = split.reuse.threshold === "off" ? 0 : split.cacheBytes;
-  const owed = split.errorFeedback && split.uShape ? split.cacheBytes : 0;
-  return rows + owed;
+/** Rows that the device keeps, at most: of all texts for reuse, of those it trains with what is owed to them. */
+function keptBytes(
+  task: Task,
+  cuts: Cuts,
+  { train, holdOut }: Pick<CostOptions, "train" | "holdOut">,
+): number {
+  const { reuse, errorFeedback, uShape, cacheBytes } = task.split;
+  const { activations, statesGradient } = crossingsOf(task, cuts);
+  const rows = { cacheBytes, layout: activations.layout, encoding: "bf16" } as const;
+  const owed = { cacheBytes, layout: statesGradient.layout, encoding: "float32" } as const;
+  const texts = train === undefined ? undefined : train + holdOut;
+  const rowBytes = reuse.threshold === "off" ? 0 : mostBytes(rows, texts);
+  return rowBytes + (errorFeedback && uShape ? mostBytes(owed, train) : 0);
 }
 
 /** What the next step's forward pass leaves on the device until it is that step's turn: activations, and the front as it was. */

@@ -28,8 +28,6 @@ export interface SplitLaneOptions extends Pick<HalfOptions, "task" | "deviceId" 
   readonly shared?: SharedPart | undefined;
   /** What the coordinator remembers of the device. */
   readonly memory: DeviceMemory;
-  /** Told when the device has delivered. */
-  readonly onDelivery: () => void;
 }
 
 /** A lane that trains the coordinator's part, a copy of its own or one for all, from the very values that its device has of the rest. */
@@ -55,7 +53,6 @@ export function openSplitLane(options: SplitLaneOptions): Lane<SplitDown, SplitU
       const update = new Map([...deviceUpdate, ...ownUpdate()]);
       return { kind: "contribution", deviceId, weight, update };
     };
-    options.onDelivery();
   };
   const front = (encoded: EncodedGlobal): SplitDown => {
     const { fields: theta, tensors } = partOf(encoded, shapes.keys());

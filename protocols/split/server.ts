@@ -33,10 +33,9 @@ export async function createSplitServer(
       const { sideOf } = await partAt(cuts);
       const { deviceId } = assignment;
       const sender = senderOf(global);
-      const remembered = memories.open(deviceId, cuts, info.round);
+      const memory = memories.open(deviceId, cuts, info);
       return openSplitLane({
-        ...{ task, cuts, deviceId, info, global, sender, sideOf },
-        ...remembered,
+        ...{ task, cuts, deviceId, info, global, sender, sideOf, memory },
         shared: task.split.tails === "shared" ? shared.open(info, cuts, global) : undefined,
       });
     },

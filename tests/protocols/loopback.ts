@@ -104,7 +104,7 @@ export async function openFederation(
       for (const id of order ?? []) {
         played.set(id, await play(members.find(({ device }) => device.id === id) as Member));
       }
-      if (accepted) for (const { state } of members) state.commit();
+      if (accepted) for (const member of members) accept(member);
       // As at a coordinator, lanes are asked for what they give when all have ended.
       const outcomes = new Map<string, DeviceRound>();
       for (const [id, { lane, ...round }] of played) {
@@ -140,12 +140,20 @@ function memoryState(): ClientState & { commit(): void } {
 
 type Server = ServerSide<Payload, Payload>;
 
+function accept(member: Member): void {
+  member.state.commit();
+  member.acceptedLane = member.lane;
+}
+
 interface Member {
   readonly device: ToyDevice;
   readonly protocol: AnyProtocol;
   readonly assignment: Assignment;
   readonly client: ClientSide<Payload, Payload>;
   readonly state: ReturnType<typeof memoryState>;
+  /** The last lane, and the last that was accepted. */
+  lane: number;
+  acceptedLane: number;
 }
 
 async function openMember(toy: Toy, task: Task, device: ToyDevice): Promise<Member> {
@@ -171,7 +179,7 @@ async function openMember(toy: Toy, task: Task, device: ToyDevice): Promise<Memb
     state,
     log: () => {},
   });
-  return { device, protocol, assignment, client, state };
+  return { device, protocol, assignment, client, state, lane: 0, acceptedLane: 0 };
 }
 
 /** What a device has done, and its lane. */
@@ -180,15 +188,18 @@ interface PlayedLane extends Omit<DeviceRound, "result"> {
 }
 
 async function playRound(
-  { protocol, assignment, client }: Member,
+  member: Member,
   server: Server,
   { task, global }: { readonly task: Task; readonly global: GlobalModel },
 ): Promise<PlayedLane> {
+  const { protocol, assignment, client, acceptedLane } = member;
+  member.lane += 1;
   const info: RoundInfo = {
     round: global.round + 1,
     attempt: 1,
-    lane: 1,
+    lane: member.lane,
     globalStep: global.round * task.training.localSteps,
+    acceptedLane,
   };
   const lane = await server.openLane(assignment, info, global);
   const { signal } = new AbortController();

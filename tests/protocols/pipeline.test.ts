@@ -87,7 +87,7 @@ async function byHand(toy: Toy, task: Task): Promise<Parameters> {
   const middle = split.uShape ? await loadMiddle(toy.engine, spec, { from: 2, to: 3 }) : undefined;
   const optimizer = adamW(start, { weightDecay: training.weightDecay });
   const { parameters } = optimizer;
-  const rateAt = rateOf(task, { round: 1, attempt: 1, lane: 1, globalStep: 0 });
+  const rateAt = rateOf(task, { round: 1, attempt: 1, lane: 1, globalStep: 0, acceptedLane: 0 });
   const batches = [...batchesOf(task, device.train, roundBatches(task, "a", 1, 13))];
   const forward = async (step: number) => {
     const mask = [...roundMaskKey(task, "a", 1), step];
@@ -188,7 +188,7 @@ async function runsWhileWaiting(toy: Toy, task: Task): Promise<number[]> {
   });
   const after = () => () => {};
   const server = await split.createServer({ ...shared, engine: toy.engine, publicSet, after });
-  const info = { round: 1, attempt: 1, lane: 1, globalStep: 0 };
+  const info = { round: 1, attempt: 1, lane: 1, globalStep: 0, acceptedLane: 0 };
   const lane = await server.openLane(assignment, info, { round: 0, parameters: initialOf(task) });
   const { signal } = new AbortController();
   const begun: number[] = [];

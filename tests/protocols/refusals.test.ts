@@ -19,7 +19,7 @@ import { float32 } from "../../runtime/index.ts";
 import { openFederation, type ToyDevice } from "./loopback.ts";
 import { openToy, type Toy, toyExamples } from "./toy.ts";
 
-const info: RoundInfo = { round: 1, attempt: 1, lane: 1, globalStep: 0 };
+const info: RoundInfo = { round: 1, attempt: 1, lane: 1, globalStep: 0, acceptedLane: 0 };
 const { signal } = new AbortController();
 const protocolOf = (name: string) =>
   builtInProtocols.find((protocol) => protocol.name === name) as AnyProtocol;

@@ -108,7 +108,7 @@ async function byHand(toy: Toy, task: Task): Promise<(id: string) => Parameters>
   const tail = await loadStep(toy.engine, spec, { from: cuts.tailFrom ?? 2 });
   const middle = split.uShape ? await loadMiddle(toy.engine, spec, { from: 2, to: 3 }) : undefined;
   const shared = adamW(part(false), { weightDecay });
-  const rateAt = rateOf(task, { round: 1, attempt: 1, lane: 1, globalStep: 0 });
+  const rateAt = rateOf(task, { round: 1, attempt: 1, lane: 1, globalStep: 0, acceptedLane: 0 });
   const move = (optimizer: Optimizer, found: Parameters, step: number) => {
     const gradients = new Map(
       [...found].map(([name, { shape, data }]) => {
@@ -215,7 +215,7 @@ t.test(
     const played = await play(toy, settingsOf("shared"), [cut("a", 13)], 1);
     const { ups = [] } = played[0]?.devices.get("a") ?? {};
     const { start } = await openFederation(toy, task, []);
-    const info = { round: 1, attempt: 1, lane: 1, globalStep: 0 };
+    const info = { round: 1, attempt: 1, lane: 1, globalStep: 0, acceptedLane: 0 };
     const { version: protocolVersion } = split;
     const assignment = { protocol: "split", protocolVersion, cutLayer: 2, reason: "" };
     const open = (deviceId: string) => server.openLane({ ...assignment, deviceId }, info, start);
