@@ -176,6 +176,7 @@ export interface Lane<Down extends Payload, Up extends Payload> {
   receive(up: Up, signal: AbortSignal): Promise<Down | undefined>;
   /** What the lane gives the round; undefined when the device has not delivered. */
   finish(): Promise<LaneResult | undefined>;
+  /** Resolves once no work of it is left; safe to call twice. */
   close(): Promise<void>;
 }
 

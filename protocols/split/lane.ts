@@ -58,16 +58,26 @@ export function openSplitLane(options: SplitLaneOptions): Lane<SplitDown, SplitU
     const { fields: theta, tensors } = partOf(encoded, shapes.keys());
     return { kind: "front", fields: { theta, memory: known }, tensors };
   };
+  const take = async (up: SplitUp): Promise<SplitDown | undefined> => {
+    if (result) throw outOfTurn(`split: "${up.kind}" came after the round's update`);
+    if (up.kind === "catchUp") return front(sender.whole());
+    return up.kind === "update" ? deliver(up) : answerOf(side, up);
+  };
+  let work: Promise<unknown> = Promise.resolve();
   return {
     first: front(sender.first),
     resumable: false,
     ...(shared ? { endsWithRound: true } : {}),
-    receive: async (up) => {
-      if (result) throw outOfTurn(`split: "${up.kind}" came after the round's update`);
-      if (up.kind === "catchUp") return front(sender.whole());
-      return up.kind === "update" ? deliver(up) : answerOf(side, up);
+    receive: (up) => {
+      const answer = take(up);
+      work = answer.catch(() => undefined);
+      return answer;
     },
     finish: async () => result?.(),
-    close: async () => side.close(),
+    // A device's next lane begins behind this one's work, or it would have two pieces of work at the engine.
+    close: async () => {
+      side.close();
+      await work;
+    },
   };
 }
