@@ -1,6 +1,9 @@
 // Split devices at every cut against full ones, and devices that share a part, over the real broker.
+import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import t from "tap";
+import { startHop } from "../broker/network.ts";
+import { coordinatorOf, deviceHere, freePort, journaled, kill, recordsOf } from "./killed-run.ts";
 import {
   federate,
   frameworksOf,
@@ -54,7 +57,7 @@ t.test("at every cut, in any mixture, the adapter is that of full devices", asyn
   }
 });
 
-t.test("devices that share a part are in the journal when their round closes", async (t) => {
+t.test("what devices make of a shared part is known when their round closes", async (t) => {
   const shared = { tails: "shared", pipeline: true, patienceSeconds: 600 };
   const first = await adapterAt("shared", [2, 2, 0], shared);
   const again = await adapterAt("shared-again", [2, 2, 0], shared);
@@ -68,3 +71,44 @@ t.test("devices that share a part are in the journal when their round closes", a
     [ids, ids],
   );
 });
+
+t.test(
+  "a coordinator that is killed trains a shared part anew, with those that had delivered",
+  async (t) => {
+    const task = await writeTask(world, "killed", {
+      ...exact,
+      assignments: [{ devices: ["a", "b"], protocol: "split", cutLayer: 2 }],
+      split: { ...wire, tails: "shared" },
+    });
+    const port = await freePort();
+    const hop = await startHop(port);
+    t.teardown(() => hop.close());
+    const killed = { world, task, folder: join(root, "runs", "killed") };
+    await mkdir(killed.folder, { recursive: true });
+    const near = `mqtt://127.0.0.1:${port}`;
+    const first = coordinatorOf(t, killed, ["--listen", near]);
+    const joined = devices.map((device) => {
+      // One device is cut off while it trains, so that the round stays open.
+      const onLine = (line: string) => {
+        if (line.startsWith("round 1: full")) hop.cut();
+      };
+      const address = device.id === "c" ? `mqtt://127.0.0.1:${hop.port}` : near;
+      return deviceHere(t, killed, device, { address, onLine });
+    });
+    await journaled(killed.folder, (one) => one.kind === "report" && one.deviceId === "a");
+    await kill(first);
+    const second = coordinatorOf(t, killed, ["--listen", near]);
+    await second.said(/going on with round 1, attempt 1/);
+    hop.restore();
+    const { status, stderr } = await second.finished;
+    t.equal(status, 0, stderr);
+    await Promise.all(joined);
+    const records = await recordsOf(killed.folder);
+    const closed = records.flatMap((one) => (one.kind === "closed" ? [one.accepted] : []));
+    t.same(
+      closed.map((accepted) => Object.keys(accepted).sort()),
+      [ids, ids],
+    );
+    t.equal(closed[0]?.["a"], 2, "its first lane went with the part");
+  },
+);
