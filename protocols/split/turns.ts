@@ -71,7 +71,10 @@ class RoundRobin implements Turns {
   }
 
   close(): void {
-    for (const seat of this.#seats) this.#leave(seat);
+    const seats = this.#seats;
+    // All at once, or one that leaves would let another begin.
+    this.#seats = [];
+    for (const seat of seats) this.#leave(seat);
   }
 
   #take<T>(seat: Seat, work: () => Promise<T>): Promise<T> {

@@ -97,7 +97,15 @@ t.test("a device that has left is not waited for, and what it wanted is refused"
   const newer = join("b");
   await t.rejects(ask("b", b), { code: "PROTOCOL_OUT_OF_TURN" }, "its former place is left");
   await ask("b", newer);
+  const [d, e] = [join("d"), join("e")];
+  const work = [ask("d", d), ask("e", e), ask("b", newer)];
+  const ends = Promise.allSettled(work);
   turns.close();
+  t.same(
+    (await ends).map(({ status }) => status),
+    ["fulfilled", "rejected", "rejected"],
+    "d was at work, and nobody follows",
+  );
   await t.rejects(ask("b", newer), { code: "PROTOCOL_OUT_OF_TURN" });
 });
 
