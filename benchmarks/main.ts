@@ -6,12 +6,14 @@ import { exitStatusOf, failureText } from "../apps/failure.ts";
 import { textTable } from "../apps/text-table.ts";
 import { engineRows } from "./engine.ts";
 import { type FrameworksOptions, frameworksRows } from "./frameworks.ts";
+import { pipelineRows } from "./pipeline.ts";
 import { isReached, type Row, rowAsCells, rowsAsJson } from "./row.ts";
 
 /** Suites by name. */
 const suites: Readonly<Record<string, (options: FrameworksOptions) => Promise<readonly Row[]>>> = {
   engine: ({ log: note }) => engineRows(note),
   frameworks: frameworksRows,
+  pipeline: pipelineRows,
 };
 
 const log = (message: string) => void process.stderr.write(`${message}\n`);

@@ -104,6 +104,23 @@ export const exclusions: readonly Exclusion[] = [
     reason: "topk drops most of a gradient, and without error feedback it is lost for good",
   },
   {
+    fields: ["split.tails", "aggregation.combine"],
+    excludes: ({ split, aggregation: { combine } }) =>
+      split.tails === "shared" && combine !== "mean",
+    reason:
+      "they compare the updates of devices, and those that share a part have one between them",
+  },
+  {
+    fields: ["split.tails", "training.moments"],
+    excludes: ({ split, training }) => split.tails === "shared" && training.moments === "keep",
+    reason: "a shared part begins each round afresh, for other devices may train it then",
+  },
+  {
+    fields: ["split.tails", "asynchronous"],
+    excludes: ({ split, asynchronous }) => split.tails === "shared" && Boolean(asynchronous),
+    reason: "no two devices begin or end together, so they have no part in common",
+  },
+  {
     fields: ["full.encoding", "full.errorFeedback"],
     excludes: ({ full }) => full.encoding === "topk" && full.errorFeedback === false,
     reason: "topk drops most of a change, and without error feedback it is lost for good",

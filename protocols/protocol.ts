@@ -53,6 +53,8 @@ export interface Protocol<Down extends Payload = Payload, Up extends Payload = P
 export interface CostOptions extends Way {
   /** Private examples held out for the local accuracy. */
   readonly holdOut: number;
+  /** Private examples to train with; protocols that keep something of each count as many as they may keep when left out. */
+  readonly train?: number;
   /** Mean tokens of a private text; protocols whose bytes grow with them count full sequences when left out. */
   readonly textTokens?: number;
 }
@@ -67,6 +69,8 @@ export interface RoundInfo {
   readonly lane: number;
   /** Optimizer steps that earlier rounds made, for schedules. */
   readonly globalStep: number;
+  /** Lane of this device that was accepted last, 0 before the first: what either end has kept of any other is not to be gone on with. */
+  readonly acceptedLane: number;
 }
 
 /** What a device end is created with. */
@@ -138,8 +142,12 @@ export interface ServerContext {
   readonly engine: Engine;
   readonly model: BaseModel;
   readonly publicSet: readonly Example[];
+  readonly after: After;
   readonly log: (message: string) => void;
 }
+
+/** Calls back once after a time; the result cancels it. */
+export type After = (delayMs: number, callback: () => void) => () => void;
 
 /** Coordinator end of a protocol. */
 export interface ServerSide<Down extends Payload, Up extends Payload> {
@@ -162,10 +170,13 @@ export interface Lane<Down extends Payload, Up extends Payload> {
   readonly first: Down;
   /** Whether uploads are journaled and the lane survives a coordinator restart by replaying them. */
   readonly resumable: boolean;
+  /** Whether what it gives is known only when its round ends: a coordinator that restarts before then begins it again, though it has delivered. */
+  readonly endsWithRound?: boolean;
   /** Takes one message; what it returns answers an `ask`. */
   receive(up: Up, signal: AbortSignal): Promise<Down | undefined>;
   /** What the lane gives the round; undefined when the device has not delivered. */
   finish(): Promise<LaneResult | undefined>;
+  /** Resolves once no work of it is left; safe to call twice. */
   close(): Promise<void>;
 }
 

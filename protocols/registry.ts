@@ -5,7 +5,7 @@ import { full } from "./full/index.ts";
 import { kd } from "./kd/index.ts";
 import { type Override, overriddenTask, overrideFor, overrideText, unheeded } from "./overrides.ts";
 import { type OwnModel, ownModelProblem, withOwnModel } from "./own-model.ts";
-import type { Payload, Protocol } from "./protocol.ts";
+import type { CostOptions, Payload, Protocol } from "./protocol.ts";
 import {
   type Candidate,
   type Selection,
@@ -53,6 +53,8 @@ export interface DeviceOffer {
   readonly budget: DeviceBudget;
   /** Private examples held out for the local accuracy. */
   readonly holdOut: number;
+  /** Private examples to train with, where they are known. */
+  readonly train?: number | undefined;
   /** Version of each protocol the device has, by name. */
   readonly protocols: Readonly<Record<string, number>>;
   /** What its owner counts it among, for overrides of the task. */
@@ -140,7 +142,7 @@ function candidatesOf(
       version,
       ...way,
       ...allowance,
-      cost: protocol.estimate(seen, { holdOut: offer.holdOut, ...way, ...allowance }),
+      cost: protocol.estimate(seen, { ...textsOf(offer), ...way, ...allowance }),
       ...refusal,
     }));
 }
@@ -149,6 +151,10 @@ function candidatesOf(
 function asynchronousRefusal({ name }: AnyProtocol, { asynchronous }: Task): string | undefined {
   if (asynchronous === undefined || name === "full") return undefined;
   return 'an asynchronous federation folds updates one at a time, which only those of "full" allow';
+}
+
+function textsOf({ holdOut, train }: DeviceOffer): Pick<CostOptions, "holdOut" | "train"> {
+  return train === undefined ? { holdOut } : { holdOut, train };
 }
 
 /** The task as the device's model for this protocol makes it. */

@@ -1,7 +1,7 @@
 // A run from its first round to its adapter. Pure decisions live in protocols/; here they meet the disk,
 // the devices and the engine.
 import { join } from "node:path";
-import type { Log, Presence, Transport } from "../../broker/index.ts";
+import { type Log, type Presence, systemClock, type Transport } from "../../broker/index.ts";
 import {
   type AnyProtocol,
   type BufferedUpdate,
@@ -73,7 +73,9 @@ export interface RunResult {
 export async function runCoordinator(options: CoordinatorOptions): Promise<RunResult> {
   const { prepared, transport, protocols, onEvent, log } = options;
   const { task, model, publicSet } = prepared;
-  const servers = createServers(protocols, { task, engine: options.engine, model, publicSet, log });
+  const { after } = systemClock;
+  const context = { task, engine: options.engine, model, publicSet, after, log };
+  const servers = createServers(protocols, context);
   const scorer = await loadScorer(options.engine, modelSpec(task, model));
   const { journal } = options.folder;
   const revisions = createRevisions({ task, protocols, journal, onEvent });

@@ -296,7 +296,8 @@ async function bringIn(
   const { profile: _, ...declared } = description;
   const { hasModel, ownModel } = answer;
   const models = { hasModel, ownModel };
-  const offer = { ...declared, deviceId: id, profile, budget, holdOut: answer.holdOut, ...models };
+  const texts = { train: answer.examples, holdOut: answer.holdOut };
+  const offer = { ...declared, deviceId: id, profile, budget, ...texts, ...models };
   const selection = assign(offer);
   const assignment = requireAssignment(id, selection);
   const { examples } = answer;

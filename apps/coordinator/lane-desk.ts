@@ -268,7 +268,7 @@ export class LaneDesk {
 
   /** An inbox that is open for this lane already knows more of it than the journal did. */
   #openInbox({ id, inbox }: ReadyDevice, { info, progress }: JournaledLane): void {
-    const { globalStep: _, ...place } = info;
+    const { globalStep: _, acceptedLane: __, ...place } = info;
     if (this.#inboxes.get(id) === place.lane) return;
     inbox.open(place, progress);
     this.#inboxes.set(id, place.lane);
@@ -295,17 +295,19 @@ export class LaneDesk {
     lane: number,
     { origin, ...from }: { readonly origin: LaneOrigin } & LaneSource,
   ): Promise<JournaledLane> {
-    const { task, folder, servers } = this.#options;
+    const { task, folder, servers, acceptedLanes } = this.#options;
     const { round, attempt, global } = origin;
     const { protocol, server } = await servers.get(assignment.protocol, assignment.protocolVersion);
-    const info = { round, attempt, lane, globalStep: (round - 1) * task.training.localSteps };
+    const globalStep = (round - 1) * task.training.localSteps;
+    const acceptedLane = acceptedLanes.get(assignment.deviceId) ?? 0;
+    const info = { round, attempt, lane, globalStep, acceptedLane };
     const place = { folder, protocol, server, assignment, info, global };
     return openJournaledLane({ ...place, ...from });
   }
 
   async #start({ id, link, gone }: ReadyDevice, lane: JournaledLane): Promise<void> {
     const { task, acceptedLanes, lastAccepted, onEvent, signal } = this.#options;
-    const { globalStep, ...place } = lane.info;
+    const { globalStep, acceptedLane: _former, ...place } = lane.info;
     const { deviceId: _, ...assignment } = lane.assignment;
     const { tensors, blobs = new Map(), ...payload } = lane.first;
     onEvent({ kind: "started", deviceId: id, lane: place.lane, protocol: assignment.protocol });

@@ -94,7 +94,8 @@ export async function openJournaledLane(options: LaneOptions): Promise<Journaled
       const answer = await lane.receive(protocol.parseUp(payload), signal);
       // Every message that a replay needs, answered or not: the device counts on from the last one.
       if (lane.resumable) await journalUpload(options, payload, sequence);
-      else if (answer === undefined) await journalResult(options, lane, sequence);
+      else if (answer === undefined && !lane.endsWithRound)
+        await journalResult(options, lane, sequence);
       return answer;
     },
     result: async () => saved ?? (await lane.finish()),

@@ -123,7 +123,7 @@ class StandingWorker implements RoundWorker {
   /** Never rejects: a failed round is reported to the coordinator, which decides what becomes of it. */
   async #run(round: RoundStart, signal: AbortSignal): Promise<void> {
     const { link, log, onActivity } = this.#options;
-    const { globalStep: _, ...place } = round.info;
+    const { globalStep: _, acceptedLane: __, ...place } = round.info;
     if (signal.aborted) return;
     this.#runningLane = place.lane;
     this.#isReassigned = round.isReassigned;

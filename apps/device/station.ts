@@ -183,7 +183,7 @@ class Desk {
     const isNew = this.#worker.start({
       assignment,
       isReassigned,
-      info: { round, attempt, lane, globalStep },
+      info: { round, attempt, lane, globalStep, acceptedLane },
       first: { ...payload, tensors, blobs },
     });
     log(isNew ? `round ${round}: ${assignment.reason}` : `round ${round}: going on`);

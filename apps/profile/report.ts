@@ -59,7 +59,7 @@ export async function profileReport(options: ProfileOptions): Promise<ProfileRep
     profile,
     budget,
     ...(group === undefined ? {} : { group }),
-    holdOut: nominalHoldOut,
+    ...nominalTexts,
     protocols: Object.fromEntries(protocols.map(({ name, version }) => [name, version])),
   });
   const tried = providers === undefined ? {} : { providers };
@@ -67,7 +67,7 @@ export async function profileReport(options: ProfileOptions): Promise<ProfileRep
 }
 
 /** No data is read here: a fifth of 300 private examples. */
-const nominalHoldOut = 60;
+const nominalTexts = { train: 240, holdOut: 60 };
 
 async function measure(
   { threads, signal }: ProfileOptions,

@@ -129,7 +129,8 @@ export function openServer(
   { task, model, publicSet }: ContractSetting,
   engine: Engine,
 ): Promise<ServerSide<Payload, Payload>> {
-  return protocol.createServer({ task, engine, model, publicSet, log: () => {} });
+  const after = () => () => {};
+  return protocol.createServer({ task, engine, model, publicSet, after, log: () => {} });
 }
 
 /** Whether two rounds or results agree in every field and every bit. */
@@ -183,5 +184,6 @@ function assignmentOf(
 }
 
 function roundInfo({ training }: Task, after: number): RoundInfo {
-  return { round: after + 1, attempt: 1, lane: 1, globalStep: after * training.localSteps };
+  const globalStep = after * training.localSteps;
+  return { round: after + 1, attempt: 1, lane: after + 1, globalStep, acceptedLane: after };
 }

@@ -143,8 +143,10 @@ async function delivery(t: ContractTest, protocol: AnyProtocol, setting: Contrac
   t.ok(finished.length > 0 && finished.every((early) => early === undefined), "nothing early");
   t.ok(result, "the last message completes it");
   await lane.close();
+  await server.close();
   const signal = new AbortController().signal;
-  const second = await openLane(protocol, setting, server);
+  const another = await openServer(protocol, setting, setting.engine);
+  const second = await openLane(protocol, setting, another);
   for (const up of ups) await second.receive(protocol.parseUp(up), signal);
   const again = await failureOf(async () =>
     second.receive(protocol.parseUp(ups.at(-1) as Payload), signal),
@@ -152,7 +154,7 @@ async function delivery(t: ContractTest, protocol: AnyProtocol, setting: Contrac
   t.ok(codeOf(again) === "PROTOCOL_OUT_OF_TURN", "a second delivery is PROTOCOL_OUT_OF_TURN");
   t.ok(isSame(await second.finish(), result), "and changes nothing");
   await second.close();
-  await server.close();
+  await another.close();
 }
 
 async function replay(t: ContractTest, protocol: AnyProtocol, setting: ContractSetting) {

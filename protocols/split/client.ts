@@ -7,15 +7,21 @@ import { gradientRule } from "../gradient-rule.ts";
 import { reportOf } from "../local-training.ts";
 import { difference, subset } from "../payload.ts";
 import { batchesOf, initialOf, rateOf, roundBatches, roundMaskKey, trainedPart } from "../plan.ts";
-import type { ClientContext, ClientSide, RoundLink } from "../protocol.ts";
+import type { ClientContext, ClientSide, RoundInfo, RoundLink } from "../protocol.ts";
 import { encodeChange, rememberResidual } from "../update-encoding.ts";
 import { crossingsOf } from "./crossing.ts";
 import { cutsOf, deviceShapes, labelRefusal } from "./cut.ts";
-import { type DevicePart, type DeviceRound, expectKind, unexpected } from "./device-part.ts";
+import {
+  type DevicePart,
+  type DeviceRound,
+  expectKind,
+  type StepWork,
+  unexpected,
+} from "./device-part.ts";
 import { openFrontPart } from "./front-part.ts";
 import type { Down, SplitDown, SplitUp } from "./messages.ts";
 import { openOuterParts } from "./outer-parts.ts";
-import { deviceWire } from "./outgoing.ts";
+import { type DeviceWire, deviceWire } from "./outgoing.ts";
 
 /**
  * Loads the device's part of the model and trains it step by step with the coordinator.
@@ -32,23 +38,26 @@ export async function createSplitClient(
   const part: DevicePart = task.split.uShape
     ? await openOuterParts(context, cuts)
     : await openFrontPart(context, cuts);
-  const wire = deviceWire(task, crossingsOf(task, cuts), examples.length);
+  /** What the last lane left, for a lane that begins behind it. */
+  let kept: { readonly lane: number; readonly wire: DeviceWire } | undefined;
+  const wireOf = ({ acceptedLane }: RoundInfo) =>
+    kept?.lane === acceptedLane
+      ? kept.wire
+      : deviceWire(task, crossingsOf(task, cuts), examples.length);
   return {
     runRound: async (info, start, link, signal) => {
       if (start.kind !== "front") throw unexpected(start);
       const catchUp = () => askTheta(link);
       const theta = await receiveGlobal(thetaOf(start), { task, state, initial, catchUp });
+      const wire = wireOf(info);
+      kept = undefined;
       wire.meet(start.fields.memory);
       const round = openRound(context, theta, { link, wire, rateAt: rateOf(task, info) });
-      const maskKey = roundMaskKey(task, context.deviceId, info.round);
-      const order = roundBatches(task, context.deviceId, info.round, examples.length);
       let steps = 0;
       let totalLoss = 0;
-      for (const batch of batchesOf(task, examples, order)) {
+      for (const [work, next] of withNext(stepsOf(context, info))) {
         signal.throwIfAborted();
-        const texts = order[steps] as number[];
-        const place = { step: steps, texts, maskKey: [...maskKey, steps] };
-        const loss = await part.step(round, batch, place);
+        const loss = await part.step(round, work, next);
         wire.note(loss);
         totalLoss += loss;
         steps += 1;
@@ -63,11 +72,36 @@ export async function createSplitClient(
         ...rememberResidual(update),
       });
       await link.send({ kind: "update", fields, tensors: update.encoded });
+      kept = { lane: info.lane, wire };
       const trained = { steps, meanLoss: totalLoss / steps, flops: steps * part.flops };
       return reportOf(context, trained, score);
     },
     close: () => part.close(),
   };
+}
+
+/** The steps of a round, each made when it is its turn. */
+function* stepsOf(
+  { task, deviceId, train: examples }: ClientContext,
+  { round }: RoundInfo,
+): Iterable<StepWork> {
+  const maskKey = roundMaskKey(task, deviceId, round);
+  const order = roundBatches(task, deviceId, round, examples.length);
+  let step = 0;
+  for (const batch of batchesOf(task, examples, order)) {
+    yield { step, batch, texts: order[step] as number[], maskKey: [...maskKey, step] };
+    step += 1;
+  }
+}
+
+/** Each item with the one behind it. */
+function* withNext<T>(items: Iterable<T>): Iterable<readonly [T, T | undefined]> {
+  let last: T | undefined;
+  for (const item of items) {
+    if (last !== undefined) yield [last, item];
+    last = item;
+  }
+  if (last !== undefined) yield [last, undefined];
 }
 
 /** The whole parameters of the device's part. */

@@ -1,5 +1,6 @@
 // What a round of `split` costs a device.
 import {
+  elementCount,
   frontBackwardGraph,
   frontForwardGraph,
   graphFlops,
@@ -10,21 +11,21 @@ import {
 import { encodedBundleBytes, sketchSpec } from "../cost.ts";
 import { encodedByteLength } from "../encoding/index.ts";
 import { batchCount } from "../local-training.ts";
-import { labelsOf, trainedPart } from "../plan.ts";
+import { labelsOf, shapesOf, trainedPart } from "../plan.ts";
 import type { CostOptions } from "../protocol.ts";
 import type { RoundCost } from "../selection.ts";
 import type { Task } from "../task.ts";
 import { crossingBytes, crossingsOf } from "./crossing.ts";
 import { type Cuts, cutsAt, deviceShapes } from "./cut.ts";
+import { mostBytes } from "./row-store.ts";
+import { cutLayout } from "./rows.ts";
 
 /**
  * What crosses the cuts in every step and for the hold-out; only the device's part in memory. Texts count as long as
  * the sequence unless `textTokens` says how long they are.
  */
-export function estimateSplit(
-  task: Task,
-  { cutLayer = 1, holdOut, textTokens = task.training.sequenceLength }: CostOptions,
-): RoundCost {
+export function estimateSplit(task: Task, options: CostOptions): RoundCost {
+  const { cutLayer = 1, holdOut, textTokens = task.training.sequenceLength } = options;
   const cuts = cutsAt(task, cutLayer);
   const { batchSize, localSteps } = task.training;
   const evaluations = batchCount(holdOut, batchSize);
@@ -34,7 +35,9 @@ export function estimateSplit(
   const perStep = cuts.tailFrom === undefined ? 1 : 2;
   return {
     peakMemoryBytes:
-      trainingMemoryBytes(sketchSpec(task), workloadsOf(task, cuts)) + keptBytes(task),
+      trainingMemoryBytes(sketchSpec(task), workloadsOf(task, cuts)) +
+      keptBytes(task, cuts, options) +
+      aheadBytes(task, cuts),
     uplinkBytes: parameters + bytes.up,
     downlinkBytes: parameters + bytes.down,
     flops: localSteps * step + evaluations * evaluation,
@@ -69,11 +72,28 @@ function crossedBytes(
   };
 }
 
-/** Rows that the device keeps, at most. */
-function keptBytes({ split }: Task): number {
-  const rows = split.reuse.threshold === "off" ? 0 : split.cacheBytes;
-  const owed = split.errorFeedback && split.uShape ? split.cacheBytes : 0;
-  return rows + owed;
+/** Rows that the device keeps, at most: of all texts for reuse, of those it trains with what is owed to them. */
+function keptBytes(
+  task: Task,
+  cuts: Cuts,
+  { train, holdOut }: Pick<CostOptions, "train" | "holdOut">,
+): number {
+  const { reuse, errorFeedback, uShape, cacheBytes } = task.split;
+  const { activations, statesGradient } = crossingsOf(task, cuts);
+  const rows = { cacheBytes, layout: activations.layout, encoding: "bf16" } as const;
+  const owed = { cacheBytes, layout: statesGradient.layout, encoding: "float32" } as const;
+  const texts = train === undefined ? undefined : train + holdOut;
+  const rowBytes = reuse.threshold === "off" ? 0 : mostBytes(rows, texts);
+  return rowBytes + (errorFeedback && uShape ? mostBytes(owed, train) : 0);
+}
+
+/** What the next step's forward pass leaves on the device until it is that step's turn: activations, and the front as it was. */
+function aheadBytes(task: Task, { cutLayer }: Cuts): number {
+  if (!task.split.pipeline) return 0;
+  const { batch, sequence, hidden } = cutLayout(task);
+  const front = [...shapesOf(task, { from: 0, to: cutLayer }).values()].map(elementCount);
+  const values = front.reduce((sum, count) => sum + count, batch * sequence * hidden);
+  return Float32Array.BYTES_PER_ELEMENT * values;
 }
 
 /** What the device loads. */

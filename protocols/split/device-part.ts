@@ -11,6 +11,7 @@ import {
 import type { HoldOutScore } from "../local-training.ts";
 import { outOfTurn } from "../payload.ts";
 import type { ClientContext, RoundLink } from "../protocol.ts";
+import type { FrontPass } from "./front-pass.ts";
 import type { Down, SplitDown, SplitUp } from "./messages.ts";
 import type { DeviceWire } from "./outgoing.ts";
 
@@ -18,16 +19,17 @@ import type { DeviceWire } from "./outgoing.ts";
 export interface DevicePart {
   /** FLOPs of one training step. */
   readonly flops: number;
-  /** Forward, exchange, backward, step; gives the loss. */
-  step(round: DeviceRound, batch: Batch, place: StepPlace): Promise<number>;
+  /** Forward, exchange, backward, step; gives the loss. `next` is the step behind it, absent at the last. */
+  step(round: DeviceRound, work: StepWork, next: StepWork | undefined): Promise<number>;
   /** What the cut model is worth on the hold-out; undefined without one. */
   score(round: DeviceRound, signal: AbortSignal): Promise<HoldOutScore | undefined>;
   close(): Promise<void>;
 }
 
-/** Which step of a round. */
-export interface StepPlace {
+/** A step of a round. */
+export interface StepWork {
   readonly step: number;
+  readonly batch: Batch;
   /** Number of each text of its batch among the training texts. */
   readonly texts: readonly number[];
   /** What names its dropout masks. */
@@ -42,23 +44,32 @@ export interface DeviceRound {
   readonly link: RoundLink<SplitDown, SplitUp>;
   readonly wire: DeviceWire;
   readonly rateAt: (step: number) => number;
-  /** The device's squared norms that the coordinator has not seen: its part steps once it has. */
+  /** The device's squared norms that the coordinator has not seen: its part steps once it has. None where it is shared. */
   squares: Readonly<Record<string, number>>;
+  /** The forward pass of the step to come, where it was taken ahead. */
+  ahead?: FrontPass | undefined;
 }
 
-/** Steps the device's parameters as an uncut model would, with the coordinator's squared norms. */
+/** Steps the device's parameters as an uncut model would, with the coordinator's squared norms; it tells none of a shared part. */
 export function stepDevice(
   round: DeviceRound,
-  found: Parameters,
+  { found, from }: FoundGradients,
   { fields: { step, squares } }: Down<"gradient">,
 ): void {
   const { optimizer, adjust, rateAt, context } = round;
-  const gradients = adjust(found, optimizer.parameters);
+  const gradients = adjust(found, from);
   const own = squaredNorms(gradients);
   const all = new Map([...Object.entries(squares), ...own]);
-  const scale = clipScale(all, context.task.training.maxGradientNorm);
+  const { training, split } = context.task;
+  const scale = clipScale(all, training.maxGradientNorm);
   optimizer.step(gradients, { rate: rateAt(step), scale });
-  round.squares = Object.fromEntries(own);
+  round.squares = split.tails === "shared" ? {} : Object.fromEntries(own);
+}
+
+/** The gradients of a step, and the parameters that they were taken at. */
+export interface FoundGradients {
+  readonly found: Parameters;
+  readonly from: Parameters;
 }
 
 /** Numbers of `count` hold-out texts from `first` on: they follow those of the training texts. */

@@ -1,11 +1,5 @@
 // A device with the front alone: activations and labels go up, the gradient at the cut comes down.
-import {
-  type Batch,
-  type Front,
-  loadFront,
-  makeBatch,
-  scoreClassification,
-} from "../../runtime/index.ts";
+import { type Front, loadFront, makeBatch, scoreClassification } from "../../runtime/index.ts";
 import { batchCount, type HoldOutScore } from "../local-training.ts";
 import { decodeOnly } from "../payload.ts";
 import { batchShape, labelsOf, modelSpec } from "../plan.ts";
@@ -18,9 +12,10 @@ import {
   expectGradient,
   expectKind,
   numbersOf,
-  type StepPlace,
+  type StepWork,
   stepDevice,
 } from "./device-part.ts";
+import { passOf, whileAsked } from "./front-pass.ts";
 
 /** Loads the front. */
 export async function openFrontPart(context: ClientContext, cuts: Cuts): Promise<DevicePart> {
@@ -29,7 +24,7 @@ export async function openFrontPart(context: ClientContext, cuts: Cuts): Promise
   const front = await loadFront(engine, modelSpec(task, model), cuts.cutLayer);
   return {
     flops: front.flops,
-    step: (round, batch, place) => trainStep(front, round, { batch, ...place }),
+    step: (round, work, next) => trainStep(front, round, work, next),
     score: (round, signal) => scoreHoldOut(front, round, signal),
     close: () => front.close(),
   };
@@ -38,19 +33,21 @@ export async function openFrontPart(context: ClientContext, cuts: Cuts): Promise
 async function trainStep(
   front: Front,
   round: DeviceRound,
-  { batch, step, texts, maskKey }: StepPlace & { readonly batch: Batch },
+  work: StepWork,
+  next: StepWork | undefined,
 ): Promise<number> {
-  const { optimizer, link, wire, squares } = round;
-  const { lengths, labels } = batch;
-  const feeds = front.withMasks(batch.feeds, maskKey);
-  const activations = await front.forward(optimizer.parameters, feeds);
+  const { link, wire, squares } = round;
+  const { step, texts } = work;
+  const { lengths, labels } = work.batch;
+  const { parameters, feeds, activations } = await passOf(front, round, work);
   const sent = wire.activations(activations, { lengths, texts });
   const fields = { step, ...sent.fields, labels: [...labels], squares };
   const { tensors } = sent;
-  const answer = expectGradient(await link.ask({ kind: "activations", fields, tensors }), step);
+  const asked = link.ask({ kind: "activations", fields, tensors });
+  const answer = expectGradient(await whileAsked(asked, { front, round, next }), step);
   const cutGradient = decodeCrossing(wire.crossings.cutGradient, answer.tensors, lengths);
-  const gradients = await front.backward(optimizer.parameters, feeds, cutGradient);
-  stepDevice(round, gradients, answer);
+  const found = await front.backward(parameters, feeds, cutGradient);
+  stepDevice(round, { found, from: parameters }, answer);
   return answer.fields.loss ?? Number.NaN;
 }
 

@@ -1,18 +1,13 @@
-// The coordinator's half of a cut model in training: its parameters, and the step that waits for the squared norms of
-// the device's half.
-import {
-  adamW,
-  checkFinite,
-  clipScale,
-  type Parameters,
-  squaredNorms,
-} from "../../runtime/index.ts";
+// The coordinator's half of a cut model in training, a device's own: its parameters, and the step that waits for the squared
+// norms of the device's half.
+import { adamW, clipScale, type Parameters } from "../../runtime/index.ts";
 import { protocolErrors } from "../errors.ts";
 import { gradientRule } from "../gradient-rule.ts";
-import { difference, outOfTurn } from "../payload.ts";
+import { difference } from "../payload.ts";
 import { rateOf, roundMaskKey, trainedPart } from "../plan.ts";
 import type { RoundInfo } from "../protocol.ts";
 import type { Task } from "../task.ts";
+import { checkedNorms, stepCount } from "./half-steps.ts";
 import type { Up } from "./messages.ts";
 
 /** What one device's half is trained with. */
@@ -26,30 +21,37 @@ export interface HalfOptions {
   readonly deviceNames: readonly string[];
 }
 
-/** Parameters that move once both halves' gradients are known. */
+/** Parameters that move with the steps of a device, and with those of others where the half is shared. */
 export interface CoordinatorHalf {
+  /** The current values. */
   readonly parameters: Parameters;
+  /** The current values, for a backward pass that comes after other devices' steps. */
+  hold(): Parameters;
   /** What names the step's dropout masks. */
   maskKey(step: number): readonly (string | number)[];
   /** Throws `PROTOCOL_OUT_OF_TURN` unless `step` is the one to come. */
   checkStep(step: number): void;
-  /** Makes the step that waits, if one does, with the device's squared norms; throws `PROTOCOL_PAYLOAD_INVALID` and moves nothing when they are not all there. */
+  /** Makes the step that waits, if one does, with the device's squared norms; throws `PROTOCOL_PAYLOAD_INVALID` and moves nothing when they are not those expected. */
   settle(squares: Readonly<Record<string, number>>): void;
-  /** Takes the gradients of a step, which then waits; gives their squared norms. */
-  take(gradients: Parameters, loss?: number): Readonly<Record<string, number>>;
-  /** Completes the last step and gives what training changed. */
-  finish(up: Up<"update">): Parameters;
+  /** Does what reads or moves the parameters when nothing else does. */
+  inTurn<T>(work: () => Promise<T>): Promise<T>;
+  /** Takes the gradients of a step at `from`; gives the squared norms that the device needs to clip. */
+  take(gradients: Parameters, from: Parameters, loss?: number): Readonly<Record<string, number>>;
+  /** Completes the last step; what it gives tells what training changed, once the round ends. */
+  finish(up: Up<"update">): () => Parameters;
+  /** The lane has ended. */
+  close(): void;
 }
 
-/** A half that starts from `start`. */
-export function coordinatorHalf(options: HalfOptions): CoordinatorHalf {
+/** A half of the device's own that starts from `start`. Clipping is an uncut model's: the step waits for the device's squared norms. */
+export function ownHalf(options: HalfOptions): CoordinatorHalf {
   const { task, info, deviceId, start, deviceNames } = options;
-  const { maxGradientNorm, weightDecay, localSteps } = task.training;
+  const { maxGradientNorm, weightDecay } = task.training;
   const optimizer = adamW(start, { weightDecay });
   const adjust = gradientRule(task, start);
   const rateAt = rateOf(task, info);
   const roundKey = roundMaskKey(task, deviceId, info.round);
-  let steps = 0;
+  const steps = stepCount(task);
   let pending: { gradients: Parameters; squares: ReadonlyMap<string, number> } | undefined;
 
   const settle: CoordinatorHalf["settle"] = (deviceSquares) => {
@@ -57,35 +59,31 @@ export function coordinatorHalf(options: HalfOptions): CoordinatorHalf {
     checkNames(deviceSquares, deviceNames);
     const all = new Map([...pending.squares, ...Object.entries(deviceSquares)]);
     const scale = clipScale(all, maxGradientNorm);
-    optimizer.step(pending.gradients, { rate: rateAt(steps - 1), scale });
+    optimizer.step(pending.gradients, { rate: rateAt(steps.made - 1), scale });
     pending = undefined;
   };
   return {
     parameters: optimizer.parameters,
+    // They move at the next step's first message.
+    hold: () => optimizer.parameters,
     maskKey: (step) => [...roundKey, step],
-    checkStep: (step) => {
-      const expected = steps < localSteps ? `step ${steps} was expected` : "the round has no more";
-      if (step !== steps || steps >= localSteps)
-        throw outOfTurn(`split: step ${step} came, ${expected}`);
-    },
+    checkStep: steps.check,
     settle,
-    take: (found, loss = 0) => {
-      const gradients = adjust(found, optimizer.parameters);
-      const squares = squaredNorms(gradients);
-      checkFinite(steps, loss, squares);
+    inTurn: (work) => work(),
+    take: (found, from, loss) => {
+      const gradients = adjust(found, from);
+      const squares = checkedNorms(steps.made, gradients, loss);
       pending = { gradients, squares };
-      steps += 1;
+      steps.count();
       return Object.fromEntries(squares);
     },
     finish: (up) => {
-      if (up.fields.steps !== steps) {
-        throw outOfTurn(
-          `split: the device made ${up.fields.steps} steps, the coordinator ${steps}`,
-        );
-      }
+      steps.checkAll(up);
       settle(up.fields.squares);
-      return difference(trainedPart(task, optimizer.parameters), start);
+      const update = difference(trainedPart(task, optimizer.parameters), start);
+      return () => update;
     },
+    close: () => {},
   };
 }
 

@@ -1,45 +1,43 @@
 // What the coordinator remembers of each split device from one round to the next. It lives in memory: after a restart, at another
-// cut or when an attempt is repeated both ends start with nothing, so equal attempts give equal bytes.
+// cut or behind a lane that was not accepted both ends start with nothing, so equal attempts give equal bytes.
+import type { RoundInfo } from "../protocol.ts";
 import type { Task } from "../task.ts";
 import { crossingsOf } from "./crossing.ts";
 import type { Cuts } from "./cut.ts";
 import { type DeviceMemory, emptyMemory } from "./incoming.ts";
 
-/** A device's memory as a lane gets it. */
-export interface RememberedDevice {
-  readonly memory: DeviceMemory;
-  /** The next round's lane goes on from this memory only if the device delivered. */
-  readonly onDelivery: () => void;
-}
-
 /** The memories of a coordinator end. */
 export interface DeviceMemories {
-  open(deviceId: string, cuts: Cuts, round: number): RememberedDevice;
+  /** What the lane that begins goes on from: what the device's accepted lane left, or nothing. */
+  open(deviceId: string, cuts: Cuts, info: RoundInfo): DeviceMemory;
 }
 
-/** No device is known yet. */
+/** No device is known yet; one that has not begun a lane for some rounds is forgotten. */
 export function deviceMemories(task: Task): DeviceMemories {
   const entries = new Map<string, Entry>();
+  const forgetBefore = (round: number) => {
+    for (const [deviceId, entry] of entries) if (entry.round < round) entries.delete(deviceId);
+  };
   return {
-    open: (deviceId, cuts, round) => {
+    open: (deviceId, cuts, { round, lane, acceptedLane }) => {
+      forgetBefore(round - roundsRemembered(task));
       const last = entries.get(deviceId);
-      const goesOn = last?.isDelivered && last.round < round && last.cutLayer === cuts.cutLayer;
+      const goesOn = last?.lane === acceptedLane && last.cutLayer === cuts.cutLayer;
       const memory = goesOn ? last.memory : emptyMemory(task, crossingsOf(task, cuts));
-      const entry: Entry = { memory, round, cutLayer: cuts.cutLayer, isDelivered: false };
-      entries.set(deviceId, entry);
-      return {
-        memory,
-        onDelivery: () => {
-          entry.isDelivered = true;
-        },
-      };
+      entries.set(deviceId, { memory, round, lane, cutLayer: cuts.cutLayer });
+      return memory;
     },
   };
+}
+
+/** Ten, or as many as it takes until a device that a share of rounds asks has been asked about ten times. */
+function roundsRemembered({ cohort }: Task): number {
+  return Math.ceil(10 / cohort.fraction);
 }
 
 interface Entry {
   readonly memory: DeviceMemory;
   readonly round: number;
+  readonly lane: number;
   readonly cutLayer: number;
-  isDelivered: boolean;
 }

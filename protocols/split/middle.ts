@@ -3,15 +3,15 @@ import {
   type Float32Tensor,
   type Middle,
   maskFeeds,
+  type Parameters,
   type TensorBundle,
 } from "../../runtime/index.ts";
 import { protocolErrors } from "../errors.ts";
 import { outOfTurn } from "../payload.ts";
 import { decodeCrossing, encodeCrossing } from "./crossing.ts";
-import { type CoordinatorHalf, coordinatorHalf, type HalfOptions } from "./half.ts";
 import type { LaneWire } from "./incoming.ts";
 import type { SplitDown, Up } from "./messages.ts";
-import type { CoordinatorSide } from "./side.ts";
+import type { CoordinatorSide, SideOptions } from "./side.ts";
 
 /** A step between its two messages. */
 interface OpenStep {
@@ -19,11 +19,12 @@ interface OpenStep {
   readonly lengths: readonly number[];
   readonly texts: readonly number[] | undefined;
   readonly feeds: TensorBundle;
+  /** Of its forward pass; others may have trained a shared middle since. */
+  readonly parameters: Parameters;
 }
 
 /** A middle that is trained with one device. */
-export function middleSide(middle: Middle, wire: LaneWire, options: HalfOptions): CoordinatorSide {
-  const half = coordinatorHalf(options);
+export function middleSide(middle: Middle, { wire, half }: SideOptions): CoordinatorSide {
   let open: OpenStep | undefined;
   const answer = (states: Float32Tensor, lengths: readonly number[]): SplitDown => ({
     kind: "states",
@@ -40,9 +41,12 @@ export function middleSide(middle: Middle, wire: LaneWire, options: HalfOptions)
       half.settle(squares);
       keep();
       const feeds = middle.withMasks(middleFeeds(wire, activations, up), half.maskKey(step));
-      const states = await middle.forward(half.parameters, feeds);
-      open = { step, lengths, texts, feeds };
-      return answer(states, lengths);
+      return half.inTurn(async () => {
+        const parameters = half.hold();
+        const states = await middle.forward(parameters, feeds);
+        open = { step, lengths, texts, feeds, parameters };
+        return answer(states, lengths);
+      });
     },
     gradient: async (up) => {
       const { step } = up.fields;
@@ -57,16 +61,16 @@ export function middleSide(middle: Middle, wire: LaneWire, options: HalfOptions)
       half.settle(up.fields.squares);
       keep();
       const feeds = middleFeeds(wire, activations, up);
-      return answer(await middle.evaluate(half.parameters, feeds), up.fields.lengths);
+      const states = await half.inTurn(() => middle.evaluate(half.parameters, feeds));
+      return answer(states, up.fields.lengths);
     },
     finish: half.finish,
+    close: half.close,
   };
 }
 
-interface BackwardWork {
+interface BackwardWork extends Pick<SideOptions, "wire" | "half"> {
   readonly middle: Middle;
-  readonly wire: LaneWire;
-  readonly half: CoordinatorHalf;
   readonly open: OpenStep;
 }
 
@@ -75,10 +79,12 @@ async function backward(
   { middle, wire, half, open }: BackwardWork,
   up: Up<"gradient">,
 ): Promise<SplitDown> {
-  const { step, lengths, texts, feeds } = open;
+  const { step, lengths, texts, feeds, parameters } = open;
   const arrived = decodeCrossing(wire.crossings.statesGradient, up.tensors, lengths);
-  const { gradients, cutGradient } = await middle.backward(half.parameters, feeds, arrived);
-  const squares = half.take(gradients);
+  const { cutGradient, squares } = await half.inTurn(async () => {
+    const found = await middle.backward(parameters, feeds, arrived);
+    return { ...found, squares: half.take(found.gradients, parameters) };
+  });
   const tensors = wire.cutGradients.encode(cutGradient, { lengths, texts });
   return { kind: "gradient", fields: { step, squares }, tensors };
 }

@@ -11,6 +11,12 @@ export const splitOptions = z
     uShape: z.boolean().default(false),
     /** Last blocks on a device with a U-shape, beside the final norm and the head. */
     tailLayers: z.int().nonnegative().default(0),
+    /** Whether each device trains a copy of the coordinator's part, or those of one cut train the same one in turn. */
+    tails: z.enum(["per-device", "shared"]).default("per-device"),
+    /** How long the turn of a device holds the others up, once, where they share a part. */
+    patienceSeconds: z.number().positive().default(10),
+    /** Whether a device takes the next step's forward pass while the answer to this one travels, one step behind its parameters. */
+    pipeline: z.boolean().default(false),
     /** Not `topk`: each step's activations are others, so what one drops the next cannot bring. */
     activations: z.enum(denseEncodingNames).default("int8"),
     gradients: z.enum(encodingNames).default("bf16"),

@@ -1,7 +1,6 @@
 // A device with both ends of the model, a U-shape (Vepakomma et al. 2018, arXiv 1812.00564, section 2.2): the middle is at
 // the coordinator, labels and loss never leave. Two exchanges a step.
 import {
-  type Batch,
   checkFinite,
   type Float32Tensor,
   type Front,
@@ -22,9 +21,10 @@ import {
   expectGradient,
   expectKind,
   numbersOf,
-  type StepPlace,
+  type StepWork,
   stepDevice,
 } from "./device-part.ts";
+import { passOf, whileAsked } from "./front-pass.ts";
 import { loadTailScorer, type TailScorer } from "./tail-scorer.ts";
 
 /** Loads the front and the tail. */
@@ -38,7 +38,7 @@ export async function openOuterParts(context: ClientContext, cuts: Cuts): Promis
   const loaded = { front, tail, scorer };
   return {
     flops: front.flops + tail.flops,
-    step: (round, batch, place) => trainStep(loaded, round, { batch, ...place }),
+    step: (round, work, next) => trainStep(loaded, round, work, next),
     score: (round, signal) => scoreHoldOut(loaded, round, signal),
     close: async () => {
       await front.close();
@@ -57,29 +57,30 @@ interface LoadedParts {
 async function trainStep(
   { front, tail }: LoadedParts,
   round: DeviceRound,
-  { batch, step, texts, maskKey }: StepPlace & { readonly batch: Batch },
+  work: StepWork,
+  next: StepWork | undefined,
 ): Promise<number> {
   const { optimizer, link, wire, squares } = round;
   const { crossings } = wire;
-  const { parameters } = optimizer;
+  const { step, texts, batch, maskKey } = work;
   const { lengths } = batch;
-  const feeds = front.withMasks(batch.feeds, maskKey);
-  const activations = await front.forward(parameters, feeds);
+  const { parameters, feeds, activations } = await passOf(front, round, work);
   const sent = wire.activations(activations, { lengths, texts });
   const fields = { step, ...sent.fields, squares };
   const { tensors } = sent;
   const middle = expectKind(await link.ask({ kind: "activations", fields, tensors }), "states");
   const states = decodeCrossing(crossings.states, middle.tensors, lengths);
   const tailFeeds = tail.withMasks(withStates(batch.feeds, states), maskKey);
-  const behind = await tail.run(parameters, tailFeeds);
+  const behind = await tail.run(optimizer.parameters, tailFeeds);
   checkFinite(step, behind.loss, squaredNorms(behind.gradients));
   const leaving = behind.cutGradient as Float32Tensor;
   const back = wire.statesGradients.encode(leaving, { lengths, texts });
-  const reply = await link.ask({ kind: "gradient", fields: { step }, tensors: back });
-  const answer = expectGradient(reply, step);
+  const asked = link.ask({ kind: "gradient", fields: { step }, tensors: back });
+  const answer = expectGradient(await whileAsked(asked, { front, round, next }), step);
   const cutGradient = decodeCrossing(crossings.cutGradient, answer.tensors, lengths);
   const before = await front.backward(parameters, feeds, cutGradient);
-  stepDevice(round, new Map([...before, ...behind.gradients]), answer);
+  const found = new Map([...before, ...behind.gradients]);
+  stepDevice(round, { found, from: new Map([...optimizer.parameters, ...parameters]) }, answer);
   return behind.loss;
 }
 

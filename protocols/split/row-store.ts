@@ -24,8 +24,7 @@ export interface RowStoreOptions {
  * needed: a fixed set of texts is kept instead.
  */
 export function rowStore({ cacheBytes, layout, encoding }: RowStoreOptions): RowStore {
-  const rowBytes = encodedByteLength([layout.sequence * layout.hidden], encoding);
-  const capacity = Math.floor(cacheBytes / rowBytes);
+  const capacity = Math.floor(cacheBytes / rowBytesOf({ layout, encoding }));
   const rows = new Map<number, EncodedTensor>();
   return {
     get: (text) => {
@@ -37,6 +36,15 @@ export function rowStore({ cacheBytes, layout, encoding }: RowStoreOptions): Row
     },
     clear: () => rows.clear(),
   };
+}
+
+/** The most bytes that a store takes for so many texts, for any number when left out; a shorter text takes less. */
+export function mostBytes(options: RowStoreOptions, texts = Number.POSITIVE_INFINITY): number {
+  return Math.min(options.cacheBytes, texts * rowBytesOf(options));
+}
+
+function rowBytesOf({ layout, encoding }: Omit<RowStoreOptions, "cacheBytes">): number {
+  return encodedByteLength([layout.sequence * layout.hidden], encoding);
 }
 
 /** The rows of a packed tensor [tokens, hidden], as views. */

@@ -1,17 +1,16 @@
 // Coordinator end of `split`: a copy of its part of the model for every device (SplitFed V1; Thapa et al. 2022, arXiv
-// 2004.12088), the graphs shared by all lanes of one cut.
+// 2004.12088) or one for those of a cut (V2), the graphs shared by all lanes of one cut.
 import { loadMiddle, loadPredictor, loadStep } from "../../runtime/index.ts";
 import { globalSender } from "../global-model.ts";
 import { modelSpec } from "../plan.ts";
 import type { ServerContext, ServerSide } from "../protocol.ts";
 import { type Cuts, cutsOf } from "./cut.ts";
-import type { HalfOptions } from "./half.ts";
-import type { LaneWire } from "./incoming.ts";
 import { openSplitLane } from "./lane.ts";
 import { deviceMemories } from "./memories.ts";
 import type { SplitDown, SplitUp } from "./messages.ts";
 import { middleSide } from "./middle.ts";
-import type { CoordinatorSide } from "./side.ts";
+import { sharedParts } from "./shared-part.ts";
+import type { CoordinatorSide, SideOptions } from "./side.ts";
 import { tailSide } from "./tail.ts";
 
 /** Lanes of `split`; a lane lives in memory only, so a restart begins it again. */
@@ -21,6 +20,7 @@ export async function createSplitServer(
   const { task } = context;
   const parts = new Map<number, Promise<LoadedPart>>();
   const memories = deviceMemories(task);
+  const shared = sharedParts(task, context.after);
   const senderOf = globalSender(task);
   const partAt = (cuts: Cuts): Promise<LoadedPart> => {
     const loading = parts.get(cuts.cutLayer) ?? loadPart(context, cuts);
@@ -33,13 +33,14 @@ export async function createSplitServer(
       const { sideOf } = await partAt(cuts);
       const { deviceId } = assignment;
       const sender = senderOf(global);
-      const remembered = memories.open(deviceId, cuts, info.round);
+      const memory = memories.open(deviceId, cuts, info);
       return openSplitLane({
-        ...{ task, cuts, deviceId, info, global, sender, sideOf },
-        ...remembered,
+        ...{ task, cuts, deviceId, info, global, sender, sideOf, memory },
+        shared: task.split.tails === "shared" ? shared.open(info, cuts, global) : undefined,
       });
     },
     close: async () => {
+      shared.close();
       for (const part of await Promise.all(parts.values())) await part.close();
       parts.clear();
     },
@@ -48,7 +49,7 @@ export async function createSplitServer(
 
 /** The graphs of one cut. */
 interface LoadedPart {
-  sideOf(wire: LaneWire, options: HalfOptions): CoordinatorSide;
+  sideOf(options: SideOptions): CoordinatorSide;
   close(): Promise<void>;
 }
 
@@ -58,14 +59,14 @@ async function loadPart({ task, engine, model }: ServerContext, cuts: Cuts): Pro
   if (to !== undefined) {
     const middle = await loadMiddle(engine, spec, { from, to });
     return {
-      sideOf: (wire, options) => middleSide(middle, wire, options),
+      sideOf: (options) => middleSide(middle, options),
       close: () => middle.close(),
     };
   }
   const step = await loadStep(engine, spec, { from });
   const predictor = await loadPredictor(engine, spec, { from });
   return {
-    sideOf: (wire, options) => tailSide({ step, predictor }, wire, options),
+    sideOf: (options) => tailSide({ step, predictor }, options),
     close: async () => {
       await step.close();
       await predictor.close();

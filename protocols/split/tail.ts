@@ -11,10 +11,9 @@ import { encodeTensor } from "../encoding/index.ts";
 import { protocolErrors } from "../errors.ts";
 import { labelsOf } from "../plan.ts";
 import type { Task } from "../task.ts";
-import { type CoordinatorHalf, coordinatorHalf, type HalfOptions } from "./half.ts";
 import type { LaneWire } from "./incoming.ts";
 import type { SplitDown, Up } from "./messages.ts";
-import type { CoordinatorSide } from "./side.ts";
+import type { CoordinatorSide, SideOptions } from "./side.ts";
 
 /** The loaded graphs behind one cut layer, shared by the lanes of that cut. */
 export interface Tail {
@@ -23,9 +22,9 @@ export interface Tail {
 }
 
 /** A tail that is trained with one device. */
-export function tailSide(tail: Tail, wire: LaneWire, options: HalfOptions): CoordinatorSide {
-  const half = coordinatorHalf(options);
-  const work = { tail, wire, half, task: options.task };
+export function tailSide(tail: Tail, options: SideOptions): CoordinatorSide {
+  const { wire, half } = options;
+  const work = { tail, ...options };
   return {
     activations: (up) => train(work, up),
     evaluate: async (up) => {
@@ -33,22 +32,20 @@ export function tailSide(tail: Tail, wire: LaneWire, options: HalfOptions): Coor
       half.settle(up.fields.squares);
       keep();
       const feeds = tailFeeds(wire, activations, up);
-      const logits = await tail.predictor.run(half.parameters, feeds);
+      const logits = await half.inTurn(() => tail.predictor.run(half.parameters, feeds));
       const tensors = new Map([["logits", encodeTensor(logits, "float32", { name: "logits" })]]);
       return { kind: "logits", fields: {}, tensors };
     },
     finish: half.finish,
+    close: half.close,
   };
 }
 
-interface TailWork {
-  readonly task: Task;
+interface TailWork extends SideOptions {
   readonly tail: Tail;
-  readonly wire: LaneWire;
-  readonly half: CoordinatorHalf;
 }
 
-/** One step forward and backward; the parameters move once the front's norms have come. */
+/** One step forward and backward; a half of the device's own moves once the front's norms have come. */
 async function train(
   { task, tail, wire, half }: TailWork,
   up: Up<"activations">,
@@ -61,8 +58,10 @@ async function train(
   keep();
   const feeds = tailFeeds(wire, activations, up);
   const masked = tail.step.withMasks(feeds, half.maskKey(step));
-  const { loss, gradients, cutGradient } = await tail.step.run(half.parameters, masked);
-  const own = half.take(gradients, loss);
+  const { loss, cutGradient, own } = await half.inTurn(async () => {
+    const found = await tail.step.run(half.parameters, masked);
+    return { ...found, own: half.take(found.gradients, half.parameters, found.loss) };
+  });
   const tensors = wire.cutGradients.encode(cutGradient as Float32Tensor, { lengths, texts });
   return { kind: "gradient", fields: { step, loss, squares: own }, tensors };
 }

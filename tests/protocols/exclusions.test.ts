@@ -49,6 +49,18 @@ const cases: Readonly<Record<string, { readonly wrong: Settings; readonly right:
     wrong: { split: { gradients: "topk" } },
     right: { split: { gradients: "topk", errorFeedback: true } },
   },
+  "split.tails, aggregation.combine": {
+    wrong: { split: { tails: "shared" }, aggregation: { combine: "median" } },
+    right: { split: { tails: "shared" }, aggregation: { combine: "mean" } },
+  },
+  "split.tails, training.moments": {
+    wrong: { split: { tails: "shared" }, training: { moments: "keep" } },
+    right: { split: { tails: "shared" }, training: { moments: "fresh" } },
+  },
+  "split.tails, asynchronous": {
+    wrong: { split: { tails: "shared" }, asynchronous: {} },
+    right: { split: { tails: "per-device" }, asynchronous: {} },
+  },
   "full.encoding, full.errorFeedback": {
     wrong: { full: { encoding: "topk", errorFeedback: false } },
     right: { full: { encoding: "topk" } },

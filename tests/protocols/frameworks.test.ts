@@ -128,7 +128,7 @@ t.test("one full device is centralised training, within one unit in the last pla
     step,
     initial: federation.start.parameters,
     batches: [...batchesOf(task, c.train, order)].map(({ feeds }) => feeds),
-    rateAt: rateOf(task, { round: 1, attempt: 1, lane: 1, globalStep: 0 }),
+    rateAt: rateOf(task, { round: 1, attempt: 1, lane: 1, globalStep: 0, acceptedLane: 0 }),
     maxGradientNorm: task.training.maxGradientNorm,
     weightDecay: task.training.weightDecay,
   });

@@ -63,7 +63,11 @@ t.test("a language model nears its teacher position by position", async (t) => {
   const task = toy.task(
     lm({ kd: { topK: 64, encoding: "float32", temperature: 2, distillationSteps: 4 } }),
   );
-  const server = await kd.createServer({ task, engine, model, publicSet, log: () => {} });
+  const server = await kd.createServer({
+    ...{ task, engine, model, publicSet },
+    after: () => () => {},
+    log: () => {},
+  });
   t.teardown(() => server.close());
   const start = initialOf(task);
   const random = randomStream("opinions");

@@ -57,7 +57,11 @@ t.test("a refinement nears the teacher and cannot be pulled away by a small boar
   const { engine, model, publicSet } = toy;
   const task = toy.task();
   const predictor = await loadPredictor(engine, modelSpec(task, model));
-  const server = await kd.createServer({ task, engine, model, publicSet, log: () => {} });
+  const server = await kd.createServer({
+    ...{ task, engine, model, publicSet },
+    after: () => () => {},
+    log: () => {},
+  });
   t.teardown(() => server.close());
   const distributions = async (parameters: Parameters) => {
     const logits = await predictAll(predictor, parameters, publicSet, batchShape(task));

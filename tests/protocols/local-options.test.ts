@@ -164,7 +164,7 @@ t.test("a mean gradient enters the mean as one step of the round's rate", async 
       // Sums in another order of float32 and float64 roundings.
       t.ok(largestDistance(sent, expected) < 1e-6, `${gradientBatches} batches, round ${round}`);
       const globalStep = (round - 1) * task.training.localSteps;
-      const rate = rateOf(task, { round, attempt: 1, lane: 1, globalStep })(0);
+      const rate = rateOf(task, { round, attempt: 1, lane: 1, globalStep, acceptedLane: 0 })(0);
       const next = thetaOf(rounds, round);
       for (const [name, { data }] of theta) {
         const step = dataOf(sent, name);
@@ -206,7 +206,8 @@ t.test("kept moments make of two rounds one training, fresh ones do not", async 
   const step = await loadStep(toy.engine, modelSpec(task, toy.model));
   const optimizer = adamW(initialOf(task), { weightDecay: 0 });
   for (const round of [1, 2]) {
-    const info = { round, attempt: 1, lane: 1, globalStep: (round - 1) * task.training.localSteps };
+    const globalStep = (round - 1) * task.training.localSteps;
+    const info = { round, attempt: 1, lane: round, globalStep, acceptedLane: round - 1 };
     const order = roundBatches(task, "a", round, a.train.length);
     const batches = [...batchesOf(task, a.train, order)].map(({ feeds }) => feeds);
     const { maxGradientNorm } = task.training;

@@ -11,6 +11,7 @@ import {
   foldRound,
   type GlobalModel,
   initialOf,
+  type Lane,
   type LaneResult,
   loopbackLink,
   type OwnModel,
@@ -82,7 +83,8 @@ export async function openFederation(
   for (const { name, createServer } of builtInProtocols) {
     if (!devices.some(({ protocol }) => protocol === name)) continue;
     const { engine, model, publicSet } = toy;
-    servers.set(name, await createServer({ task, engine, model, publicSet, log: () => {} }));
+    const place = { task, engine, model, publicSet };
+    servers.set(name, await createServer({ ...place, after: () => () => {}, log: () => {} }));
   }
   const members: Member[] = [];
   for (const device of sorted) members.push(await openMember(toy, task, device));
@@ -92,17 +94,23 @@ export async function openFederation(
     round: async (global, { order, accepted = true } = {}) => {
       const play = (member: Member) =>
         playRound(member, servers.get(member.device.protocol) as Server, { task, global });
-      const outcomes = new Map<string, DeviceRound>();
+      const played = new Map<string, PlayedLane>();
       if (order === undefined) {
         const all = await Promise.all(members.map(play));
         members.forEach(({ device }, i) => {
-          outcomes.set(device.id, all[i] as DeviceRound);
+          played.set(device.id, all[i] as PlayedLane);
         });
       }
       for (const id of order ?? []) {
-        outcomes.set(id, await play(members.find(({ device }) => device.id === id) as Member));
+        played.set(id, await play(members.find(({ device }) => device.id === id) as Member));
       }
-      if (accepted) for (const { state } of members) state.commit();
+      if (accepted) for (const member of members) accept(member);
+      // As at a coordinator, lanes are asked for what they give when all have ended.
+      const outcomes = new Map<string, DeviceRound>();
+      for (const [id, { lane, ...round }] of played) {
+        outcomes.set(id, { ...round, result: (await lane.finish()) as LaneResult });
+      }
+      for (const { lane } of played.values()) await lane.close();
       const results = [...outcomes.values()].map(({ result }) => result);
       const next = await foldRound(task, global, { results, servers });
       return { global: next, devices: outcomes };
@@ -132,12 +140,20 @@ function memoryState(): ClientState & { commit(): void } {
 
 type Server = ServerSide<Payload, Payload>;
 
+function accept(member: Member): void {
+  member.state.commit();
+  member.acceptedLane = member.lane;
+}
+
 interface Member {
   readonly device: ToyDevice;
   readonly protocol: AnyProtocol;
   readonly assignment: Assignment;
   readonly client: ClientSide<Payload, Payload>;
   readonly state: ReturnType<typeof memoryState>;
+  /** The last lane, and the last that was accepted. */
+  lane: number;
+  acceptedLane: number;
 }
 
 async function openMember(toy: Toy, task: Task, device: ToyDevice): Promise<Member> {
@@ -163,19 +179,27 @@ async function openMember(toy: Toy, task: Task, device: ToyDevice): Promise<Memb
     state,
     log: () => {},
   });
-  return { device, protocol, assignment, client, state };
+  return { device, protocol, assignment, client, state, lane: 0, acceptedLane: 0 };
+}
+
+/** What a device has done, and its lane. */
+interface PlayedLane extends Omit<DeviceRound, "result"> {
+  readonly lane: Lane<Payload, Payload>;
 }
 
 async function playRound(
-  { protocol, assignment, client }: Member,
+  member: Member,
   server: Server,
   { task, global }: { readonly task: Task; readonly global: GlobalModel },
-): Promise<DeviceRound> {
+): Promise<PlayedLane> {
+  const { protocol, assignment, client, acceptedLane } = member;
+  member.lane += 1;
   const info: RoundInfo = {
     round: global.round + 1,
     attempt: 1,
-    lane: 1,
+    lane: member.lane,
     globalStep: global.round * task.training.localSteps,
+    acceptedLane,
   };
   const lane = await server.openLane(assignment, info, global);
   const { signal } = new AbortController();
@@ -187,7 +211,5 @@ async function playRound(
   const link = loopbackLink({ protocol, lane, signal, observe });
   const first = protocol.parseDown(structuredClone(lane.first));
   const report = await client.runRound(info, first, link, signal);
-  const result = (await lane.finish()) as LaneResult;
-  await lane.close();
-  return { report, result, ups, downs };
+  return { report, lane, ups, downs };
 }

@@ -19,7 +19,7 @@ import { float32 } from "../../runtime/index.ts";
 import { openFederation, type ToyDevice } from "./loopback.ts";
 import { openToy, type Toy, toyExamples } from "./toy.ts";
 
-const info: RoundInfo = { round: 1, attempt: 1, lane: 1, globalStep: 0 };
+const info: RoundInfo = { round: 1, attempt: 1, lane: 1, globalStep: 0, acceptedLane: 0 };
 const { signal } = new AbortController();
 const protocolOf = (name: string) =>
   builtInProtocols.find((protocol) => protocol.name === name) as AnyProtocol;
@@ -36,7 +36,11 @@ async function openRound(toy: Toy, task: Task, name: ToyDevice["protocol"]) {
   await federation.close();
   const protocol = protocolOf(name);
   const { engine, model, publicSet } = toy;
-  const server = await protocol.createServer({ task, engine, model, publicSet, log: () => {} });
+  const server = await protocol.createServer({
+    ...{ task, engine, model, publicSet },
+    after: () => () => {},
+    log: () => {},
+  });
   const assignment = { deviceId: "a", protocol: name, protocolVersion: 1, ...cut, reason: "" };
   const global = { round: 0, parameters: initialOf(task) };
   const lane = await server.openLane(assignment, info, global);
@@ -255,7 +259,7 @@ t.test("a device refuses answers that are not those of its step", async (t) => {
     publicSet: async () => publicSet,
     state: { read: async () => undefined, stage: async () => {} },
   });
-  const server = await protocol.createServer({ ...shared, publicSet });
+  const server = await protocol.createServer({ ...shared, publicSet, after: () => () => {} });
   const roundWith = async (change: (answer: Payload) => Payload) => {
     const lane = await server.openLane(assignment, info, { round: 0, parameters: initialOf(task) });
     const ask = async (up: Payload) => change((await lane.receive(up, signal)) as Payload);

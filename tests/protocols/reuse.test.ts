@@ -2,14 +2,16 @@
 import { isDeepStrictEqual } from "node:util";
 import fc from "fast-check";
 import t from "tap";
+import { builtInProtocols } from "../../protocols/index.ts";
 import { decodeCrossing } from "../../protocols/split/crossing.ts";
 import { gradientSender } from "../../protocols/split/gradient-sender.ts";
+import { deviceMemories } from "../../protocols/split/memories.ts";
 import { meetMemory, receiveRows, rowMemory, rowModes } from "../../protocols/split/reuse.ts";
 import { sendRows } from "../../protocols/split/row-sender.ts";
 import { rowStore } from "../../protocols/split/row-store.ts";
 import { adaptiveThreshold } from "../../protocols/split/threshold.ts";
 import { type Float32Tensor, float32, randomStream } from "../../runtime/index.ts";
-import { openFederation, type ToyDevice } from "./loopback.ts";
+import { openFederation, type Round, type ToyDevice } from "./loopback.ts";
 import { openToy, toyExamples } from "./toy.ts";
 
 const layout = { batch: 3, sequence: 4, hidden: 8 };
@@ -211,3 +213,80 @@ t.test(
     );
   },
 );
+
+t.test(
+  "what a lane left is gone on with only if it was accepted, at both ends alike",
+  async (t) => {
+    const toy = await openToy(t);
+    const device: ToyDevice = {
+      ...{ id: "a", protocol: "split", cutLayer: 1 },
+      train: toyExamples("a", 12),
+    };
+    const narrow = { activations: "int8", gradients: "int4", errorFeedback: true };
+    for (const options of [
+      { ...narrow, reuse: { threshold: "adaptive" } },
+      { ...narrow, uShape: true },
+    ]) {
+      const task = toy.task({ split: options, labelsMayLeave: true });
+      const contentOf = ({ global, devices }: Round) => {
+        const { ups, downs } = devices.get("a") ?? {};
+        return { global, ups, downs };
+      };
+      const attempts = await openFederation(toy, task, [device]);
+      const first = await attempts.round(attempts.start);
+      const rejected = await attempts.round(first.global, { accepted: false });
+      const repeated = await attempts.round(first.global);
+      const next = await attempts.round(repeated.global);
+      await attempts.close();
+      const federation = await openFederation(toy, task, [device]);
+      const alone = await federation.round(first.global);
+      const behind = await federation.round(alone.global);
+      await federation.close();
+      t.notOk(isDeepStrictEqual(contentOf(rejected), contentOf(alone)), "it went on from round 1");
+      t.ok(isDeepStrictEqual(contentOf(repeated), contentOf(alone)), "it begins with nothing");
+      t.ok(isDeepStrictEqual(contentOf(next), contentOf(behind)), "and is gone on with");
+    }
+  },
+);
+
+t.test("a coordinator forgets a device that has not come for ten rounds", async (t) => {
+  const toy = await openToy(t);
+  const task = toy.task({ split: { reuse: { threshold: 0.1 } } });
+  const cuts = { cutLayer: 1 };
+  const info = (round: number, acceptedLane: number) => {
+    return { round, attempt: 1, lane: round, globalStep: 0, acceptedLane };
+  };
+  for (const [fraction, away, isKnown] of [
+    [1, 10, true],
+    [1, 11, false],
+    [0.5, 20, true],
+    [0.5, 21, false],
+  ] as const) {
+    const memories = deviceMemories({ ...task, cohort: { ...task.cohort, fraction } });
+    const memory = memories.open("a", cuts, info(1, 0));
+    // Another's lane is what makes it forget.
+    memories.open("b", cuts, info(1 + away, 0));
+    t.equal(memories.open("a", cuts, info(1 + away, 1)) === memory, isKnown);
+  }
+  const memories = deviceMemories(task);
+  const memory = memories.open("a", cuts, info(1, 0));
+  t.not(memories.open("a", cuts, info(2, 0)), memory, "nor one whose lane was not accepted");
+});
+
+t.test("an estimate counts the rows of as many texts as there are", async (t) => {
+  const toy = await openToy(t);
+  const rows = { cacheBytes: 100_000, reuse: { threshold: 0.1 }, errorFeedback: true };
+  const task = toy.task({ split: { ...rows, uShape: true, tailLayers: 1 } });
+  const bare = toy.task({ split: { uShape: true, tailLayers: 1 } });
+  const protocol = builtInProtocols.find(({ name }) => name === "split");
+  const keptBytes = (texts: { train?: number; holdOut: number }) => {
+    const [kept = 0, none = 0] = [task, bare].map(
+      (one) => protocol?.estimate(one, { cutLayer: 1, ...texts }).peakMemoryBytes,
+    );
+    return kept - none;
+  };
+  // A text of 12 x 32 values takes 768 bytes in bf16 and 1536 in float32.
+  t.equal(keptBytes({ train: 20, holdOut: 5 }), 25 * 768 + 20 * 1536);
+  t.equal(keptBytes({ train: 100, holdOut: 5 }), 105 * 768 + 100_000);
+  t.equal(keptBytes({ holdOut: 5 }), 200_000, "as many as may be kept where nobody knows");
+});
