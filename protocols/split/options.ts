@@ -38,8 +38,8 @@ export const splitOptions = z
         threshold: z
           .union([z.enum(["off", "adaptive"]), z.number().positive().max(1)])
           .default("off"),
-        /** How the change of a text that moved is narrowed. */
-        changes: z.enum(denseEncodingNames).default("int4"),
+        /** How the change of a text that moved is narrowed; `topk` keeps as many values as the threshold asks for. */
+        changes: z.enum(encodingNames).default("topk"),
       })
       .prefault({}),
   })

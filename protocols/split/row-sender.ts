@@ -6,6 +6,7 @@ import { channelAxis } from "./crossing.ts";
 import { type RowMemory, type RowMessage, receiveRows, rowModes } from "./reuse.ts";
 import { joinRows, rowsOf } from "./row-store.ts";
 import { packRows, type RowLayout, rowSizes } from "./rows.ts";
+import { largestPart, nonZeroShare } from "./sparse-change.ts";
 
 /** How rows are sent. */
 export interface RowSenderOptions {
@@ -17,7 +18,7 @@ export interface RowSenderOptions {
   readonly encoding: EncodingName;
   /** Share of each channel's values that int8 sends apart. */
   readonly outliers: number;
-  /** How changes are narrowed. */
+  /** How changes are narrowed; `topk` sends as many values as bring a row within the threshold. */
   readonly changes: EncodingName;
 }
 
@@ -27,7 +28,7 @@ export function sendRows(
   activations: Float32Tensor,
   { lengths, texts }: Pick<RowMessage, "lengths" | "texts">,
 ): RowMessage {
-  const { memory, layout, encoding, changes, outliers } = options;
+  const { memory, layout, encoding, changes, outliers, threshold } = options;
   const rows = rowsOf(packRows(activations, lengths, layout), rowSizes(lengths, layout));
   const modes = chooseModes(options, rows, texts);
   const ofMode = (mode: number) =>
@@ -35,7 +36,8 @@ export function sendRows(
   const whole = ofMode(rowModes.whole).map(({ row }) => row);
   const changed = ofMode(rowModes.change).map(({ row, i }) => {
     const known = memory.store.get(texts[i] as number) as Float32Array;
-    return row.map((value, place) => value - (known[place] as number));
+    const change = row.map((value, place) => value - (known[place] as number));
+    return changes === "topk" ? largestPart(change, threshold * norm(row)) : change;
   });
   const parts: readonly (readonly [string, readonly Float32Array[], EncodingName])[] = [
     ["activations", whole, encoding],
@@ -45,11 +47,18 @@ export function sendRows(
   for (const [name, sent, narrowed] of parts) {
     if (sent.length === 0) continue;
     const joined = joinRows(sent, layout.hidden);
-    tensors.set(name, encodeTensor(joined, narrowed, { name, outliers, axis: channelAxis }));
+    const keepFraction = nonZeroShare(joined.data);
+    const settings = { name, outliers, keepFraction, axis: channelAxis };
+    tensors.set(name, encodeTensor(joined, narrowed, settings));
   }
   const message = { lengths, texts, modes, tensors };
   receiveRows(memory, layout, message).keep();
   return message;
+}
+
+/** L2, in float64. */
+function norm(values: Float32Array): number {
+  return Math.sqrt(values.reduce((sum, value) => sum + value * value, 0));
 }
 
 /** A text that comes twice in a batch travels once, unless dropout makes it another. */

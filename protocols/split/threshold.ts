@@ -38,5 +38,5 @@ export function adaptiveThreshold(stepsPerEpoch: number): Threshold {
   };
 }
 
-// Ten epochs of the embedded model send about 10% of float32 within these bounds; up to 0.15 they sent 5% and learned less.
-const bounds = { strictest: 0.01, widest: 0.04 };
+// Up to 0.15 ten epochs of the embedded model learned less.
+const bounds = { strictest: 0.02, widest: 0.06 };
