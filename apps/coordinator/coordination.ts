@@ -3,7 +3,7 @@ import type { Payload, ServerSide } from "../../protocols/index.ts";
 
 /** Where the seconds of a round went. */
 export interface RoundSeconds {
-  /** From the round's opening until the global model is scored. */
+  /** From the end of the round before until the new global model is saved. */
   readonly seconds: number;
   /** Of the coordinator's own training: distillation after the mean. */
   readonly refinementSeconds: number;
@@ -12,8 +12,8 @@ export interface RoundSeconds {
 }
 
 /**
- * What is left of a round beside its slowest device and the coordinator's own training: opening lanes, journal,
- * aggregation, checkpoint, scoring, and messages that start and end it. Never below 0.
+ * What is left of a round beside its slowest device and the coordinator's own training: revisions, opening
+ * lanes, journal, aggregation, checkpoint, a wait for the score before, and messages that start and end it. Never below 0.
  */
 export function coordinationSeconds(round: RoundSeconds): number {
   const { seconds, refinementSeconds, deviceSeconds } = round;

@@ -44,6 +44,24 @@ export interface RunPosition {
   readonly unaware: readonly string[];
 }
 
+/** Where a run stands when an attempt begins that nothing has interrupted. */
+export function freshPosition(
+  at: Pick<RunPosition, "round" | "attempt">,
+  unaware: readonly string[] = [],
+): RunPosition {
+  const none = new Map<string, never>();
+  return {
+    ...at,
+    isInterrupted: false,
+    cohort: undefined,
+    lanes: none,
+    buffer: [],
+    lastLanes: none,
+    acceptedLanes: none,
+    unaware,
+  };
+}
+
 /** Replays the journal. Pure. */
 export function positionOf(
   records: readonly JournalRecord[],
@@ -92,6 +110,7 @@ class Replay implements RunPosition {
         break;
       case "missed":
       case "revised":
+      case "scored":
         break;
       default:
         this.#amend(record);

@@ -50,8 +50,8 @@ t.test(
     );
     const { records } = synchronous;
     t.same(
-      ofKind(records, "closed").map(({ accuracy }) => accuracy),
-      closed.map(({ accuracy }) => accuracy),
+      ofKind(records, "scored").map(({ accuracy }) => accuracy),
+      ofKind(asynchronous.records, "scored").map(({ accuracy }) => accuracy),
     );
     t.same(await readdir(join(run("alone"), "journal", "uploads")), []);
   },
