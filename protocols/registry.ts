@@ -6,6 +6,7 @@ import { kd } from "./kd/index.ts";
 import { type Override, overriddenTask, overrideFor, overrideText, unheeded } from "./overrides.ts";
 import { type OwnModel, ownModelProblem, withOwnModel } from "./own-model.ts";
 import type { Payload, Protocol } from "./protocol.ts";
+import { costOf } from "./remembered-costs.ts";
 import {
   type Candidate,
   type Selection,
@@ -140,7 +141,7 @@ function candidatesOf(
       version,
       ...way,
       ...allowance,
-      cost: protocol.estimate(seen, { holdOut: offer.holdOut, ...way, ...allowance }),
+      cost: costOf(protocol, seen, { holdOut: offer.holdOut, ...way, ...allowance }),
       ...refusal,
     }));
 }

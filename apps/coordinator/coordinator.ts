@@ -7,6 +7,7 @@ import { openFleet } from "./fleet.ts";
 import type { Pace } from "./pace.ts";
 import { freshPosition, positionOf } from "./recovery.ts";
 import { createRevisions } from "./revisions.ts";
+import { rightOfWay } from "./right-of-way.ts";
 import { recordClosed, settleAttempt } from "./round-closing.ts";
 import { beginRound, cohortReady } from "./round-opening.ts";
 import { synchronousPace } from "./round-runner.ts";
@@ -29,8 +30,9 @@ export interface RunResult {
 export async function runCoordinator(options: CoordinatorOptions): Promise<RunResult> {
   const { prepared, transport, protocols, folder, signal, onEvent, log } = options;
   const { task, model, publicSet, testSet } = prepared;
-  const servers = createServers(protocols, { task, engine: options.engine, model, publicSet, log });
-  const scorer = await loadScorer(options.engine, modelSpec(task, model));
+  const { urgent, patient } = rightOfWay(options.engine);
+  const servers = createServers(protocols, { task, engine: urgent, model, publicSet, log });
+  const scorer = await loadScorer(patient, modelSpec(task, model));
   const { journal } = folder;
   const revisions = createRevisions({ task, protocols, journal, onEvent });
   const fleet = await openFleet({

@@ -1,5 +1,4 @@
-// The global model's score after each round, computed while the devices already train the next one. The coordinator's engine
-// runs one batch after another, so a lane that needs it waits for one batch at most.
+// The global model's score after each round, computed while the devices already train the next one.
 import type { Example, Parameters, Score, Scorer } from "../../runtime/index.ts";
 import type { OnEvent } from "./events.ts";
 import type { ClosedRecord, ScoredRecord } from "./journal.ts";
