@@ -4,7 +4,7 @@ import { type GlobalModel, initialOf, modelSpec } from "../../protocols/index.ts
 import { loadScorer, type Score } from "../../runtime/index.ts";
 import { asynchronousPace } from "./asynchronous.ts";
 import { openFleet } from "./fleet.ts";
-import type { Pace } from "./pace.ts";
+import type { EndedLane, Pace } from "./pace.ts";
 import { freshPosition, positionOf } from "./recovery.ts";
 import { createRevisions } from "./revisions.ts";
 import { rightOfWay } from "./right-of-way.ts";
@@ -77,7 +77,7 @@ async function runRounds(run: Run): Promise<RunResult> {
     const settled = await settleAttempt(run, global, outcome);
     if (settled.kind === "reopen") {
       onEvent({ kind: "reopened", round, reason: settled.reason });
-      await revisions.note(round, { ...outcome, decision: settled });
+      await revisions.note(round, outcome);
       position = freshPosition({ round, attempt: attempt + 1 });
       startedMs = performance.now();
       continue;
@@ -125,5 +125,10 @@ function paceOf(
   const { lastAccepted } = run.revisions;
   const options = { ...run, task, lastLanes, acceptedLanes, lastAccepted };
   const { asynchronous: settings } = task;
-  return settings ? asynchronousPace({ ...options, settings }) : synchronousPace(options);
+  if (!settings) return synchronousPace(options);
+  const reconsider = async (round: number, lanes: readonly EndedLane[]): Promise<void> => {
+    await run.revisions.note(round, { lanes });
+    await run.revisions.revise(run.fleet, round);
+  };
+  return asynchronousPace({ ...options, settings, reconsider });
 }

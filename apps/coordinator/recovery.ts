@@ -109,6 +109,10 @@ class Replay implements RunPosition {
         this.unaware = [];
         break;
       case "missed":
+        // Its device has given it up, and is started anew.
+        if (this.lanes.get(record.deviceId)?.lane === record.lane)
+          this.lanes.delete(record.deviceId);
+        break;
       case "revised":
       case "scored":
         break;

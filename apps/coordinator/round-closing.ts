@@ -101,7 +101,9 @@ function costsOf({
   readonly seconds: number;
 }): RoundCosts {
   const { refinementSeconds } = settled;
-  const deviceSeconds = outcome.lanes.map(({ report }) => report()?.trainSeconds ?? 0);
+  const deviceSeconds = outcome.lanes.map(
+    ({ lane, report }) => lane.openingSeconds + (report()?.trainSeconds ?? 0),
+  );
   const coordination = coordinationSeconds({ seconds, refinementSeconds, deviceSeconds });
   return { seconds, coordinationSeconds: coordination };
 }
