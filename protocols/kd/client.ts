@@ -55,7 +55,7 @@ export async function createKdClient(context: ClientContext): Promise<ClientSide
       const packed = packLogits(chooseLogits(ranked, choice), encoding);
       const fields = { ...packed.fields, examples: context.train.length, steps: trained.steps };
       await stageSections(state, {
-        ...endOf(parameters),
+        ...endOf(task, parameters),
         ...rememberMoments(context, trained.moments),
       });
       await link.send({ ...packed, kind: "knowledge", fields });
