@@ -43,7 +43,14 @@ export const exclusions: readonly Exclusion[] = [
     fields: ["aggregation.combine", "cohort.minimumDevices"],
     excludes: ({ aggregation: { combine, byzantine }, cohort }) =>
       combine === "krum" && cohort.minimumDevices < 2 * byzantine + 3,
-    reason: "krum needs at least 2 * aggregation.byzantine + 3 devices in every round",
+    reason:
+      "krum needs the updates of at least 2 * aggregation.byzantine + 3 devices in every round",
+  },
+  {
+    fields: ["aggregation.combine", "selection.order"],
+    excludes: ({ aggregation: { combine }, selection: { order } }) =>
+      combine === "krum" && order.every((name) => name === "kd"),
+    reason: "krum compares updates, and kd devices give none",
   },
   {
     fields: ["asynchronous", "aggregation.method"],

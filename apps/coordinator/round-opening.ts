@@ -1,10 +1,5 @@
 // How an attempt of a round begins: enough devices are there, those it asks are chosen, and both are written down.
-import {
-  chooseCohort,
-  chosenOf,
-  requireAggregationMemory,
-  shapesOf,
-} from "../../protocols/index.ts";
+import { aggregationPlaces, chooseCohort, chosenOf, shapesOf } from "../../protocols/index.ts";
 import type { RunPosition } from "./recovery.ts";
 import type { Run } from "./run.ts";
 
@@ -35,8 +30,6 @@ export async function beginRound(run: Run, position: RunPosition): Promise<RunPo
   const { round, attempt, isInterrupted } = position;
   const { rounds } = prepared.task.training;
   const cohort = isInterrupted ? position.cohort : askedBy(run, position);
-  const asked = cohort?.length ?? run.fleet.ready.size;
-  requireAggregationMemory(prepared.task.aggregation, asked, shapesOf(prepared.task));
   if (!isInterrupted)
     await folder.journal.append({ kind: "round", round, attempt, ...(cohort && { cohort }) });
   onEvent({ kind: "round", round, attempt, rounds, ...(cohort && { asked: cohort }) });
@@ -55,5 +48,6 @@ function askedBy(
     const seconds = chosenOf(selection)?.figures.find(({ name }) => name === "seconds")?.value;
     return { deviceId: id, seconds };
   });
-  return chooseCohort(candidates, cohort, { seed, round, attempt });
+  const mostDevices = aggregationPlaces(prepared.task.aggregation, shapesOf(prepared.task));
+  return chooseCohort(candidates, { ...cohort, mostDevices }, { seed, round, attempt });
 }

@@ -3,12 +3,15 @@
 import { defaultBackOff } from "../../broker/index.ts";
 import {
   advance,
+  aggregationPlaces,
   compareDeviceIds,
   decide,
   type GlobalModel,
   openRound,
   type RoundEvent,
+  shapesOf,
 } from "../../protocols/index.ts";
+import { createAdmission } from "./admission.ts";
 import { type Course, type DeskOptions, LaneDesk, laneKey } from "./lane-desk.ts";
 import type { AttemptOutcome, EndedLane, Pace } from "./pace.ts";
 import type { RunPosition } from "./recovery.ts";
@@ -36,6 +39,12 @@ async function runAttempt(
   const { round, attempt, cohort } = position;
   const { minimumDevices, roundDeadlineMs } = task.cohort;
   const origin = { round, attempt, global };
+  const places = aggregationPlaces(task.aggregation, shapesOf(task));
+  const admission = createAdmission(places, (deviceId) =>
+    options.log(
+      `${deviceId} is left out of round ${round}: aggregation.memoryBytes has room for the updates of ${places} devices`,
+    ),
+  );
   const changes = createRoundChanges();
   let state = openRound(round, attempt, cohort);
   const note = (event: RoundEvent) => {
@@ -43,10 +52,17 @@ async function runAttempt(
     changes.announce();
   };
   const course: Course = {
-    asks: (deviceId) => cohort === undefined || cohort.includes(deviceId),
+    asks: (deviceId) => (cohort?.includes(deviceId) ?? true) && admission.takes(deviceId),
     phaseOf: (deviceId) => state.lanes.get(deviceId),
-    joined: (deviceId) => note({ kind: "joined", deviceId }),
-    lost: (deviceId) => note({ kind: "lost", deviceId }),
+    joined: (deviceId) => {
+      // One that a restart brought back was not asked again.
+      admission.takes(deviceId);
+      note({ kind: "joined", deviceId });
+    },
+    lost: (deviceId) => {
+      admission.leaves(deviceId);
+      note({ kind: "lost", deviceId });
+    },
     delivered: async (deviceId) => note({ kind: "delivered", deviceId }),
     origin: async () => origin,
     goesOn: false,

@@ -41,6 +41,18 @@ const cases: Readonly<Record<string, { readonly wrong: Settings; readonly right:
     wrong: { aggregation: { combine: "krum", byzantine: 2 }, cohort: { minimumDevices: 6 } },
     right: { aggregation: { combine: "krum", byzantine: 2 }, cohort: { minimumDevices: 7 } },
   },
+  "aggregation.combine, selection.order": {
+    wrong: {
+      aggregation: { combine: "krum" },
+      cohort: { minimumDevices: 5 },
+      selection: { order: ["kd"] },
+    },
+    right: {
+      aggregation: { combine: "krum" },
+      cohort: { minimumDevices: 5 },
+      selection: { order: ["kd", "full"] },
+    },
+  },
   "full.errorFeedback, aggregation.method": {
     wrong: { full: { errorFeedback: true }, aggregation: { method: "stack" } },
     right: { full: { errorFeedback: true }, aggregation: { method: "ffa" } },
