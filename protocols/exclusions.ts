@@ -84,6 +84,17 @@ export const exclusions: readonly Exclusion[] = [
     reason: "krum compares whole updates, and those of different ranks have no distance",
   },
   {
+    fields: ["aggregation.combine", "adapter.ranks"],
+    excludes: ({ aggregation: { combine }, adapter }) =>
+      combine === "krum" && adapter.ranks !== undefined,
+    reason: "krum compares whole updates, and those of different ranks have no distance",
+  },
+  {
+    fields: ["adapter.ranks", "adapter.rank"],
+    excludes: ({ adapter: { rank, ranks = [] } }) => ranks.some((lower) => lower > rank),
+    reason: "a device trains the leading ranks of the adapter, it cannot have more",
+  },
+  {
     fields: ["assignments", "adapter.rank"],
     excludes: ({ assignments, adapter }) =>
       assignments.some(({ rank = adapter.rank }) => rank > adapter.rank),

@@ -105,7 +105,7 @@ function taskLimits({ execution: { memoryBytes }, selection: { limits } }: Task)
   return { ...limits, trainingMemoryBytes: Math.min(memoryBytes, trainingMemoryBytes) };
 }
 
-/** Every way a device could use a protocol: one for each cut, one for each mode, or one as a whole. */
+/** Every way a device could use a protocol: one for each cut, one for each rank and mode, or one as a whole. */
 function candidatesOf(
   protocol: AnyProtocol,
   task: Task,
@@ -128,8 +128,14 @@ function candidatesOf(
   );
   const allowed = protocol.allowance?.(task, offer);
   const allowance = allowed === undefined ? {} : { allowance: allowed };
-  const ways = cuts.flatMap((cut): Way[] =>
-    modes.map((mode) => (mode === "whole-float32" ? { ...own, ...cut } : { ...own, ...cut, mode })),
+  const ranks = heeds.includes("rank") && row?.rank === undefined ? ranksOf(task) : [{}];
+  const ways = cuts.flatMap((cut) =>
+    ranks.flatMap((rank) =>
+      modes.map((mode): Way => {
+        const way = { ...own, ...cut, ...rank };
+        return mode === "whole-float32" ? way : { ...way, mode };
+      }),
+    ),
   );
   return ways
     .filter(
@@ -144,6 +150,12 @@ function candidatesOf(
       cost: costOf(protocol, seen, { holdOut: offer.holdOut, ...way, ...allowance }),
       ...refusal,
     }));
+}
+
+/** The ranks that the task offers: its own first, which a way need not name. */
+function ranksOf({ adapter: { rank, ranks = [] } }: Task): Pick<Way, "rank">[] {
+  const lower = [...new Set(ranks)].filter((one) => one < rank);
+  return [{}, ...lower.map((one) => ({ rank: one }))];
 }
 
 /** An update of `full` stands for itself; what the others exchange belongs to one round and its one theta. */

@@ -125,3 +125,30 @@ t.test("a measured link reaches the next lane's allowance, and is no move", asyn
   t.same(given, [["b", uplinkBytes, { ...assignment, allowance }]]);
   t.same(told, []);
 });
+
+t.test(
+  "a device whose limit carries a lower rank only trains that one beside the others",
+  async (t) => {
+    const adapter = { rank: 4, alpha: 8, targets: ["c_attn"], ranks: [2] };
+    const ranked = await writeTask(world, "ranked", {
+      adapter,
+      cohort: { minimumDevices: 2 },
+      selection: { order: ["full"] },
+    });
+    const { task: ranks } = await prepareTask(await readTaskFile(ranked), world.cacheFolder);
+    const full = builtInProtocols.find(({ name }) => name === "full");
+    const limit = full?.estimate(ranks, { holdOut: 4, rank: 2 }).uplinkBytes ?? 0;
+    const small = { id: "b", budget: { uplinkBytesPerRound: 1.5 * limit } };
+    const ended = await federate(world, {
+      task: ranked,
+      run: run("ranked"),
+      devices: [{ id: "a" }, small],
+    });
+    const used = ended.records.flatMap((record) =>
+      record.kind === "lane" ? [`${record.deviceId} ${record.assignment.rank ?? 4}`] : [],
+    );
+    t.same(used.sort(), ["a 4", "a 4", "b 2", "b 2"]);
+    const config = await readFile(join(run("ranked"), "adapter", "adapter_config.json"), "utf8");
+    t.match(JSON.parse(config), { r: 4, lora_alpha: 8 });
+  },
+);
