@@ -13,7 +13,9 @@ import {
   placeUpdate,
   type UpdateBuffer,
 } from "../../protocols/index.ts";
-import { type Course, type DeskOptions, LaneDesk, type LaneOrigin, laneKey } from "./lane-desk.ts";
+import type { Course, DeskOptions, LaneOrigin } from "./course.ts";
+import { LaneDesk } from "./lane-desk.ts";
+import { laneKey } from "./lane-reports.ts";
 import { type JournaledLane, uploadPrefix } from "./open-lane.ts";
 import type { AttemptOutcome, EndedLane, Pace } from "./pace.ts";
 import type { RecordedLane, RunPosition } from "./recovery.ts";
@@ -110,8 +112,8 @@ class BufferedRounds implements Pace {
         const key = laneKey(deviceId, lane);
         this.#waiting.set(key, await this.#desk.reopen(recorded, await this.#originOf(recorded)));
         this.#counted.set(deviceId, labelOf(recorded.assignment));
-        if (report) this.#desk.reports.set(key, report);
-        else this.#desk.awaitReport(deviceId, lane);
+        if (report) this.#desk.said.reports.set(key, report);
+        else this.#desk.said.await(deviceId, lane);
         this.#buffer = { ...this.#buffer, updates: [...this.#buffer.updates, update] };
       }
       for (const recorded of position.lanes.values())
@@ -173,9 +175,9 @@ class BufferedRounds implements Pace {
 
   #lose(deviceId: string): void {
     const lane = this.#desk.lanes.get(deviceId);
-    const failure = this.#desk.failures.get(deviceId);
+    const failure = this.#desk.said.failures.get(deviceId);
     this.#phases.set(deviceId, "lost");
-    this.#desk.failures.delete(deviceId);
+    this.#desk.said.failures.delete(deviceId);
     if (lane && failure !== undefined) this.#failed.push({ lane, failure });
   }
 
@@ -217,7 +219,7 @@ class BufferedRounds implements Pace {
 
   #ended(lane: JournaledLane, isAccepted: boolean, staleness: number): EndedLane {
     const key = laneKey(lane.assignment.deviceId, lane.info.lane);
-    const report = () => this.#desk.reports.get(key);
+    const report = () => this.#desk.said.reports.get(key);
     return { lane, report, isAccepted, staleness };
   }
 }

@@ -12,7 +12,9 @@ import {
   shapesOf,
 } from "../../protocols/index.ts";
 import { createAdmission } from "./admission.ts";
-import { type Course, type DeskOptions, LaneDesk, laneKey } from "./lane-desk.ts";
+import type { Course, DeskOptions } from "./course.ts";
+import { LaneDesk } from "./lane-desk.ts";
+import { laneKey } from "./lane-reports.ts";
 import type { AttemptOutcome, EndedLane, Pace } from "./pace.ts";
 import type { RunPosition } from "./recovery.ts";
 import { createRoundChanges } from "./round-changes.ts";
@@ -89,7 +91,7 @@ async function runAttempt(
     const ended = endedLanes(desk, accepted).map((one) => {
       const { deviceId } = one.lane.assignment;
       const isLate = state.lanes.get(deviceId) === "open";
-      return { ...one, isLate, failure: desk.failures.get(deviceId) };
+      return { ...one, isLate, failure: desk.said.failures.get(deviceId) };
     });
     return { decision, lanes: ended };
   } finally {
@@ -107,12 +109,12 @@ export function awaitReturn(
   return setTimeout(() => desk.giveUp(awaited), returnMs);
 }
 
-function endedLanes({ lanes, reports }: LaneDesk, accepted: readonly string[]): EndedLane[] {
+function endedLanes({ lanes, said }: LaneDesk, accepted: readonly string[]): EndedLane[] {
   return [...lanes]
     .sort(([a], [b]) => compareDeviceIds(a, b))
     .map(([deviceId, lane]) => ({
       lane,
-      report: () => reports.get(laneKey(deviceId, lane.info.lane)),
+      report: () => said.reports.get(laneKey(deviceId, lane.info.lane)),
       isAccepted: accepted.includes(deviceId),
       staleness: 0,
     }));
