@@ -106,6 +106,23 @@ for (const moment of ["closed", "round", "scored"] as const) {
   });
 }
 
+t.test("an interruption while a round is scored ends the coordinator at once", async (t) => {
+  const broker = await startBroker({ log: () => {} });
+  t.teardown(() => broker.close());
+  const stopped = { world, task, folder: run("stopped") };
+  const running = coordinatorOf(t, stopped, ["--broker", broker.url]);
+  for (const one of devices) void deviceHere(t, stopped, one, { address: broker.url });
+  await journaled(stopped.folder, ({ kind }) => kind === "closed");
+  running.process.kill("SIGINT");
+  const { status, stdout, stderr } = await running.finished;
+  // The signal's own death where a batch was under way that nobody can stop politely.
+  const end = running.process.signalCode ?? status;
+  t.ok(end === "SIGINT" || end === 130, `${end}`);
+  t.equal(stdout, "");
+  t.notMatch(stderr, /error /);
+  t.same(roundsOf(await recordsOf(stopped.folder), "scored"), []);
+});
+
 t.test("rounds are scored one after another, journal and metrics in their order", async (t) => {
   const { folder, scorer, scoring, finish } = await openBench(t, []);
   scoring.begin(closedOf(1), parameters);
