@@ -22,6 +22,13 @@ export const cohortOptions = z
   })
   .prefault({});
 
+/** How many devices a round asks, and which ones. */
+export interface CohortChoice
+  extends Pick<z.output<typeof cohortOptions>, "fraction" | "choice" | "minimumDevices"> {
+  /** What the aggregation has room for; any number when left out. */
+  readonly mostDevices?: number;
+}
+
 /** A device that could be asked. */
 export interface CohortCandidate {
   readonly deviceId: string;
@@ -44,11 +51,13 @@ export interface CohortDraw {
  */
 export function chooseCohort(
   candidates: readonly CohortCandidate[],
-  cohort: Pick<z.output<typeof cohortOptions>, "fraction" | "choice" | "minimumDevices">,
+  cohort: CohortChoice,
   draw: CohortDraw,
 ): string[] {
   const keyOf = cohortKeys[cohort.choice];
-  const size = Math.max(cohort.minimumDevices, shareOf(cohort.fraction, candidates.length));
+  const { minimumDevices, fraction, mostDevices = Number.POSITIVE_INFINITY } = cohort;
+  const share = Math.max(minimumDevices, shareOf(fraction, candidates.length));
+  const size = Math.min(mostDevices, share);
   return candidates
     .map((candidate) => ({ id: candidate.deviceId, key: keyOf(candidate, draw) }))
     .sort((a, b) => (a.key === b.key ? compareDeviceIds(a.id, b.id) : a.key - b.key))

@@ -43,7 +43,14 @@ export const exclusions: readonly Exclusion[] = [
     fields: ["aggregation.combine", "cohort.minimumDevices"],
     excludes: ({ aggregation: { combine, byzantine }, cohort }) =>
       combine === "krum" && cohort.minimumDevices < 2 * byzantine + 3,
-    reason: "krum needs at least 2 * aggregation.byzantine + 3 devices in every round",
+    reason:
+      "krum needs the updates of at least 2 * aggregation.byzantine + 3 devices in every round",
+  },
+  {
+    fields: ["aggregation.combine", "selection.order"],
+    excludes: ({ aggregation: { combine }, selection: { order } }) =>
+      combine === "krum" && order.every((name) => name === "kd"),
+    reason: "krum compares updates, and kd devices give none",
   },
   {
     fields: ["asynchronous", "aggregation.method"],
@@ -75,6 +82,17 @@ export const exclusions: readonly Exclusion[] = [
     excludes: ({ aggregation: { combine }, assignments }) =>
       combine === "krum" && assignments.some(({ rank }) => rank !== undefined),
     reason: "krum compares whole updates, and those of different ranks have no distance",
+  },
+  {
+    fields: ["aggregation.combine", "adapter.ranks"],
+    excludes: ({ aggregation: { combine }, adapter }) =>
+      combine === "krum" && adapter.ranks !== undefined,
+    reason: "krum compares whole updates, and those of different ranks have no distance",
+  },
+  {
+    fields: ["adapter.ranks", "adapter.rank"],
+    excludes: ({ adapter: { rank, ranks = [] } }) => ranks.some((lower) => lower > rank),
+    reason: "a device trains the leading ranks of the adapter, it cannot have more",
   },
   {
     fields: ["assignments", "adapter.rank"],

@@ -6,11 +6,12 @@ import { applyUpdate } from "./aggregation/index.ts";
 import { readSection, type SectionChanges } from "./client-memory.ts";
 import type { EncodedTensor } from "./encoding/encoded.ts";
 import { encodeAll } from "./encoding/index.ts";
+import { marked } from "./model-mark.ts";
 import { decodeExactly, difference, outOfTurn, subset } from "./payload.ts";
 import { perGlobal } from "./per-global.ts";
 import { trainedPart } from "./plan.ts";
 import type { ClientState, GlobalModel } from "./protocol.ts";
-import type { TaskSettings } from "./task.ts";
+import type { Task, TaskSettings } from "./task.ts";
 import { encodeChange } from "./update-encoding.ts";
 
 /** Fields that go with global parameters. */
@@ -111,13 +112,10 @@ export async function receiveGlobal(
  * What a device remembers of the parameters it received in a round: what the next change is added to, and where a kd device
  * begins that was something else before. Nothing where they travel whole each time and nobody is given kd.
  */
-export function rememberGlobal(
-  task: TaskSettings,
-  theta: Parameters,
-  round: number,
-): SectionChanges {
+export function rememberGlobal(task: Task, theta: Parameters, round: number): SectionChanges {
   if (task.full.encoding === "float32" && !mayDistil(task)) return {};
-  return { theta: new Map([...trainedPart(task, theta), [roundName, float32([1], [round - 1])]]) };
+  const kept = new Map([...trainedPart(task, theta), [roundName, float32([1], [round - 1])]]);
+  return { theta: marked(task, kept) };
 }
 
 function mayDistil({ selection, assignments }: TaskSettings): boolean {

@@ -31,5 +31,5 @@ export * from "./round.ts";
 export * from "./selection.ts";
 export * from "./task.ts";
 export * from "./update-buffer.ts";
-export { labelOf, type Way, wayOf } from "./way.ts";
+export { type Allowance, labelOf, type Way, wayOf } from "./way.ts";
 export * from "./weight.ts";

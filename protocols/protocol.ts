@@ -78,6 +78,8 @@ export interface ClientContext {
   readonly task: Task;
   readonly deviceId: string;
   readonly assignment: Assignment;
+  /** Most bytes of the running round's messages: they follow the link while the rest of the assignment stays. That of `assignment` when left out. */
+  readonly allowance?: () => Allowance | undefined;
   readonly engine: Engine;
   readonly model: BaseModel;
   /** The device's private examples; they never leave it. */

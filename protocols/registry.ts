@@ -6,6 +6,7 @@ import { kd } from "./kd/index.ts";
 import { type Override, overriddenTask, overrideFor, overrideText, unheeded } from "./overrides.ts";
 import { type OwnModel, ownModelProblem, withOwnModel } from "./own-model.ts";
 import type { CostOptions, Payload, Protocol } from "./protocol.ts";
+import { costOf } from "./remembered-costs.ts";
 import {
   type Candidate,
   type Selection,
@@ -106,7 +107,7 @@ function taskLimits({ execution: { memoryBytes }, selection: { limits } }: Task)
   return { ...limits, trainingMemoryBytes: Math.min(memoryBytes, trainingMemoryBytes) };
 }
 
-/** Every way a device could use a protocol: one for each cut, one for each mode, or one as a whole. */
+/** Every way a device could use a protocol: one for each cut, one for each rank and mode, or one as a whole. */
 function candidatesOf(
   protocol: AnyProtocol,
   task: Task,
@@ -129,8 +130,14 @@ function candidatesOf(
   );
   const allowed = protocol.allowance?.(task, offer);
   const allowance = allowed === undefined ? {} : { allowance: allowed };
-  const ways = cuts.flatMap((cut): Way[] =>
-    modes.map((mode) => (mode === "whole-float32" ? { ...own, ...cut } : { ...own, ...cut, mode })),
+  const ranks = heeds.includes("rank") && row?.rank === undefined ? ranksOf(task) : [{}];
+  const ways = cuts.flatMap((cut) =>
+    ranks.flatMap((rank) =>
+      modes.map((mode): Way => {
+        const way = { ...own, ...cut, ...rank };
+        return mode === "whole-float32" ? way : { ...way, mode };
+      }),
+    ),
   );
   return ways
     .filter(
@@ -142,9 +149,15 @@ function candidatesOf(
       version,
       ...way,
       ...allowance,
-      cost: protocol.estimate(seen, { ...textsOf(offer), ...way, ...allowance }),
+      cost: costOf(protocol, seen, { ...textsOf(offer), ...way, ...allowance }),
       ...refusal,
     }));
+}
+
+/** The ranks that the task offers: its own first, which a way need not name. */
+function ranksOf({ adapter: { rank, ranks = [] } }: Task): Pick<Way, "rank">[] {
+  const lower = [...new Set(ranks)].filter((one) => one < rank);
+  return [{}, ...lower.map((one) => ({ rank: one }))];
 }
 
 /** An update of `full` stands for itself; what the others exchange belongs to one round and its one theta. */

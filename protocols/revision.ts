@@ -37,7 +37,7 @@ export interface Revision {
   readonly selection: Selection;
   /** The profile with what the device said last. */
   readonly profile: DeviceProfile;
-  readonly change:
+  readonly change: /** It goes on in its way, with the allowance that its link leaves now. */
     | { readonly kind: "none" }
     /** It moves, and why. */
     | { readonly kind: "moved"; readonly because: string }
@@ -63,7 +63,8 @@ export function revise(known: readonly AnyProtocol[], task: Task, facts: Revisio
   const fits = own?.feasible ?? false;
   const next = fits ? preferred(known, task, facts, { vetoes, table }) : now.assignment;
   const isElsewhere = next !== undefined && labelOf(next) !== label;
-  const stays = { assignment: current, selection: { ...now, assignment: current }, profile };
+  const goesOn = withAllowance(current, own?.candidate);
+  const stays = { assignment: goesOn, selection: { ...now, assignment: goesOn }, profile };
   if (isElsewhere) {
     const because = fits
       ? `${goodRounds} good rounds, and ${next.reason}`
@@ -78,6 +79,11 @@ export function revise(known: readonly AnyProtocol[], task: Task, facts: Revisio
   const isStruck = strikeOf(history, table) !== undefined;
   if (fits || next !== undefined || !isStruck) return { ...stays, change: { kind: "none" } };
   return { ...stays, change: { kind: "kept", because: againstText(own, label) } };
+}
+
+/** An assignment with the allowance that the same way has in a newer table. */
+function withAllowance(current: Assignment, own: Candidate | undefined): Assignment {
+  return own?.allowance === undefined ? current : { ...current, allowance: own.allowance };
 }
 
 /** A better way after enough good rounds in the present one, judged by the worst that they showed. */

@@ -27,7 +27,7 @@ export interface Assignment extends Way {
   readonly reason: string;
 }
 
-/** One way a device could take part, at its estimated cost: one for each cut that is possible and each mode that the task allows. */
+/** One way a device could take part, at its estimated cost: one for each cut that is possible and each rank and mode that the task allows. */
 export interface Candidate extends Way {
   readonly protocol: string;
   readonly version: number;
@@ -107,19 +107,24 @@ export interface Rejection extends Partial<RoundFigure> {
 }
 
 /**
- * The first feasible candidate in the task's order of protocols, then of modes; among several cuts of one protocol the
+ * The first feasible candidate in the task's order of protocols, then by the highest rank, then in its order of modes: a mode
+ * costs time, a lower rank what the device can learn. Among several cuts of one protocol the
  * one that takes the least memory, then the fewest FLOPs. A cut moves no bytes of activations, only work: every figure of the device rises with
  * it, and split is chosen where the owner left little room, so the room beside it is worth more than the deeper front.
  */
 export function selectAssignment(input: SelectionInput): Selection {
   const { deviceId, candidates, order, modes = [], override } = input;
-  const rank = ({ protocol }: Candidate) => {
-    const place = order.indexOf(protocol);
-    return place < 0 ? order.length : place;
+  const place = ({ protocol }: Candidate) => {
+    const at = order.indexOf(protocol);
+    return at < 0 ? order.length : at;
   };
+  const width = ({ rank: own = Number.MAX_SAFE_INTEGER }: Candidate) => own;
   const modeRank = ({ mode = "whole-float32" }: Candidate) => modes.indexOf(mode);
   const table = candidates
-    .toSorted((a, b) => rank(a) - rank(b) || modeRank(a) - modeRank(b) || lighter(a, b))
+    .toSorted(
+      (a, b) =>
+        place(a) - place(b) || width(b) - width(a) || modeRank(a) - modeRank(b) || lighter(a, b),
+    )
     .map((candidate) => judgeCandidate(candidate, input));
   const forced = override?.force ? table.find(onlyFiguresReject) : undefined;
   const chosen = table.find(({ feasible }) => feasible) ?? forced;
@@ -172,7 +177,7 @@ function lighter(a: Candidate, b: Candidate): number {
 
 /**
  * The chosen one; for every protocol without a feasible candidate why its first one is not, and why the chosen
- * protocol's preferred modes are not.
+ * protocol's preferred ranks and modes are not.
  */
 function reasonOf(chosen: CandidateVerdict, table: readonly CandidateVerdict[]): string {
   const label = labelOf(chosen.candidate);
@@ -180,10 +185,10 @@ function reasonOf(chosen: CandidateVerdict, table: readonly CandidateVerdict[]):
     table.filter(({ feasible }) => feasible).map(({ candidate }) => candidate.protocol),
   );
   const place = table.indexOf(chosen);
-  const refused = table.filter(({ candidate: { protocol, mode } }, i) => {
+  const refused = table.filter(({ candidate: { protocol, mode, rank } }, i) => {
     const isFirst = table.findIndex(({ candidate }) => candidate.protocol === protocol) === i;
-    const isPreferred =
-      i < place && protocol === chosen.candidate.protocol && mode !== chosen.candidate.mode;
+    const isOther = mode !== chosen.candidate.mode || rank !== chosen.candidate.rank;
+    const isPreferred = i < place && protocol === chosen.candidate.protocol && isOther;
     return isPreferred || (isFirst && !possible.has(protocol));
   });
   const takes = takesText(chosen);

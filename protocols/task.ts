@@ -44,13 +44,18 @@ export const taskSchema = z.strictObject({
     /** The base model's own head: texts are continued, there are no labels. */
     z.strictObject({ kind: z.literal("lm") }),
   ]),
-  adapter: adapterSchema.default({
-    rank: 8,
-    alpha: 16,
-    targets: ["c_attn"],
-    dropout: 0,
-    rsLora: false,
-  }),
+  adapter: adapterSchema
+    .extend({
+      /** Lower ranks that a device may be given where its memory or its link does not carry `rank`. */
+      ranks: z.array(z.int().min(1).max(256)).min(1).exactOptional(),
+    })
+    .default({
+      rank: 8,
+      alpha: 16,
+      targets: ["c_attn"],
+      dropout: 0,
+      rsLora: false,
+    }),
   training: z
     .strictObject({
       rounds: positiveInt.default(4),

@@ -54,9 +54,10 @@ export function taskOf(
     // Every device takes part in every round, unless the task says otherwise.
     cohort: { minimumDevices, ...cohort },
   };
+  const defaults = defaultsOf(own);
   return Object.entries(configuration.options)
     .filter(([name]) => fieldOf(name) !== publicSizeField)
-    .reduce<TaskInput>((input, [name, value]) => withField(input, fieldOf(name), value), own);
+    .reduce((input, [name, value]) => withField(input, fieldOf(name), { value, defaults }), own);
 }
 
 /** Public texts of a configuration. */
@@ -103,10 +104,22 @@ function unusable(configuration: Configuration, field: string, problem: string):
   });
 }
 
+/** The groups of the task with their defaults; none of a task that `checkedTask` will refuse. */
+function defaultsOf(own: TaskInput): Readonly<Record<string, unknown>> {
+  const parsed = taskSchema.safeParse(own);
+  return parsed.success ? parsed.data : {};
+}
+
 /** A copy with one field set; a group that the task leaves out starts from its defaults. */
-function withField(input: TaskInput, path: string, value: unknown): TaskInput {
+function withField(
+  input: TaskInput,
+  path: string,
+  {
+    value,
+    defaults,
+  }: { readonly value: unknown; readonly defaults: Readonly<Record<string, unknown>> },
+): TaskInput {
   const [group = "", ...rest] = path.split(".");
-  const defaults: Readonly<Record<string, unknown>> = taskSchema.parse(input);
   const start = { [group]: defaults[group], ...input };
   return setIn(start, [group, ...rest], value) as TaskInput;
 }

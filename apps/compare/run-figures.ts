@@ -2,7 +2,7 @@
 import type { DeviceProfile } from "../../devices/index.ts";
 import type { DeviceRoundReport } from "../control-messages.ts";
 import type { JournalRecord } from "../coordinator/journal.ts";
-import { acceptedRecords } from "../report/run-summary.ts";
+import { acceptedRecords, scoredRounds } from "../report/run-summary.ts";
 import {
   type NetworkLink,
   networkLinks,
@@ -31,7 +31,7 @@ interface DeviceRound {
 
 /** The figures of a run with at least one round. */
 export function figuresOf({ seed, runFolder, records, profiles }: FinishedRun): SeedFigures {
-  const { closed, lanes, reports } = acceptedRecords(records);
+  const { lanes, reports } = acceptedRecords(records);
   const laneOf = ({ deviceId, lane }: { readonly deviceId: string; readonly lane: number }) =>
     lanes.find((one) => one.deviceId === deviceId && one.lane === lane);
   const parts = reports.map((record) => {
@@ -40,9 +40,9 @@ export function figuresOf({ seed, runFolder, records, profiles }: FinishedRun): 
     const { report } = record;
     return { round: lane?.round, report, roundTrips, profile: profiles[record.deviceId] };
   });
-  const rounds = closed.map((record) => {
-    const own = parts.filter(({ round }) => round === record.round);
-    return roundFigures(record, own);
+  const rounds = scoredRounds(records).map((finished) => {
+    const own = parts.filter(({ round }) => round === finished.closed.round);
+    return roundFigures(finished, own);
   });
   const mean = (read: (report: DeviceRoundReport) => number) =>
     meanOf(parts.map(({ report }) => read(report)));
@@ -78,7 +78,7 @@ function transferSeconds(
 
 /**
  * Seconds of a round whose devices are each on a link of their own. The slowest device's work and transfer, and what
- * the round took beside its slowest device (opening, folding, scoring): devices compute and send at once, the
+ * the round took beside its slowest device (opening, folding): devices compute and send at once, the
  * coordinator waits for all.
  */
 export function secondsOn(
@@ -94,16 +94,19 @@ export function secondsOn(
   return Math.max(0, ...onLink) + Math.max(0, seconds - slowest);
 }
 
-type ClosedRecord = Extract<JournalRecord, { kind: "closed" }>;
+type ScoredRound = ReturnType<typeof scoredRounds>[number];
 
-function roundFigures(record: ClosedRecord, devices: readonly DeviceRound[]): RoundFigures {
-  const { round, seconds } = record;
+function roundFigures(
+  { closed, scored }: ScoredRound,
+  devices: readonly DeviceRound[],
+): RoundFigures {
+  const { round, seconds } = closed;
   const mean = (read: (report: DeviceRoundReport) => number) =>
     meanOf(devices.map(({ report }) => read(report)));
   const joules = meanOfAll(devices.map(estimatedJoules));
   return {
     round,
-    score: scoreIn(record).value,
+    score: scoreIn(scored).value,
     devices: devices.length,
     seconds,
     uplinkBytes: mean(({ uplinkBytes }) => uplinkBytes),

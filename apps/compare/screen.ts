@@ -69,7 +69,7 @@ function detailOf(told: ComparisonProgress): string {
   switch (event.kind) {
     case "round":
       return `, round ${event.round} of ${event.rounds}`;
-    case "closed": {
+    case "scored": {
       const { metric, value } = scoreIn(event);
       return `, round ${event.round}: ${scoreFormat(metric)(value)}`;
     }

@@ -9,10 +9,13 @@ import {
   dueUpdates,
   type GlobalModel,
   type LanePhase,
+  labelOf,
   placeUpdate,
   type UpdateBuffer,
 } from "../../protocols/index.ts";
-import { type Course, type DeskOptions, LaneDesk, type LaneOrigin, laneKey } from "./lane-desk.ts";
+import type { Course, DeskOptions, LaneOrigin } from "./course.ts";
+import { LaneDesk } from "./lane-desk.ts";
+import { laneKey } from "./lane-reports.ts";
 import { type JournaledLane, uploadPrefix } from "./open-lane.ts";
 import type { AttemptOutcome, EndedLane, Pace } from "./pace.ts";
 import type { RecordedLane, RunPosition } from "./recovery.ts";
@@ -22,6 +25,8 @@ import { awaitReturn } from "./round-runner.ts";
 /** What an asynchronous run needs. */
 export interface AsynchronousOptions extends DeskOptions {
   readonly settings: AsynchronousSettings;
+  /** Notes how lanes ended while a round still waits, and looks at the devices' assignments again. */
+  readonly reconsider: (round: number, lanes: readonly EndedLane[]) => Promise<void>;
 }
 
 /** Rounds that end whenever enough updates have come. */
@@ -38,6 +43,10 @@ class BufferedRounds implements Pace {
   readonly #waiting = new Map<string, JournaledLane>();
   /** Dropped since the last round ended. */
   #dropped: { readonly lane: JournaledLane; readonly staleness: number }[] = [];
+  /** Given up by their devices since the last round ended, each with the error's code. */
+  #failed: { readonly lane: JournaledLane; readonly failure: string }[] = [];
+  /** Label of the way in which the last lane of a device was done that counts, folded or not. */
+  readonly #counted = new Map<string, string>();
   /** What a device has to hear of its last lane. */
   readonly #news = new Map<string, { readonly lane: number; readonly staleness: number }>();
   #buffer: UpdateBuffer = { round: 1, updates: [] };
@@ -48,7 +57,8 @@ class BufferedRounds implements Pace {
 
   constructor(options: AsynchronousOptions) {
     this.#options = options;
-    this.#desk = new LaneDesk(options, this.#course());
+    const lastAccepted = (id: string) => this.#counted.get(id) ?? options.lastAccepted(id);
+    this.#desk = new LaneDesk({ ...options, lastAccepted }, this.#course());
   }
 
   async run(position: RunPosition, global: GlobalModel): Promise<AttemptOutcome> {
@@ -63,6 +73,7 @@ class BufferedRounds implements Pace {
       },
       beforeDeadline: async () => {
         await this.#desk.settleAll();
+        await this.#options.reconsider(this.#buffer.round, this.#failures());
         this.#retry();
       },
       deadlineMs: task.cohort.roundDeadlineMs,
@@ -100,8 +111,9 @@ class BufferedRounds implements Pace {
         const { deviceId, lane, report } = recorded;
         const key = laneKey(deviceId, lane);
         this.#waiting.set(key, await this.#desk.reopen(recorded, await this.#originOf(recorded)));
-        if (report) this.#desk.reports.set(key, report);
-        else this.#desk.awaitReport(deviceId, lane);
+        this.#counted.set(deviceId, labelOf(recorded.assignment));
+        if (report) this.#desk.said.reports.set(key, report);
+        else this.#desk.said.await(deviceId, lane);
         this.#buffer = { ...this.#buffer, updates: [...this.#buffer.updates, update] };
       }
       for (const recorded of position.lanes.values())
@@ -126,7 +138,7 @@ class BufferedRounds implements Pace {
       asks: () => true,
       phaseOf: (deviceId) => this.#phases.get(deviceId),
       joined: (deviceId) => this.#phases.set(deviceId, "open"),
-      lost: (deviceId) => this.#phases.set(deviceId, "lost"),
+      lost: (deviceId) => this.#lose(deviceId),
       delivered: (deviceId, lane) => this.#place(deviceId, lane),
       origin: () => this.#newest(),
       goesOn: true,
@@ -155,9 +167,18 @@ class BufferedRounds implements Pace {
     this.#buffer = placement.buffer;
     this.#waiting.set(laneKey(deviceId, lane), journaled);
     this.#news.delete(deviceId);
+    this.#counted.set(deviceId, labelOf(journaled.assignment));
     acceptedLanes.set(deviceId, lane);
     await folder.journal.append({ kind: "buffered", ...placement.update });
     this.#changes.announce();
+  }
+
+  #lose(deviceId: string): void {
+    const lane = this.#desk.lanes.get(deviceId);
+    const failure = this.#desk.said.failures.get(deviceId);
+    this.#phases.set(deviceId, "lost");
+    this.#desk.said.failures.delete(deviceId);
+    if (lane && failure !== undefined) this.#failed.push({ lane, failure });
   }
 
   /** A full buffer is about to be folded: a lane that begins now waits for what comes of it. */
@@ -184,12 +205,21 @@ class BufferedRounds implements Pace {
     });
     const dropped = this.#dropped.map(({ lane, staleness }) => this.#ended(lane, false, staleness));
     this.#dropped = [];
-    return [...folded, ...dropped];
+    return [...folded, ...dropped, ...this.#failures()];
+  }
+
+  /** The lanes that were given up; told once. */
+  #failures(): EndedLane[] {
+    const failed = this.#failed.map(({ lane, failure }) => {
+      return { ...this.#ended(lane, false, 0), failure };
+    });
+    this.#failed = [];
+    return failed;
   }
 
   #ended(lane: JournaledLane, isAccepted: boolean, staleness: number): EndedLane {
     const key = laneKey(lane.assignment.deviceId, lane.info.lane);
-    const report = () => this.#desk.reports.get(key);
+    const report = () => this.#desk.said.reports.get(key);
     return { lane, report, isAccepted, staleness };
   }
 }

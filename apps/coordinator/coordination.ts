@@ -3,17 +3,17 @@ import type { Payload, ServerSide } from "../../protocols/index.ts";
 
 /** Where the seconds of a round went. */
 export interface RoundSeconds {
-  /** From the round's opening until the global model is scored. */
+  /** From the end of the round before until the new global model is saved. */
   readonly seconds: number;
   /** Of the coordinator's own training: distillation after the mean. */
   readonly refinementSeconds: number;
-  /** What each device needed from its start message to its report, transfer and waiting for answers included. */
+  /** What each device needed from its start message to its report, transfer and waiting for answers included, and the protocol to make that message. */
   readonly deviceSeconds: readonly number[];
 }
 
 /**
- * What is left of a round beside its slowest device and the coordinator's own training: opening lanes, journal,
- * aggregation, checkpoint, scoring, and messages that start and end it. Never below 0.
+ * What is left of a round beside its slowest device and the coordinator's own training, distillation and the logits that it
+ * hands out: revisions, lanes, journal, aggregation, checkpoint, a wait for the score before, and messages that start and end it. Never below 0.
  */
 export function coordinationSeconds(round: RoundSeconds): number {
   const { seconds, refinementSeconds, deviceSeconds } = round;

@@ -46,7 +46,9 @@ export function eventText(event: RunEvent): string | undefined {
     case "reopened":
       return `round ${event.round} is opened again: ${event.reason}`;
     case "closed":
-      return `round ${event.round}: ${event.accepted.length} devices, ${scoreText(event)}, ${event.seconds.toFixed(1)} s`;
+      return `round ${event.round}: ${event.accepted.length} devices, ${event.seconds.toFixed(1)} s`;
+    case "scored":
+      return `after round ${event.round}: ${scoreText(event)}`;
     case "finished":
       return `finished with ${scoreText(event)}`;
     case "started":

@@ -53,12 +53,14 @@ export type RunEvent =
   /** Too many rounds were folded while the device trained: its update does not count. */
   | { readonly kind: "dropped"; readonly deviceId: string; readonly staleness: number }
   | { readonly kind: "reopened"; readonly round: number; readonly reason: string }
-  | (Score & {
+  | {
       readonly kind: "closed";
       readonly round: number;
       readonly accepted: readonly string[];
       readonly seconds: number;
-    })
+    }
+  /** What the global model is worth after a round; comes while the next one goes on. */
+  | (Score & { readonly kind: "scored"; readonly round: number })
   | (Score & { readonly kind: "finished" });
 
 /** Takes events; must not throw. */

@@ -79,18 +79,39 @@ export type JournalRecord =
       readonly from: string;
       readonly because: string;
     }
-  | (Score & {
-      readonly kind: "closed";
-      readonly round: number;
-      readonly attempt: number;
-      /** Lane of each device whose work was folded in, its last one if there were several, by device id. */
-      readonly accepted: Readonly<Record<string, number>>;
-      /** Every lane that was folded in, where one device may have several. */
-      readonly updates?: readonly BufferedUpdate[];
-      readonly seconds: number;
-    })
+  | ClosedRecord
+  | ScoredRecord
   /** The adapter is saved and the devices know it. */
   | { readonly kind: "finished" };
+
+/** A round whose global model is in a checkpoint. */
+export interface ClosedRecord extends RoundCosts {
+  readonly kind: "closed";
+  readonly round: number;
+  readonly attempt: number;
+  /** Lane of each device whose work was folded in, its last one if there were several, by device id. */
+  readonly accepted: Readonly<Record<string, number>>;
+  /** Every lane that was folded in, where one device may have several. */
+  readonly updates?: readonly BufferedUpdate[];
+  /** Of `stack`: the largest share of a layer's mean that the rank could not hold. */
+  readonly truncation?: number;
+}
+
+/** What a round took. */
+export interface RoundCosts {
+  /** From the end of the round before, or from when enough devices were there, until this one was folded and saved. */
+  readonly seconds: number;
+  /** The part of these that is neither a device's work nor distillation; absent in asynchronous runs. */
+  readonly coordinationSeconds?: number;
+}
+
+/** What the global model was worth after a closed round. Written before the next round is closed. */
+export type ScoredRecord = Score & {
+  readonly kind: "scored";
+  readonly round: number;
+  /** What the scoring took, while the next round went on. */
+  readonly scoringSeconds: number;
+};
 
 /** An append-only journal. */
 export interface Journal {
@@ -130,7 +151,7 @@ async function readLines(
   });
   const whole = text.slice(0, text.lastIndexOf("\n") + 1);
   const lines = whole.split("\n").slice(0, -1);
-  const records = lines.map((line, i) => parseLine(path, line, i + 1));
+  const records = lines.flatMap((line, i) => apart(parseLine(path, line, i + 1)));
   return { records, bytes: Buffer.byteLength(whole) };
 }
 
@@ -152,6 +173,16 @@ function journalOn(file: FileHandle, records: readonly JournalRecord[]): Journal
       await file.close();
     },
   };
+}
+
+/** Rounds were once closed and scored in one line. */
+function apart(record: JournalRecord): readonly JournalRecord[] {
+  if (record.kind !== "closed" || !("accuracy" in record || "perplexity" in record))
+    return [record];
+  const { accuracy, perplexity, ...closed } = record as ClosedRecord & Partial<Score>;
+  const score = accuracy === undefined ? { perplexity } : { accuracy };
+  const { round } = closed;
+  return [closed, { kind: "scored", round, ...(score as Score), scoringSeconds: 0 }];
 }
 
 function parseLine(path: string, line: string, number: number): JournalRecord {

@@ -47,6 +47,8 @@ export interface JournaledLane {
   readonly assignment: Assignment;
   readonly info: RoundInfo;
   readonly first: Payload;
+  /** What the protocol took to make `first`: kd computes the global model's logits. */
+  readonly openingSeconds: number;
   /** What the inbox must know of messages before a crash. */
   readonly progress: LaneProgress;
   /** Takes one message of the device. */
@@ -67,7 +69,9 @@ export function uploadPrefix({
 export async function openJournaledLane(options: LaneOptions): Promise<JournaledLane> {
   const { folder, protocol, server, assignment, info, global, recorded, device } = options;
   const { deviceId } = assignment;
+  const started = performance.now();
   const lane = await server.openLane(assignment, info, global);
+  const openingSeconds = (performance.now() - started) / 1000;
   const saved = recorded?.result
     ? await restoredResult(folder, deviceId, recorded.result)
     : undefined;
@@ -89,6 +93,7 @@ export async function openJournaledLane(options: LaneOptions): Promise<Journaled
     assignment,
     info,
     first: lane.first,
+    openingSeconds,
     progress,
     process: async (payload, sequence, signal) => {
       const answer = await lane.receive(protocol.parseUp(payload), signal);

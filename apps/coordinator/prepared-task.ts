@@ -1,7 +1,7 @@
 // A task with its model and data opened: what the coordinator computes with and what it announces.
 import { createHash } from "node:crypto";
 import { deflateRawSync } from "node:zlib";
-import { labelsOf, type Task } from "../../protocols/index.ts";
+import { labelsOf, requireAggregationMemory, shapesOf, type Task } from "../../protocols/index.ts";
 import {
   type BaseModel,
   type Example,
@@ -28,7 +28,7 @@ export interface PreparedTask {
   readonly publicBytes: Uint8Array;
 }
 
-/** Opens model and data; throws their errors (`MODEL_*`, `DATA_*`). */
+/** Opens model and data; throws their errors (`MODEL_*`, `DATA_*`), and `AGGREGATION_MEMORY_EXCEEDED` where not even the minimum of devices has room. */
 export async function prepareTask(file: TaskFile, cacheFolder: string): Promise<PreparedTask> {
   const { settings, data } = file;
   const modelFolder = file.modelFolder ?? embeddedModelFolder();
@@ -55,6 +55,7 @@ export async function prepareTask(file: TaskFile, cacheFolder: string): Promise<
       ...(publicRows.length > 0 ? { publicSet } : {}),
     },
   };
+  requireAggregationMemory(task.aggregation, task.cohort.minimumDevices, shapesOf(task));
   const labels = labelsOf(task);
   const sequence = settings.training.sequenceLength;
   return {

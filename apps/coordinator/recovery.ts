@@ -44,6 +44,24 @@ export interface RunPosition {
   readonly unaware: readonly string[];
 }
 
+/** Where a run stands when an attempt begins that nothing has interrupted. */
+export function freshPosition(
+  at: Pick<RunPosition, "round" | "attempt">,
+  unaware: readonly string[] = [],
+): RunPosition {
+  const none = new Map<string, never>();
+  return {
+    ...at,
+    isInterrupted: false,
+    cohort: undefined,
+    lanes: none,
+    buffer: [],
+    lastLanes: none,
+    acceptedLanes: none,
+    unaware,
+  };
+}
+
 /** Replays the journal. Pure. */
 export function positionOf(
   records: readonly JournalRecord[],
@@ -91,7 +109,12 @@ class Replay implements RunPosition {
         this.unaware = [];
         break;
       case "missed":
+        // Its device has given it up, and is started anew.
+        if (this.lanes.get(record.deviceId)?.lane === record.lane)
+          this.lanes.delete(record.deviceId);
+        break;
       case "revised":
+      case "scored":
         break;
       default:
         this.#amend(record);

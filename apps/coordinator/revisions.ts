@@ -1,4 +1,5 @@
 // What devices showed in a run's rounds, from the journal and as it goes on, and what becomes of their assignments.
+import { isDeepStrictEqual } from "node:util";
 import {
   type AnyProtocol,
   type Assignment,
@@ -22,8 +23,8 @@ import type { AttemptOutcome } from "./pace.ts";
 export interface Revisions {
   /** What a device that joins does: with rounds behind it, what these leave of its assignment. */
   assign(offer: DeviceOffer): Selection;
-  /** Notes what devices made of an attempt that has ended. */
-  note(round: number, outcome: AttemptOutcome): Promise<void>;
+  /** Notes what devices made of lanes that have ended. */
+  note(round: number, outcome: Pick<AttemptOutcome, "lanes">): Promise<void>;
   /** Label of the way in which the device's last accepted round was done. */
   lastAccepted(deviceId: string): string | undefined;
   /** Looks at every ready device again and writes down and announces what changes. */
@@ -74,7 +75,11 @@ export function createRevisions({
     const { id: deviceId, offer, assignment: current } = device;
     const { assignment, selection, profile, change } = revised(offer, current);
     if (change.kind === "kept") onEvent({ kind: "kept", deviceId, because: change.because });
-    if (change.kind !== "moved") return;
+    if (change.kind !== "moved") {
+      if (!isDeepStrictEqual(assignment, current))
+        fleet.reassign(deviceId, { assignment, selection, profile });
+      return;
+    }
     const [from, to] = [labelOf(current), labelOf(assignment)];
     const { because } = change;
     await journal.append({ kind: "revised", round, deviceId, assignment, from, because });

@@ -3,13 +3,18 @@
 import { defaultBackOff } from "../../broker/index.ts";
 import {
   advance,
+  aggregationPlaces,
   compareDeviceIds,
   decide,
   type GlobalModel,
   openRound,
   type RoundEvent,
+  shapesOf,
 } from "../../protocols/index.ts";
-import { type Course, type DeskOptions, LaneDesk, laneKey } from "./lane-desk.ts";
+import { createAdmission } from "./admission.ts";
+import type { Course, DeskOptions } from "./course.ts";
+import { LaneDesk } from "./lane-desk.ts";
+import { laneKey } from "./lane-reports.ts";
 import type { AttemptOutcome, EndedLane, Pace } from "./pace.ts";
 import type { RunPosition } from "./recovery.ts";
 import { createRoundChanges } from "./round-changes.ts";
@@ -36,6 +41,12 @@ async function runAttempt(
   const { round, attempt, cohort } = position;
   const { minimumDevices, roundDeadlineMs } = task.cohort;
   const origin = { round, attempt, global };
+  const places = aggregationPlaces(task.aggregation, shapesOf(task));
+  const admission = createAdmission(places, (deviceId) =>
+    options.log(
+      `${deviceId} is left out of round ${round}: aggregation.memoryBytes has room for the updates of ${places} devices`,
+    ),
+  );
   const changes = createRoundChanges();
   let state = openRound(round, attempt, cohort);
   const note = (event: RoundEvent) => {
@@ -43,10 +54,17 @@ async function runAttempt(
     changes.announce();
   };
   const course: Course = {
-    asks: (deviceId) => cohort === undefined || cohort.includes(deviceId),
+    asks: (deviceId) => (cohort?.includes(deviceId) ?? true) && admission.takes(deviceId),
     phaseOf: (deviceId) => state.lanes.get(deviceId),
-    joined: (deviceId) => note({ kind: "joined", deviceId }),
-    lost: (deviceId) => note({ kind: "lost", deviceId }),
+    joined: (deviceId) => {
+      // One that a restart brought back was not asked again.
+      admission.takes(deviceId);
+      note({ kind: "joined", deviceId });
+    },
+    lost: (deviceId) => {
+      admission.leaves(deviceId);
+      note({ kind: "lost", deviceId });
+    },
     delivered: async (deviceId) => note({ kind: "delivered", deviceId }),
     origin: async () => origin,
     goesOn: false,
@@ -73,7 +91,7 @@ async function runAttempt(
     const ended = endedLanes(desk, accepted).map((one) => {
       const { deviceId } = one.lane.assignment;
       const isLate = state.lanes.get(deviceId) === "open";
-      return { ...one, isLate, failure: desk.failures.get(deviceId) };
+      return { ...one, isLate, failure: desk.said.failures.get(deviceId) };
     });
     return { decision, lanes: ended };
   } finally {
@@ -91,12 +109,12 @@ export function awaitReturn(
   return setTimeout(() => desk.giveUp(awaited), returnMs);
 }
 
-function endedLanes({ lanes, reports }: LaneDesk, accepted: readonly string[]): EndedLane[] {
+function endedLanes({ lanes, said }: LaneDesk, accepted: readonly string[]): EndedLane[] {
   return [...lanes]
     .sort(([a], [b]) => compareDeviceIds(a, b))
     .map(([deviceId, lane]) => ({
       lane,
-      report: () => reports.get(laneKey(deviceId, lane.info.lane)),
+      report: () => said.reports.get(laneKey(deviceId, lane.info.lane)),
       isAccepted: accepted.includes(deviceId),
       staleness: 0,
     }));

@@ -1,6 +1,6 @@
 // The run folder: everything a run needs to go on after a crash, and everything it leaves behind.
 //   task.json  profiles.json  metrics.jsonl  journal/  checkpoints/  adapter/  report.json  report.html
-import { appendFile, mkdir, readdir, readFile, rm } from "node:fs/promises";
+import { mkdir, readdir, readFile, rm } from "node:fs/promises";
 import { join } from "node:path";
 import type { DeviceBudget, DeviceProfile } from "../../devices/index.ts";
 import {
@@ -19,6 +19,7 @@ import {
 import { type Checkpoints, openCheckpoints } from "./checkpoints.ts";
 import { coordinatorErrors } from "./errors.ts";
 import { type Journal, journalFile, openJournal } from "./journal.ts";
+import { type Metrics, openMetrics } from "./metrics.ts";
 import { lockRunFolder } from "./run-lock.ts";
 
 /** A run folder that this process owns. */
@@ -39,7 +40,7 @@ export interface RunFolder {
   readUpdate(name: string): Promise<Parameters>;
   /** Forgets the payloads of rounds that are closed, all but those that are still needed. */
   clearUploads(isNeeded: (name: string) => boolean): Promise<void>;
-  appendMetrics(line: object): Promise<void>;
+  readonly metrics: Metrics;
   /** Notes profile and budget of devices; those noted before stay. */
   saveProfiles(devices: Iterable<DeviceFacts>): Promise<void>;
   close(): Promise<void>;
@@ -93,7 +94,7 @@ export async function openRunFolder(path: string, task: Task): Promise<RunFolder
         for (const name of await readdir(uploads))
           if (!isNeeded(name)) await rm(upload(name), { force: true });
       },
-      appendMetrics: (line) => appendFile(join(path, "metrics.jsonl"), `${JSON.stringify(line)}\n`),
+      metrics: await openMetrics(join(path, "metrics.jsonl"), journal.records),
       saveProfiles: (devices) => saveProfiles(join(path, "profiles.json"), devices),
       close: async () => {
         await journal.close();
@@ -106,12 +107,14 @@ export async function openRunFolder(path: string, task: Task): Promise<RunFolder
   }
 }
 
+/** Written again only when something was added: every round asks. */
 async function saveProfiles(path: string, devices: Iterable<DeviceFacts>): Promise<void> {
   const known = await readFile(path, "utf8").catch(() => "{}");
   const facts = new Map(Object.entries(JSON.parse(known) as Record<string, unknown>));
   for (const { id, profile, budget } of devices) facts.set(id, { profile, budget });
   const inOrder = [...facts].sort(([a], [b]) => compareDeviceIds(a, b));
-  await writeFileAtomic(path, `${JSON.stringify(Object.fromEntries(inOrder), undefined, 2)}\n`);
+  const text = `${JSON.stringify(Object.fromEntries(inOrder), undefined, 2)}\n`;
+  if (text !== known) await writeFileAtomic(path, text);
 }
 
 async function checkTask(path: string, task: Task): Promise<void> {

@@ -52,7 +52,7 @@ export function screenAfter(state: ScreenState, input: ScreenInput, nowMs: numbe
       return { ...state, stage: `waiting for boards: ${input.ready} of ${input.needed} are ready` };
     case "round":
       return { ...state, stage: "training", round: input.round, rounds: input.rounds };
-    case "closed": {
+    case "scored": {
       const { round, accuracy } = input;
       return { ...state, accuracies: new Map(state.accuracies).set(round, accuracy ?? 0) };
     }
@@ -63,6 +63,7 @@ export function screenAfter(state: ScreenState, input: ScreenInput, nowMs: numbe
       return { ...state, baselines: new Map(state.baselines).set(name, { step, steps }) };
     }
     case "resumed":
+    case "closed":
     case "reopened":
       return state;
     default: {

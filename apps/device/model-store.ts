@@ -34,11 +34,13 @@ export async function findModels(task: Task, places: ModelPlaces): Promise<Found
   if (!ownModel) return { base: await findModel(task, places), own: undefined };
   const opened = await openModelAndTokenizer(ownModel.folder, cacheFolder);
   const { model, tokenizer } = opened;
+  // Of ranks there is no choice for a model whose parameters never travel.
+  const { ranks: _, ...shared } = task.adapter;
   const facts: OwnModel = {
     modelSha256: model.sha256,
     tokenizerSha256: tokenizer.sha256,
     config: model.config,
-    adapter: ownModel.adapter ?? task.adapter,
+    adapter: ownModel.adapter ?? shared,
   };
   const base = await findModel(task, places).catch((error: unknown) => {
     if (error instanceof TrifoldError && error.code === "DEVICE_MODEL_MISSING") return undefined;

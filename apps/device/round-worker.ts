@@ -9,6 +9,7 @@ import {
 } from "../../broker/index.ts";
 import type { BoardState } from "../../devices/index.ts";
 import {
+  type Allowance,
   type AnyProtocol,
   type Assignment,
   type ClientSide,
@@ -85,6 +86,7 @@ class StandingWorker implements RoundWorker {
   #lane = 0;
   #runningLane = 0;
   #isReassigned = false;
+  #allowance: Allowance | undefined;
   #stop = new AbortController();
   #running: Promise<void> = Promise.resolve();
   #loaded: LoadedClient | undefined;
@@ -127,6 +129,7 @@ class StandingWorker implements RoundWorker {
     if (signal.aborted) return;
     this.#runningLane = place.lane;
     this.#isReassigned = round.isReassigned;
+    this.#allowance = round.assignment.allowance;
     onActivity(round.assignment.protocol, round.info);
     try {
       const report = await this.#train(round, place, signal);
@@ -229,11 +232,12 @@ class StandingWorker implements RoundWorker {
     return fetched;
   }
 
-  /** The protocol's device end; it stays loaded while the assignment stays. */
+  /** The protocol's device end; it stays loaded while all of the assignment stays but its allowance. */
   async #clientFor(assignment: Assignment): Promise<LoadedClient> {
     const { protocols, deviceId, engine, workplace, publicSet, log } = this.#options;
     const { protocol: name, protocolVersion } = assignment;
-    const key = JSON.stringify([name, protocolVersion, wayOf(assignment)]);
+    const { allowance: _, ...way } = wayOf(assignment);
+    const key = JSON.stringify([name, protocolVersion, way]);
     if (this.#loaded?.key === key) return this.#loaded;
     await this.#loaded?.client.close();
     this.#loaded = undefined;
@@ -245,6 +249,7 @@ class StandingWorker implements RoundWorker {
       task,
       deviceId,
       assignment,
+      allowance: () => this.#allowance,
       engine,
       model,
       train,

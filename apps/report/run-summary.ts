@@ -1,7 +1,12 @@
 // What a run amounts to, from its journal: per device and per round. Pure; every figure was journaled.
 import { labelOf, type RoundCost, type Way, wayOf } from "../../protocols/index.ts";
 import type { Score } from "../../runtime/index.ts";
-import type { JournalRecord } from "../coordinator/journal.ts";
+import type {
+  ClosedRecord,
+  JournalRecord,
+  RoundCosts,
+  ScoredRecord,
+} from "../coordinator/journal.ts";
 
 /** One device over all its accepted rounds. */
 export interface DeviceSummary extends Way {
@@ -33,11 +38,13 @@ export interface DeviceSummary extends Way {
 }
 
 /** One finished round, and what the global model was worth after it. */
-export type RoundSummary = Score & {
-  readonly round: number;
-  readonly devices: readonly string[];
-  readonly seconds: number;
-};
+export type RoundSummary = Score &
+  RoundCosts & {
+    readonly round: number;
+    readonly devices: readonly string[];
+    /** What the scoring took, while the next round went on. */
+    readonly scoringSeconds: number;
+  };
 
 /** A device that was given something else to do. */
 export interface RevisionSummary {
@@ -58,7 +65,7 @@ export interface RunSummary {
 
 /** The records of what was folded into the global model; work that was given up or came late is left out. */
 export interface AcceptedRecords {
-  readonly closed: readonly Extract<JournalRecord, { kind: "closed" }>[];
+  readonly closed: readonly ClosedRecord[];
   readonly lanes: readonly LaneRecord[];
   readonly reports: readonly ReportRecord[];
 }
@@ -82,9 +89,22 @@ export function acceptedRecords(records: readonly JournalRecord[]): AcceptedReco
   };
 }
 
+/** The finished rounds whose score is known: all but perhaps the last one of a run that goes on. */
+export function scoredRounds(
+  records: readonly JournalRecord[],
+): readonly { readonly closed: ClosedRecord; readonly scored: ScoredRecord }[] {
+  const scores = new Map(
+    records.flatMap((record) => (record.kind === "scored" ? [[record.round, record]] : [])),
+  );
+  return records.flatMap((closed) => {
+    const scored = closed.kind === "closed" ? scores.get(closed.round) : undefined;
+    return closed.kind === "closed" && scored ? [{ closed, scored }] : [];
+  });
+}
+
 /** Sums up the accepted lanes of a journal; devices in id order. */
 export function summarise(records: readonly JournalRecord[]): RunSummary {
-  const { closed, lanes, reports } = acceptedRecords(records);
+  const { lanes, reports } = acceptedRecords(records);
   const ids = [...new Set(lanes.map(({ deviceId }) => deviceId))].sort();
   return {
     revisions: records.flatMap((record) => {
@@ -98,9 +118,12 @@ export function summarise(records: readonly JournalRecord[]): RunSummary {
         reports.filter(({ deviceId }) => deviceId === id),
       ),
     ),
-    rounds: closed.map(({ kind: _, attempt: __, accepted: folded, ...round }) => {
-      return { ...round, devices: Object.keys(folded).sort() };
-    }),
+    rounds: scoredRounds(records).map(
+      ({ closed: { kind: _, attempt: __, accepted: folded, ...round }, scored }) => {
+        const { kind: ___, ...score } = scored;
+        return { ...round, ...score, devices: Object.keys(folded).sort() };
+      },
+    ),
   };
 }
 

@@ -61,7 +61,7 @@ export async function runVirtualFederation(options: VirtualFederation): Promise<
       run: runFolder,
       federation,
       listen: "mqtt://127.0.0.1:0",
-      // Boards wait while the coordinator closes a round, so it may use what they leave.
+      // Boards wait while the coordinator folds a round, so it may use what they leave.
       threads: 2,
       cacheFolder,
       signal,

@@ -46,6 +46,14 @@ export function aggregationBytes(
   return devices * values * Float32Array.BYTES_PER_ELEMENT;
 }
 
+/** The most devices whose updates a round of such tensors can keep at once; infinite for a stream. */
+export function aggregationPlaces(
+  options: AggregationOptions,
+  shapes: ReadonlyMap<string, readonly number[]>,
+): number {
+  return Math.floor(options.memoryBytes / aggregationBytes(options, 1, shapes));
+}
+
 /** Throws `AGGREGATION_MEMORY_EXCEEDED` when a round of so many devices would keep more than the task allows. */
 export function requireAggregationMemory(
   options: AggregationOptions,

@@ -2,6 +2,7 @@
 export {
   type Aggregator,
   aggregationBytes,
+  aggregationPlaces,
   aggregators,
   openAggregation,
   requireAggregationMemory,

@@ -22,7 +22,7 @@ export function krum(contributions: readonly Contribution[], byzantine: number):
   const updates = byDevice(contributions);
   const devices = [...updates.keys()];
   if (devices.length < 2 * byzantine + 3) {
-    const text = `${devices.length} devices contributed, krum with ${byzantine} byzantine ones needs ${2 * byzantine + 3}`;
+    const text = `${devices.length} devices contributed, krum with ${byzantine} byzantine ones needs ${2 * byzantine + 3}; kd devices contribute no update`;
     throw protocolErrors.error("AGGREGATION_TOO_FEW", text);
   }
   checkAlike(updates);

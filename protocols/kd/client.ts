@@ -19,7 +19,8 @@ import { chooseLogits } from "./top-k.ts";
 /** Loads a whole local model; it stays on the device from round to round and never travels. */
 export async function createKdClient(context: ClientContext): Promise<ClientSide<KdDown, KdUp>> {
   const { task, engine, model, deviceId, state } = context;
-  const { mode = "whole-float32", allowance } = context.assignment;
+  const { mode = "whole-float32" } = context.assignment;
+  const { allowance = () => context.assignment.allowance } = context;
   const publicSet = await context.publicSet();
   const local = await openLocalModel(context);
   const spec = await specInMode(modelSpec(task, model), mode);
@@ -50,11 +51,11 @@ export async function createKdClient(context: ClientContext): Promise<ClientSide
       const { parameters } = trained;
       const ranked = await rankedOpinion(task, rows, { predictor, parameters, signal });
       const { encoding } = task.kd;
-      const choice = { task, encoding, mostBytes: allowance?.uplinkBytes };
+      const choice = { task, encoding, mostBytes: allowance()?.uplinkBytes };
       const packed = packLogits(chooseLogits(ranked, choice), encoding);
       const fields = { ...packed.fields, examples: context.train.length, steps: trained.steps };
       await stageSections(state, {
-        ...endOf(parameters),
+        ...endOf(task, parameters),
         ...rememberMoments(context, trained.moments),
       });
       await link.send({ ...packed, kind: "knowledge", fields });

@@ -2,7 +2,9 @@
 import { mkdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import t from "tap";
-import { chooseCohort } from "../../protocols/index.ts";
+import { prepareTask } from "../../apps/coordinator/prepared-task.ts";
+import { readTaskFile } from "../../apps/coordinator/task-file.ts";
+import { aggregationBytes, chooseCohort, shapesOf } from "../../protocols/index.ts";
 import { federate, makeWorld, type SmallDevice, writeTask } from "./small-federation.ts";
 
 const root = t.testdir();
@@ -74,5 +76,39 @@ t.test(
     const drawn = rounds.flatMap(({ kind, cohort: chosen }) => (kind === "round" ? [chosen] : []));
     t.ok(drawn.every((chosen) => chosen.length === 1));
     t.ok(new Set(drawn.flat()).size > 1, `${drawn.join(" ")}: another device had its turn`);
+  },
+);
+
+t.test(
+  "a device beyond what the aggregation's memory carries is left out, and told why",
+  async (t) => {
+    const plain = await writeTask(world, "plain", { cohort: { minimumDevices: 2 } });
+    const { task } = await prepareTask(await readTaskFile(plain), world.cacheFolder);
+    const aggregation = { ...task.aggregation, combine: "median" } as const;
+    const memoryBytes = aggregationBytes(aggregation, 2, shapesOf(task));
+    const settings = (bytes: number) => ({
+      aggregation: { combine: "median", memoryBytes: bytes },
+      cohort: { minimumDevices: 2 },
+    });
+    const tight = await writeTask(world, "tight", settings(memoryBytes));
+    const devices = ["a", "b", "c"].map((id) => ({ id }));
+    const { events, log } = await federate(world, { task: tight, run: run("tight"), devices });
+    const closed = events.flatMap((event) => (event.kind === "closed" ? [event.accepted] : []));
+    t.same(
+      closed.map(({ length }) => length),
+      [2, 2],
+    );
+    t.notOk(events.some(({ kind }) => kind === "reopened"));
+    const told = log.filter((line) =>
+      /left out of round \d: .*room for the updates of 2/.test(line),
+    );
+    t.equal(told.length, 2, "once a round");
+    const tighter = await readTaskFile(
+      await writeTask(world, "tighter", settings(memoryBytes - 1)),
+    );
+    await t.rejects(prepareTask(tighter, world.cacheFolder), {
+      code: "AGGREGATION_MEMORY_EXCEEDED",
+      message: /2 devices: median needs/,
+    });
   },
 );

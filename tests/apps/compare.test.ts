@@ -195,10 +195,13 @@ t.test("a folder of other texts is refused, and so are wrong files and options",
   await t.rejects(run({ ...plan, rowsPerDevice: 20 }), { code: "COMPARISON_CHANGED" });
   const swept = async (text: string) => {
     const frameworks = ["split"] as const;
-    return run(await readComparison(file, { frameworks, sweep: parseSweep(text) }));
+    const sweep = Object.assign({}, ...text.split(" ").map(parseSweep));
+    return run(await readComparison(file, { frameworks, sweep }));
   };
   const option = { code: "OPTION_INVALID" };
   await t.rejects(swept("rank=x"), { ...option, message: /split rank=x: adapter.rank: / });
+  const first = /split rank=0 training\.localSteps=2: adapter\.rank: /;
+  await t.rejects(swept("rank=0 training.localSteps=2"), { ...option, message: first });
   await t.rejects(swept("split.no=1"), { ...option, message: /split.no/ });
   await t.rejects(swept("cut=9"), { code: "TASK_FILE_INVALID", message: /cutLayer/ });
   const written = async (name: string, changed: object) => {

@@ -38,12 +38,12 @@ t.test("only accepted lanes count, summed over rounds", async (t) => {
       // Lane 1 was given up; lane 2 is the one that was folded in.
       lane("a", 1, 2),
       report("a", 2, { uplinkBytes: 900, flops: 4e9, peakMemoryBytes: 9e6, accuracy: 0.5 }),
-      closed(1, { a: 2 }, 0.6),
+      ...closed(1, { a: 2 }, 0.6),
       { kind: "round", round: 2, attempt: 1 },
       lane("a", 2, 3),
       report("a", 3, { uplinkBytes: 1100, flops: 4e9, peakMemoryBytes: 7e6, accuracy: 0.75 }),
       lane("late", 2, 1),
-      closed(2, { a: 3 }, 0.8),
+      ...closed(2, { a: 3 }, 0.8),
     ],
     task,
   );
@@ -107,6 +107,7 @@ t.test("runs without rounds, with many, and with odd figures still make sound pa
     devices: ["pi"],
     accuracy: 0.02 * i,
     seconds: 0,
+    scoringSeconds: 0,
   }));
   const nothing = {
     uplinkBytes: 0,
@@ -156,7 +157,7 @@ function sample(): RunReport {
       { kind: "round", round: 1, attempt: 1 },
       lane("pi", 1, 1),
       report("pi", 1, { ...measured, accuracy: 0.5 }),
-      closed(1, { pi: 1 }, 0.8),
+      ...closed(1, { pi: 1 }, 0.8),
     ],
     task,
     {
@@ -194,8 +195,11 @@ function closed(
   round: number,
   accepted: Readonly<Record<string, number>>,
   accuracy: number,
-): JournalRecord {
-  return { kind: "closed", round, attempt: 1, accepted, accuracy, seconds: 10 };
+): readonly JournalRecord[] {
+  return [
+    { kind: "closed", round, attempt: 1, accepted, seconds: 10 },
+    { kind: "scored", round, accuracy, scoringSeconds: 1 },
+  ];
 }
 
 /** Tags that are closed in the wrong order or never; void elements and `<tag/>` need not be. */

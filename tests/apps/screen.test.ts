@@ -33,8 +33,8 @@ t.test("a board's row follows it from joining to its report", async (t) => {
   t.match(row(...story), /kd +loss 0\.374, 10\.4 s, 27\.1 kB up +Rasp/);
   t.match(row(...story, { kind: "lost", deviceId, reason: "" }), /left out of this round/);
   t.match(row(...story, { kind: "gone", deviceId }), /gone/);
-  const round = { accepted: [deviceId], accuracy: 0.5, seconds: 1 };
-  story.push({ kind: "closed", round: 3, ...round }, { kind: "gone", deviceId });
+  story.push({ kind: "closed", round: 3, accepted: [deviceId], seconds: 1 });
+  story.push({ kind: "scored", round: 3, accuracy: 0.5 }, { kind: "gone", deviceId });
   t.match(row(...story), /kd +loss 0\.374/, "it leaves after the last of the three rounds");
 });
 
@@ -55,11 +55,17 @@ t.test("the head shows the time, the stage, the round and every accuracy so far"
   inputs.push(
     { kind: "waiting", ready: 1, needed: 4 },
     { kind: "round", round: 1, attempt: 1, rounds: 3 },
-    { ...closed, round: 1, accuracy: 0.5 },
+    { ...closed, round: 1 },
     { kind: "round", round: 2, attempt: 1, rounds: 3 },
   );
+  t.same(linesAfter(inputs), ["0:05  training", "round 2 of 3   accuracy  -"]);
+  inputs.push({ kind: "scored", round: 1, accuracy: 0.5 });
   t.same(linesAfter(inputs), ["0:05  training", "round 2 of 3   accuracy  0.500"]);
-  inputs.push({ ...closed, round: 2, accuracy: 0.75 }, { kind: "finished", accuracy: 0.75 });
+  inputs.push(
+    { ...closed, round: 2 },
+    { kind: "scored", round: 2, accuracy: 0.75 },
+    { kind: "finished", accuracy: 0.75 },
+  );
   t.same(linesAfter(inputs), ["0:05  finished", "round 2 of 3   accuracy  0.500  0.750"]);
 });
 

@@ -20,6 +20,8 @@ t.test("a fraction is rounded up and never falls below the minimum", async (t) =
   t.equal(sizeOf(0.3, 5), 5, "the minimum wins");
   t.equal(sizeOf(0.3, 99), 10, "no more than there are");
   t.equal(sizeOf(1, 1), 10);
+  const roomFor = { ...random(0.8), mostDevices: 3 };
+  t.equal(chooseCohort(ten, roomFor, draw(1)).length, 3, "nor more than there is room for");
   const hundred = Array.from({ length: 100 }, (_, i) => ({ deviceId: `${i}`, seconds: 1 }));
   t.equal(chooseCohort(hundred, random(0.07), draw(1)).length, 7, "0.07 * 100 > 7 in binary");
 });

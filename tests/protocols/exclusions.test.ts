@@ -33,6 +33,22 @@ const cases: Readonly<Record<string, { readonly wrong: Settings; readonly right:
       assignments: [{ devices: ["a"], rank: 2 }],
     },
   },
+  "aggregation.combine, adapter.ranks": {
+    wrong: {
+      aggregation: { combine: "krum" },
+      cohort: { minimumDevices: 5 },
+      adapter: { rank: 8, alpha: 16, targets: ["c_attn"], ranks: [2] },
+    },
+    right: {
+      aggregation: { combine: "median" },
+      cohort: { minimumDevices: 5 },
+      adapter: { rank: 8, alpha: 16, targets: ["c_attn"], ranks: [2] },
+    },
+  },
+  "adapter.ranks, adapter.rank": {
+    wrong: { adapter: { rank: 8, alpha: 16, targets: ["c_attn"], ranks: [2, 9] } },
+    right: { adapter: { rank: 8, alpha: 16, targets: ["c_attn"], ranks: [2, 8] } },
+  },
   "assignments, adapter.rank": {
     wrong: { assignments: [{ devices: ["a"], rank: 9 }] },
     right: { assignments: [{ devices: ["a"], rank: 8 }] },
@@ -40,6 +56,18 @@ const cases: Readonly<Record<string, { readonly wrong: Settings; readonly right:
   "aggregation.combine, cohort.minimumDevices": {
     wrong: { aggregation: { combine: "krum", byzantine: 2 }, cohort: { minimumDevices: 6 } },
     right: { aggregation: { combine: "krum", byzantine: 2 }, cohort: { minimumDevices: 7 } },
+  },
+  "aggregation.combine, selection.order": {
+    wrong: {
+      aggregation: { combine: "krum" },
+      cohort: { minimumDevices: 5 },
+      selection: { order: ["kd"] },
+    },
+    right: {
+      aggregation: { combine: "krum" },
+      cohort: { minimumDevices: 5 },
+      selection: { order: ["kd", "full"] },
+    },
   },
   "full.errorFeedback, aggregation.method": {
     wrong: { full: { errorFeedback: true }, aggregation: { method: "stack" } },

@@ -160,7 +160,7 @@ t.test("a Llama learns beside GPT-2 and its parameters stay with it", async (t) 
   const state = await federation.stateOf("b");
   t.same(
     [...(state?.keys() ?? [])],
-    [...initialOf(withOwnModel(task, own.facts)).keys()].map((name) => `local/${name}`),
+    [...initialOf(withOwnModel(task, own.facts)).keys(), "model"].map((name) => `local/${name}`),
   );
   const losses = [first, second].map(({ devices: all }) => all.get("b")?.report.loss ?? 0);
   t.ok((losses[1] ?? 1) < (losses[0] ?? 0), `its loss falls: ${losses}`);

@@ -14,6 +14,7 @@ import { kd } from "../../protocols/kd/index.ts";
 import { unpackLogits } from "../../protocols/kd/logits.ts";
 import { keepCounts, rankRow, type SparseLogits } from "../../protocols/kd/sparse-logits.ts";
 import { endOf, startOf } from "../../protocols/kd/start.ts";
+import { marked } from "../../protocols/model-mark.ts";
 import {
   float32,
   loadPredictor,
@@ -221,16 +222,26 @@ t.test(
       },
     };
     t.same(await startOf(task, state), initial, "new devices start as the coordinator does");
-    await stageSections(state, endOf(shifted(1)));
+    await stageSections(state, endOf(task, shifted(1)));
     t.same(await startOf(task, state), shifted(1));
     // A full round keeps what it decoded, with its round.
-    await stageSections(state, { theta: new Map([...shifted(2), ["theta.round", float32([1])]]) });
+    await stageSections(state, rememberGlobal(task, shifted(2), 2));
     t.same(await startOf(task, state), shifted(2), "what was decoded since is newer");
-    await stageSections(state, endOf(shifted(3)));
+    await stageSections(state, endOf(task, shifted(3)));
     t.same(await startOf(task, state), shifted(3), "and older after the next kd round");
     const front = [...shifted(4)].slice(0, 1);
-    await stageSections(state, { theta: new Map(front) });
+    await stageSections(state, { theta: marked(task, new Map(front)) });
     t.same(await startOf(task, state), shifted(3), "a front alone is no model");
+    await stageSections(state, rememberGlobal(task, shifted(5), 3));
+    const manifest = { ...task.manifest, modelSha256: "0".repeat(64) };
+    const changed = { ...task, manifest };
+    t.same(
+      await startOf(changed, state),
+      initial,
+      "what is of another model of the same shapes is none",
+    );
+    await stageSections(state, endOf(changed, shifted(6)));
+    t.same(await startOf(changed, state), shifted(6));
   },
 );
 

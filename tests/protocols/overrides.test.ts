@@ -129,3 +129,21 @@ t.test("a row names whom it means, once", async (t) => {
   t.match(faultOf({ devices: [] }), />=1/);
   t.equal(faultOf({ devices: ["a*"] }), undefined);
 });
+
+t.test("what a round costs is estimated once for equal tasks and ways", async (t) => {
+  const toy = await openToy(t);
+  let estimates = 0;
+  const counted = builtInProtocols.map((protocol) => ({
+    ...protocol,
+    estimate: (...asked: Parameters<typeof protocol.estimate>) => {
+      estimates += 1;
+      return protocol.estimate(...asked);
+    },
+  }));
+  const first = assignDevice(counted, toy.task(), offerOf("a"));
+  t.equal(estimates, first.table.length);
+  t.same(assignDevice(counted, toy.task(), offerOf("a")), first);
+  t.equal(estimates, first.table.length, "revisions ask after every round");
+  assignDevice(counted, toy.task({ training: { localSteps: 9 } }), offerOf("a"));
+  t.equal(estimates, 2 * first.table.length, "another task has costs of its own");
+});

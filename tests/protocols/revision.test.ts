@@ -174,6 +174,23 @@ t.test("memory that others took moves it down; it must stay free for it to go ba
   t.equal(current(), "full");
 });
 
+t.test("an allowance follows the measured link though the way stays", async (t) => {
+  const kd = { topK: "adaptive", linkSeconds: 2 } as const;
+  const { live, current } = await story(
+    t,
+    {},
+    { kd, assignments: [{ devices: ["d"], protocol: "kd" }] },
+  );
+  const allowanceOf = ({ assignment }: Revision) => assignment.allowance?.uplinkBytes;
+  for (const uplinkBitsPerSecond of [80_000, 40_000]) {
+    const revision = live({ state: { uplinkBitsPerSecond } });
+    t.equal(allowanceOf(revision), (2 * uplinkBitsPerSecond) / 8);
+    t.same(revision.selection.assignment, revision.assignment);
+    t.same(revision.change, { kind: "none" });
+  }
+  t.equal(current(), "kd");
+});
+
 t.test("where nothing else fits it goes on, and says why", async (t) => {
   const { live, current } = await story(
     t,

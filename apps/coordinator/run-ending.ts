@@ -1,0 +1,66 @@
+// How a run ends: the adapter and the report are saved, and every device that takes part hears of it.
+import { join } from "node:path";
+import { headOf } from "../../protocols/index.ts";
+import { type Parameters, type Score, saveAdapter } from "../../runtime/index.ts";
+import { runReport } from "../report/run-report.ts";
+import { writeReport } from "../report/write-report.ts";
+import { journalFile, readJournal } from "./journal.ts";
+import { returnMs } from "./round-runner.ts";
+import type { Run } from "./run.ts";
+
+/** Saves the adapter and the run in figures, then tells the devices; `unaware` have not heard of the end. */
+export async function endRun(
+  run: Run,
+  parameters: Parameters,
+  { score, unaware }: { readonly score: Score; readonly unaware: readonly string[] },
+): Promise<void> {
+  const { prepared, folder, onEvent, presence } = run;
+  const { name, training } = prepared.task;
+  await saveResult(run, parameters);
+  const { rounds } = training;
+  await presence.update({ task: name, round: rounds, rounds, ...score, finished: true });
+  await devicesBack(run, unaware);
+  await tellDevices(run, "finish", () => ({}));
+  if (unaware.length > 0) await folder.journal.append({ kind: "finished" });
+  onEvent({ kind: "finished", ...score });
+}
+
+/** Tells every ready device something; one that does not answer is not waited for longer than 10 s. */
+export async function tellDevices(
+  { fleet, log, signal }: Run,
+  kind: string,
+  fieldsFor: (deviceId: string) => Readonly<Record<string, unknown>>,
+): Promise<void> {
+  const patience = AbortSignal.any([signal, AbortSignal.timeout(10_000)]);
+  const told = [...fleet.ready.values()].map(async ({ id, link }) => {
+    try {
+      await link.request({ kind, fields: fieldsFor(id) }, { signal: patience });
+    } catch (error) {
+      log(`${id} did not answer "${kind}": ${error instanceof Error ? error.message : error}`);
+    }
+  });
+  await Promise.all(told);
+}
+
+/** Devices may be on their way back after a restart or a lost connection, and would wait for a next round for ever. */
+async function devicesBack({ fleet, signal }: Run, ids: readonly string[]): Promise<void> {
+  const patience = AbortSignal.any([signal, AbortSignal.timeout(returnMs)]);
+  const isMissing = () => ids.some((id) => !fleet.ready.has(id) && !fleet.hasLeft(id));
+  while (isMissing() && !patience.aborted) await fleet.changed(patience);
+  signal.throwIfAborted();
+}
+
+/** The adapter, and the run in figures. */
+async function saveResult({ prepared, folder, fleet }: Run, parameters: Parameters): Promise<void> {
+  const { task, model, modelFolder } = prepared;
+  await saveAdapter(join(folder.path, "adapter"), {
+    lora: task.adapter,
+    head: headOf(task),
+    parameters,
+    ...(task.head.kind === "lm" ? {} : { labels: task.head.labels }),
+    baseModelName: modelFolder,
+    baseModelSha256: model.sha256,
+  });
+  await folder.saveProfiles(fleet.ready.values());
+  await writeReport(folder.path, runReport(await readJournal(journalFile(folder.path)), task));
+}
