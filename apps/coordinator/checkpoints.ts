@@ -4,14 +4,14 @@
 import { existsSync } from "node:fs";
 import { mkdir, readFile, rm } from "node:fs/promises";
 import { join } from "node:path";
-import { decodeEnvelope, type Envelope, encodeEnvelope } from "../../broker/index.ts";
-import { fromSection, type GlobalModel, intoSection } from "../../protocols/index.ts";
+import { fromSection, type GlobalModel, intoSection, type Payload } from "../../protocols/index.ts";
 import {
   type Parameters,
   readParameterFile,
   writeFileAtomic,
   writeSafetensors,
 } from "../../runtime/index.ts";
+import { decodeStored, encodeStored } from "./stored-message.ts";
 
 /** Finished rounds' global models in a run folder. */
 export interface Checkpoints {
@@ -36,7 +36,7 @@ export async function openCheckpoints(runFolder: string): Promise<Checkpoints> {
       if (global.change)
         await writeFileAtomic(
           change(round),
-          await encodeEnvelope(envelopeOf(round, global.change)),
+          await encodeStored(changeMessage(global.change), coordinatorsOwn),
         );
       // The round before is the last finished one until the journal says otherwise.
       for (const old of [change(round - 2), memory(round - 2)]) await rm(old, { force: true });
@@ -45,7 +45,7 @@ export async function openCheckpoints(runFolder: string): Promise<Checkpoints> {
       round,
       parameters: await readParameterFile(adapter(round)),
       ...(existsSync(change(round))
-        ? { change: (await decodeEnvelope(await readFile(change(round)))).tensors }
+        ? { change: (await decodeStored(await readFile(change(round)))).tensors }
         : {}),
       ...(existsSync(memory(round)) ? memoryFrom(await readParameterFile(memory(round))) : {}),
     }),
@@ -68,22 +68,13 @@ function memoryFrom(stored: Parameters): Memory {
   return Object.fromEntries(read.filter(([, tensors]) => tensors.size > 0));
 }
 
-function envelopeOf(round: number, tensors: Envelope["tensors"]): Envelope {
-  return {
-    federation: "journal",
-    task: "",
-    round,
-    attempt: 0,
-    lane: 0,
-    sender: "coordinator",
-    instance: "0".repeat(16),
-    sequence: 1,
-    kind: "change",
-    fields: {},
-    tensors,
-    blobs: new Map(),
-  };
+type Change = NonNullable<GlobalModel["change"]>;
+
+function changeMessage(tensors: Change): Payload {
+  return { kind: "change", fields: {}, tensors };
 }
+
+const coordinatorsOwn = { sender: "coordinator", sequence: 1 };
 
 function nameOf(round: number): string {
   return `round-${String(round).padStart(4, "0")}`;

@@ -1,12 +1,6 @@
 // One device's lane at the coordinator, from its start to what it gives the round. Journal first, answer
 // second: an upload is acknowledged only once it is on the disk.
-import {
-  decodeEnvelope,
-  type Envelope,
-  encodeEnvelope,
-  type LaneProgress,
-  type Reply,
-} from "../../broker/index.ts";
+import type { LaneProgress, Reply } from "../../broker/index.ts";
 import type {
   AnyProtocol,
   Assignment,
@@ -20,6 +14,7 @@ import type {
 } from "../../protocols/index.ts";
 import type { RecordedLane } from "./recovery.ts";
 import type { RunFolder } from "./run-folder.ts";
+import { decodeStored, encodeStored } from "./stored-message.ts";
 
 /** What a lane is opened with. */
 export interface LaneOptions {
@@ -118,7 +113,7 @@ async function journalUpload(
   const { deviceId } = assignment;
   const file = await folder.saveUpload(
     `${laneName(options)}-${sequence}.envelope`,
-    await encodeEnvelope(asEnvelope(deviceId, payload, sequence)),
+    await encodeStored(payload, { sender: deviceId, sequence }),
   );
   await folder.journal.append({ kind: "upload", deviceId, lane: info.lane, sequence, file });
 }
@@ -158,8 +153,7 @@ async function replay(
 ): Promise<LaneProgress> {
   const answers = new Map<number, Payload | undefined>();
   for (const { file, sequence } of recorded?.uploads ?? []) {
-    const { kind, fields, tensors, blobs } = await decodeEnvelope(await folder.readUpload(file));
-    const up = protocol.parseUp({ kind, fields, tensors, blobs });
+    const up = protocol.parseUp(await decodeStored(await folder.readUpload(file)));
     answers.set(sequence, await lane.receive(up, new AbortController().signal));
   }
   if (recorded?.result) answers.set(recorded.result.sequence, undefined);
@@ -172,24 +166,6 @@ async function restoredResult(
   { file, weight }: { readonly file: string; readonly weight: number },
 ): Promise<LaneResult> {
   return { kind: "contribution", deviceId, weight, update: await folder.readUpdate(file) };
-}
-
-function asEnvelope(
-  sender: string,
-  { kind, fields, tensors, blobs = new Map() }: Payload,
-  sequence: number,
-): Envelope {
-  const place = { federation: "journal", task: "", round: 0, attempt: 0, lane: 0 };
-  return {
-    ...place,
-    sender,
-    instance: "0".repeat(16),
-    sequence,
-    kind,
-    fields,
-    tensors,
-    blobs,
-  };
 }
 
 /** The reply that says no more than that a message was taken. */
