@@ -11,6 +11,7 @@ export {
   type WireError,
   wireVersion,
 } from "./codec/envelope.ts";
+export { headerSchema } from "./codec/header.ts";
 export type { Credentials } from "./credentials.ts";
 export type { DeliveryCounters } from "./delivery.ts";
 export * from "./embedded.ts";

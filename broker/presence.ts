@@ -260,7 +260,14 @@ const goodbyeMs = 2000;
 
 const maxStatusBytes = 64 * 1024;
 
-const statusSchema = z.looseObject({
+/** What a peer publishes on its own status topic to know that all that is retained there has come. */
+export const ownTopicProbeSchema = z.strictObject({
+  state: z.literal("probe"),
+  probe: z.string().min(1).max(64),
+});
+
+/** A status as JSON; its other members are details. */
+export const statusSchema = z.looseObject({
   state: z.enum(["online", "offline", "lost"]),
   instance: z.string().min(1).max(64),
   counter: z.int().nonnegative(),
@@ -276,7 +283,7 @@ function readStatus({ topic, bytes }: TransportMessage, log: Log): PeerStatus | 
   const json = bytes.byteLength <= maxStatusBytes ? parseJson(bytes) : undefined;
   const result = statusSchema.safeParse(json);
   if (!result.success) {
-    if ((json as { state?: unknown } | undefined)?.state !== "probe") {
+    if (!ownTopicProbeSchema.safeParse(json).success) {
       log(`ignored a status on ${topic} that is not one`);
     }
     return undefined;

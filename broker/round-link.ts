@@ -209,12 +209,16 @@ function isSamePlace(a: LanePlace, b: LanePlace): boolean {
   return a.lane === b.lane && a.round === b.round && a.attempt === b.attempt;
 }
 
-const requestFields = z.strictObject({
+/** Fields of a lane's request. */
+export const laneRequestFields = z.strictObject({
   laneSequence: z.int().positive(),
   payload: z.strictObject({ kind: z.string(), fields: z.record(z.string(), z.unknown()) }),
 });
 
-const replyFields = z.strictObject({ payload: requestFields.shape.payload.optional() });
+/** Fields of the reply to one. */
+export const laneReplyFields = z.strictObject({
+  payload: laneRequestFields.shape.payload.optional(),
+});
 
 function wrap(up: Payload, laneSequence: number): OutgoingRequest {
   const payload = { kind: up.kind, fields: up.fields };
@@ -234,7 +238,7 @@ function bodiesOf({ tensors, blobs = new Map() }: Payload) {
 }
 
 function readAnswer({ fields, tensors, blobs }: Envelope): Payload | undefined {
-  const result = replyFields.safeParse(fields);
+  const result = laneReplyFields.safeParse(fields);
   if (!result.success) {
     throw brokerErrors.error("ENVELOPE_INVALID", "the reply to a lane message is malformed");
   }
@@ -246,7 +250,7 @@ function readLaneMessage(envelope: Envelope): {
   readonly laneSequence: number;
   readonly payload: Payload;
 } {
-  const result = requestFields.safeParse(envelope.fields);
+  const result = laneRequestFields.safeParse(envelope.fields);
   if (envelope.kind !== laneKind || !result.success) {
     const text = `a "${envelope.kind}" message of ${envelope.sender} is not a lane message`;
     throw brokerErrors.error("ENVELOPE_INVALID", text);

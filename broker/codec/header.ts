@@ -1,7 +1,7 @@
 // What stands in an envelope's header, packed and checked. Sizes of tensors are held against their shapes
 // here, before their bytes are touched.
 import { z } from "zod";
-import type { EncodingName } from "../../protocols/index.ts";
+import { type EncodingName, encodingNames } from "../../protocols/index.ts";
 import { elementCount } from "../../runtime/index.ts";
 import { brokerErrors } from "../errors.ts";
 import { idPattern } from "../topics.ts";
@@ -56,10 +56,7 @@ const byteLengths: Readonly<Record<EncodingName, (elements: number) => readonly 
     topk: (elements) => [4, 16 + 2 * elements],
   };
 
-const encoding = z.custom<EncodingName>(
-  (text) => typeof text === "string" && Object.hasOwn(byteLengths, text),
-  { message: "the encoding is unknown" },
-);
+const encoding = z.enum(encodingNames, { message: "the encoding is unknown" });
 
 const tensorSchema = z
   .strictObject({
@@ -72,7 +69,8 @@ const tensorSchema = z
     message: "the byte length does not follow from shape and encoding",
   });
 
-const headerSchema = z.strictObject({
+/** Everything that stands in a header. */
+export const headerSchema = z.strictObject({
   federation: id,
   task: z.union([id, z.literal("")]),
   round: count,

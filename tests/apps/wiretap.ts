@@ -28,6 +28,8 @@ export interface Wiretap {
   envelopes(): Promise<readonly Envelope[]>;
   /** Whole messages so far by the id that their chunks carry. */
   messages(): Promise<ReadonlyMap<string, Envelope>>;
+  /** Statuses so far, as JSON; erased ones left out. */
+  statuses(): readonly unknown[];
   /** Packets of links so far, in the order in which they passed. */
   frames(): readonly TappedFrame[];
   /** Resolves with the first message, past or to come, that fits. */
@@ -40,6 +42,7 @@ export async function startWiretap(brokerPort: number): Promise<Wiretap> {
   const chunks: Buffer[] = [];
   const decoding = new Map<string, Promise<Envelope>>();
   const frames: TappedFrame[] = [];
+  const statuses: unknown[] = [];
   const decoded: Envelope[] = [];
   const watchers = new Set<(envelope: Envelope) => void>();
   const sockets = new Set<Socket>();
@@ -57,7 +60,11 @@ export async function startWiretap(brokerPort: number): Promise<Wiretap> {
       [near, far],
       [far, near],
     ] as const) {
-      const read = createReader(onMessage, (frame) => frames.push(frame));
+      const read = createReader({
+        onMessage,
+        onFrame: (frame) => frames.push(frame),
+        onStatus: (status) => statuses.push(status),
+      });
       sockets.add(socket);
       socket.on("error", () => {});
       socket.on("close", () => {
@@ -82,6 +89,7 @@ export async function startWiretap(brokerPort: number): Promise<Wiretap> {
       return new Map(whole.map((envelope, i) => [ids[i] as string, envelope]));
     },
     frames: () => frames,
+    statuses: () => statuses,
     next: (fits) =>
       new Promise((resolve) => {
         const known = decoded.find(fits);
@@ -102,14 +110,22 @@ export async function startWiretap(brokerPort: number): Promise<Wiretap> {
 }
 
 /** Reads one direction of one connection. */
-function createReader(
-  onMessage: (id: string, bytes: Uint8Array) => void,
-  onFrame: (frame: TappedFrame) => void,
-): (bytes: Buffer) => void {
+function createReader({
+  onMessage,
+  onFrame,
+  onStatus,
+}: {
+  readonly onMessage: (id: string, bytes: Uint8Array) => void;
+  readonly onFrame: (frame: TappedFrame) => void;
+  readonly onStatus: (status: unknown) => void;
+}): (bytes: Buffer) => void {
   const packets = parser({ protocolVersion: 4 });
   const assembler = createAssembler({ maxMessageBytes: 64 * 1024 * 1024, maxOpen: 64 });
   packets.on("packet", (packet) => {
-    if (packet.cmd !== "publish" || !/\/(up|down)$/.test(packet.topic)) return;
+    if (packet.cmd !== "publish") return;
+    if (packet.topic.endsWith("/status") && packet.payload.length > 0)
+      onStatus(JSON.parse(packet.payload.toString()));
+    if (!/\/(up|down)$/.test(packet.topic)) return;
     const frame = decodeFrame(packet.payload as Buffer);
     const way = packet.topic.endsWith("/up") ? "up" : "down";
     const deviceId = packet.topic.split("/").at(-2) ?? "";
