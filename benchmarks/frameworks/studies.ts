@@ -63,9 +63,11 @@ function wholeModels(ground: Ground): Study {
 function mixes(ground: Ground, count: 3 | 6): Study {
   const each = count / 3;
   const figure = `mixed ${each}+${each}+${each}: below the best single framework`;
+  // Devices together make 48 steps in each round.
+  const training = { rounds: 3, localSteps: 48 / count };
   return {
     name: `mixed-${count}`,
-    plan: speechPlan(ground, plainly("full", "split", "kd", "mixed"), { count }),
+    plan: speechPlan(ground, plainly("full", "split", "kd", "mixed"), { count, training }),
     rows: (result) => {
       const mixed = figuresOf(result, { framework: "mixed", options: {} });
       const best = bestSingle(result);
