@@ -13,10 +13,6 @@ export function cutModels(ground: Ground): Study {
   const exact = configuration({});
   const down = configuration({ "split.gradients": "int8" });
   const up = configuration({ "split.activations": "int8", "split.reuse.threshold": 0.03 });
-  const adaptive = configuration({
-    "split.activations": "int8",
-    "split.reuse.threshold": "adaptive",
-  });
   const both = configuration({
     "split.activations": "int8",
     "split.reuse.threshold": 0.03,
@@ -27,7 +23,7 @@ export function cutModels(ground: Ground): Study {
   const more = { rowsPerDevice: 160, training: { rounds: 5, localSteps: 16 } };
   return {
     name: "split",
-    plan: speechPlan(ground, [exact, down, up, adaptive, both], more),
+    plan: speechPlan(ground, [exact, down, up, both], more),
     rows: (result) => {
       const reference = figuresOf(result, exact);
       const saving = (options: {
@@ -49,13 +45,6 @@ export function cutModels(ground: Ground): Study {
           figure: "split, activations up in int8 + temporal reuse, 10 epochs",
           direction: "up",
           of: up,
-          mostBytes: 12,
-          mostLoss: 0.5,
-        }),
-        ...saving({
-          figure: "split, the same with an adaptive threshold",
-          direction: "up",
-          of: adaptive,
           mostBytes: 12,
           mostLoss: 0.5,
         }),
