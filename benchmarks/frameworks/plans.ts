@@ -31,13 +31,18 @@ export async function openGround(seeds: number, dataFolder?: string): Promise<Gr
 export function speechPlan(
   { seeds, speeches }: Ground,
   configurations: readonly Configuration[],
-  more: Partial<ComparisonPlan> & { readonly count?: number; readonly training?: object } = {},
+  more: Partial<ComparisonPlan> & {
+    readonly count?: number;
+    readonly training?: object;
+    readonly adapter?: NonNullable<TaskInput["adapter"]>;
+  } = {},
 ): ComparisonPlan {
-  const { count = 3, training, ...plan } = more;
+  const { count = 3, training, adapter, ...plan } = more;
   const task: TaskInput = {
     name: "speeches",
     head: { kind: "classification", labels: [...DEMO_LABELS] },
     training: { rounds: 4, localSteps: 16, ...training },
+    ...(adapter && { adapter }),
     labelsMayLeave: true,
   };
   return { ...common(seeds, count), task, data: speeches, configurations, ...plan };

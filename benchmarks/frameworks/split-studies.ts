@@ -12,7 +12,7 @@ export function cutModels(ground: Ground): Study {
   };
   const exact = configuration({});
   const down = configuration({ "split.gradients": "int8" });
-  const up = configuration({ "split.activations": "int8", "split.reuse.threshold": 0.03 });
+  const up = configuration({ "split.activations": "int8", "split.reuse.threshold": 0.04 });
   const both = configuration({
     "split.activations": "int8",
     "split.reuse.threshold": 0.03,

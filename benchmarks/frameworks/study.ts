@@ -57,14 +57,36 @@ export interface Saving {
 /** Two rows: the share of the bytes of all rounds, and what was lost for it, paired by seed. */
 export function savingRows(saving: Saving): readonly Row[] {
   const { figure, direction, reference, narrowed, mostBytes, mostLoss } = saving;
-  const shares = narrowed.perSeed.map(
-    (run, i) =>
-      (100 * bytesOf(run, direction)) / bytesOf(reference.perSeed[i] as SeedFigures, direction),
-  );
+  const shares = packetShares(reference, narrowed, direction);
   return [
     row(`${figure}: bytes`, "% of float32", shares, { relation: "<=", limit: mostBytes }),
     lossRow(`${figure}: lost`, reference, narrowed, mostLoss),
   ];
+}
+
+/** Percent of the reference's packets that the narrowed runs' take, by seed. */
+export function packetShares(
+  reference: ConfigurationFigures,
+  narrowed: ConfigurationFigures,
+  direction: Direction = "both",
+): readonly number[] {
+  return narrowed.perSeed.map(
+    (run, i) =>
+      (100 * bytesOf(run, direction)) / bytesOf(reference.perSeed[i] as SeedFigures, direction),
+  );
+}
+
+/**
+ * The share of the bytes of all rounds, both ways, in those of the same messages in plain float32, without headers: what
+ * the packets of a float32 run take besides depends on how well its values deflate.
+ */
+export function rawShareRow(
+  figure: string,
+  { perSeed }: ConfigurationFigures,
+  mostBytes: number,
+): Row {
+  const shares = perSeed.map((run) => (100 * bytesOf(run, "both")) / rawBytesOf(run));
+  return row(figure, "% of raw float32", shares, { relation: "<=", limit: mostBytes });
 }
 
 /** The rows of `savingRows` where they cannot be measured. */
@@ -124,6 +146,12 @@ export function accuracyRow(figure: string, runs: readonly { readonly score: num
     "%",
     runs.map(({ score }) => 100 * score),
   );
+}
+
+function rawBytesOf({ rounds }: SeedFigures): number {
+  return rounds.reduce((sum, { rawUplinkBytes, rawDownlinkBytes, devices }) => {
+    return sum + devices * (rawUplinkBytes + rawDownlinkBytes);
+  }, 0);
 }
 
 /** Bytes of all devices and rounds. */
