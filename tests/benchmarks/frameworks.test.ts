@@ -4,7 +4,7 @@ import { join } from "node:path";
 import t from "tap";
 import type { ConfigurationFigures, SeedFigures } from "../../apps/compare/comparison.ts";
 import { coordinationRow } from "../../benchmarks/frameworks/coordination.ts";
-import { lossRow, savingRows } from "../../benchmarks/frameworks/study.ts";
+import { lossRow, rawShareRow, savingRows } from "../../benchmarks/frameworks/study.ts";
 
 t.test("a saving is the bytes of all devices and rounds, and the loss is paired by seed", (t) => {
   const reference = configuration("accuracy", [run(0.9, [1000, 2000]), run(0.8, [1000, 2000])]);
@@ -21,6 +21,21 @@ t.test("a saving is the bytes of all devices and rounds, and the loss is paired 
   const [down] = savingRows({ ...saving, direction: "down" });
   t.equal(up?.value?.toFixed(6), "10.000000");
   t.equal(down?.value?.toFixed(6), "11.500000");
+  t.end();
+});
+
+t.test("a share of raw float32 needs no other run", (t) => {
+  const { perSeed, ...rest } = configuration("accuracy", [run(0.9, [100, 200])]);
+  const narrowed = {
+    ...rest,
+    perSeed: perSeed.map(({ rounds, ...one }) => {
+      const raw = { rawUplinkBytes: 1000, rawDownlinkBytes: 1500 };
+      return { ...one, rounds: rounds.map((round) => ({ ...round, ...raw })) };
+    }),
+  };
+  const row = rawShareRow("narrow", narrowed, 14);
+  t.equal(row.value?.toFixed(6), "12.000000");
+  t.match(row.mustReach, { relation: "<=", limit: 14 });
   t.end();
 });
 
