@@ -61,7 +61,7 @@ export function languagePlan(
   const task: TaskInput = {
     name: "language",
     head: { kind: "lm" },
-    training: { rounds: 2, localSteps: 12, batchSize: 8, sequenceLength: 64 },
+    training: { rounds: 3, localSteps: 12, batchSize: 8, sequenceLength: 64 },
   };
   return { ...common(seeds, 3), publicSize: 32, task, data, configurations };
 }
