@@ -123,6 +123,25 @@ export async function openFederation(
   };
 }
 
+/** The rounds of a federation that is opened for them, each from the model of the one before. */
+export async function playRounds(
+  toy: Toy,
+  task: Task,
+  devices: readonly ToyDevice[],
+  rounds = 2,
+): Promise<Round[]> {
+  const federation = await openFederation(toy, task, devices);
+  const played: Round[] = [];
+  let global = federation.start;
+  for (let i = 0; i < rounds; i++) {
+    const round = await federation.round(global);
+    played.push(round);
+    global = round.global;
+  }
+  await federation.close();
+  return played;
+}
+
 /** A state in memory that tells committed from staged. */
 function memoryState(): ClientState & { commit(): void } {
   let committed: Parameters | undefined;

@@ -28,7 +28,7 @@ import {
   type Parameters,
   squaredNorms,
 } from "../../runtime/index.ts";
-import { openFederation, type Round, type ToyDevice } from "./loopback.ts";
+import { playRounds, type Round, type ToyDevice } from "./loopback.ts";
 import { openToy, type TaskInput, type Toy, toyExamples } from "./toy.ts";
 
 const device: ToyDevice = {
@@ -51,10 +51,8 @@ const settingsOf = (pipeline: boolean, uShape: boolean): TaskInput => ({
 });
 
 async function firstRound(toy: Toy, task: Task): Promise<Round> {
-  const federation = await openFederation(toy, task, [device]);
-  const round = await federation.round(federation.start);
-  await federation.close();
-  return round;
+  const [round] = await playRounds(toy, task, [device], 1);
+  return round as Round;
 }
 
 const outcomeOf = ({ devices }: Round) => {

@@ -27,7 +27,7 @@ import {
   type Parameters,
   squaredNorms,
 } from "../../runtime/index.ts";
-import { openFederation, type Round, type ToyDevice } from "./loopback.ts";
+import { openFederation, playRounds, type Round, type ToyDevice } from "./loopback.ts";
 import { openToy, type TaskInput, type Toy, toyExamples } from "./toy.ts";
 
 const cut = (id: string, count: number, cutLayer = 2): ToyDevice => ({
@@ -38,23 +38,8 @@ const devices = [cut("a", 13), cut("b", 3), cut("c", 21)];
 const wire = { activations: "float32", gradients: "float32" };
 const adapter = { rank: 2, alpha: 4, targets: ["c_attn", "mlp.c_fc"], dropout: 0.2 };
 
-async function play(
-  toy: Toy,
-  settings: TaskInput,
-  members: readonly ToyDevice[],
-  rounds = 2,
-): Promise<Round[]> {
-  const federation = await openFederation(toy, toy.task({ adapter, ...settings }), members);
-  const played: Round[] = [];
-  let global = federation.start;
-  for (let i = 0; i < rounds; i++) {
-    const round = await federation.round(global);
-    played.push(round);
-    global = round.global;
-  }
-  await federation.close();
-  return played;
-}
+const play = (toy: Toy, settings: TaskInput, members: readonly ToyDevice[], rounds?: number) =>
+  playRounds(toy, toy.task({ adapter, ...settings }), members, rounds);
 
 const settingsOf = (tails: string, uShape = false, maxGradientNorm = 1e6): TaskInput => ({
   labelsMayLeave: !uShape,

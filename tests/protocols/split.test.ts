@@ -7,7 +7,7 @@ import {
   type Payload,
   protocolContract,
 } from "../../protocols/index.ts";
-import { openFederation, type Round, type ToyDevice } from "./loopback.ts";
+import { openFederation, playRounds, type Round, type ToyDevice } from "./loopback.ts";
 import { openToy, type TaskInput, type Toy, toyExamples } from "./toy.ts";
 
 const whole: readonly ToyDevice[] = [
@@ -21,24 +21,8 @@ const cutAt = (device: ToyDevice, cutLayer: number): ToyDevice => ({
   cutLayer,
 });
 
-/** The rounds of a federation that is opened for them. */
-async function play(
-  toy: Toy,
-  settings: TaskInput,
-  devices: readonly ToyDevice[],
-  rounds = 2,
-): Promise<Round[]> {
-  const federation = await openFederation(toy, toy.task(settings), devices);
-  const played: Round[] = [];
-  let global = federation.start;
-  for (let i = 0; i < rounds; i++) {
-    const round = await federation.round(global);
-    played.push(round);
-    global = round.global;
-  }
-  await federation.close();
-  return played;
-}
+const play = (toy: Toy, settings: TaskInput, devices: readonly ToyDevice[], rounds?: number) =>
+  playRounds(toy, toy.task(settings), devices, rounds);
 
 const parametersAfter = (rounds: readonly Round[]) => (rounds.at(-1) as Round).global.parameters;
 const messagesOf = (rounds: readonly Round[], id: string): Payload[] =>
