@@ -47,8 +47,8 @@ export function sendRows(
   for (const [name, sent, narrowed] of parts) {
     if (sent.length === 0) continue;
     const joined = joinRows(sent, layout.hidden);
-    const keepFraction = nonZeroShare(joined.data);
-    const settings = { name, outliers, keepFraction, axis: channelAxis };
+    const kept = narrowed === "topk" ? { keepFraction: nonZeroShare(joined.data) } : {};
+    const settings = { name, outliers, axis: channelAxis, ...kept };
     tensors.set(name, encodeTensor(joined, narrowed, settings));
   }
   const message = { lengths, texts, modes, tensors };
