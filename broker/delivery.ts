@@ -4,29 +4,42 @@
 // After any interruption:
 //   1. whoever (re)connects or starts says hello on its outbound topic;
 //   2. a peer that hears hello, and whoever said it, asks for the state of each message it has under way;
-//   3. the answer names the chunks that are there, and only the others are sent again;
-//   4. a peer with a new instance has forgotten everything: `onPeerChanged` lets the caller start over.
+//   3. the answer names the units that are there, and only the others are sent again;
+//   4. a peer with a new instance has forgotten every message, and may have kept bodies: `onPeerChanged` lets the caller
+//      start over.
 import { randomBytes } from "node:crypto";
-import type { Clock } from "./clock.ts";
-import { createAssembler, type Progress } from "./codec/assembler.ts";
-import { type ChunkFrame, decodeFrame, encodeFrame, type Frame } from "./codec/frames.ts";
+import { type Bodies, createBodies, forgetOldest, type PieceStore } from "./bodies.ts";
+import { createAssembler } from "./codec/assembler.ts";
+import type { Body, BodyReference } from "./codec/envelope.ts";
+import {
+  type ChunkFrame,
+  chunkOverheadBytes,
+  decodeFrame,
+  encodeFrame,
+  type Frame,
+} from "./codec/frames.ts";
 import { createOutflow, type OutflowOptions, type Sending } from "./outflow.ts";
 import { publishPacketBytes } from "./transport/traffic.ts";
 import type { Log, Transport } from "./transport/transport.ts";
+import { createWindow, type FlightWindow, type WindowOptions } from "./window.ts";
 
 /** How two peers are joined. */
 export interface DeliveryOptions
-  extends Pick<OutflowOptions, "chunkBytes" | "window" | "silence" | "clock"> {
+  extends Pick<OutflowOptions, "silence">,
+    Pick<WindowOptions, "clock" | "fixed"> {
   readonly transport: Transport;
   /** Topic the peer publishes to, and topic it reads. */
   readonly inbound: string;
   readonly outbound: string;
   readonly maxMessageBytes: number;
+  /** Largest packet that the broker passes on; may change. */
+  readonly maxPacketBytes: () => number;
+  /** Keeps what has come of bodies over a restart of this end. */
+  readonly pieces?: PieceStore | undefined;
   readonly onMessage: (bytes: Uint8Array, instance: string) => void;
   /** The peer is another process than before. */
   readonly onPeerChanged: () => void;
   readonly log: Log;
-  readonly clock: Clock;
 }
 
 /** What went over the wire; bytes of whole PUBLISH packets. */
@@ -46,6 +59,13 @@ export interface Delivery {
   /** The peer's, once it has been heard. */
   readonly peerInstance: string | undefined;
   send(bytes: Uint8Array): Sending;
+  /** Sends a body that a message speaks of; `mayBeThere` when a former process of this end may have sent part of it. */
+  sendBody(body: Body, options: { readonly mayBeThere: boolean }): Sending;
+  /** The body that a message speaks of, once it is here; see `Bodies`. */
+  takeBody(reference: BodyReference, signal: AbortSignal): Promise<Body>;
+  releaseBody(reference: BodyReference): void;
+  /** Bytes that the peer does not have yet. */
+  waitingBytes(): number;
   counters(): DeliveryCounters;
   close(): void;
 }
@@ -65,24 +85,37 @@ class StandingDelivery implements Delivery {
   readonly instance = randomBytes(8).toString("hex");
   peerInstance: string | undefined;
   readonly #options: DeliveryOptions;
+  readonly #window: FlightWindow;
   readonly #outflow;
   readonly #assembler;
+  readonly #bodies: Bodies;
   readonly #finished = new Set<string>();
   readonly #gonePeers = new Set<string>();
   readonly #stops: (() => void)[] = [];
   readonly #counters = { sentBytes: 0, receivedBytes: 0, repeatedBytes: 0, refusedFrames: 0 };
+  #chunks = 0;
   #closed = false;
 
   constructor(options: DeliveryOptions) {
-    const { chunkBytes, window, silence, clock, maxMessageBytes } = options;
+    const { silence, clock, maxMessageBytes, maxPacketBytes, outbound, fixed } = options;
     this.#options = options;
     this.#assembler = createAssembler({ maxMessageBytes, maxOpen });
+    this.#bodies = createBodies({
+      maxBytes: maxMessageBytes,
+      store: options.pieces,
+      report: (name) => this.#report(name, 0),
+    });
+    const overheadBytes = publishPacketBytes(outbound, chunkOverheadBytes, 1) + maxLengthBytes;
+    this.#window = createWindow({
+      clock,
+      maxPieceBytes: () => maxPacketBytes() - overheadBytes,
+      ...(fixed === undefined ? {} : { fixed }),
+    });
     this.#outflow = createOutflow({
       instance: this.instance,
       publish: (frame, isRepeat) => this.#publish(frame, isRepeat),
       newMessageId: () => randomBytes(8).toString("hex"),
-      chunkBytes,
-      window,
+      window: this.#window,
       silence,
       clock,
     });
@@ -92,6 +125,7 @@ class StandingDelivery implements Delivery {
     const { transport, inbound } = this.#options;
     this.#stops.push(await transport.subscribe(inbound, ({ bytes }) => this.#arrived(bytes)));
     const hello = () => {
+      this.#window.restart();
       this.#publish({ kind: "hello", instance: this.instance }, false);
       this.#outflow.probeAll();
     };
@@ -105,6 +139,22 @@ class StandingDelivery implements Delivery {
     return this.#outflow.send(bytes);
   }
 
+  sendBody(body: Body, options: { readonly mayBeThere: boolean }): Sending {
+    return this.#outflow.sendBody(body, options);
+  }
+
+  takeBody(reference: BodyReference, signal: AbortSignal): Promise<Body> {
+    return this.#bodies.take(reference, signal);
+  }
+
+  releaseBody(reference: BodyReference): void {
+    this.#bodies.release(reference);
+  }
+
+  waitingBytes(): number {
+    return this.#outflow.waitingBytes();
+  }
+
   counters(): DeliveryCounters {
     return { ...this.#counters };
   }
@@ -113,6 +163,7 @@ class StandingDelivery implements Delivery {
     this.#closed = true;
     this.#outflow.close();
     this.#assembler.clear();
+    this.#bodies.clear();
     for (const stop of this.#stops.splice(0)) {
       stop();
     }
@@ -162,6 +213,7 @@ class StandingDelivery implements Delivery {
     this.#gonePeers.add(former);
     forgetOldest(this.#gonePeers, maxRemembered);
     this.#assembler.clear();
+    this.#bodies.forgetReports();
     this.#finished.clear();
     this.#options.onPeerChanged();
   }
@@ -179,6 +231,7 @@ class StandingDelivery implements Delivery {
         break;
       case "drop":
         this.#assembler.drop(frame.message);
+        this.#bodies.drop(frame.message);
         break;
       case "hello":
         this.#outflow.probeAll();
@@ -187,37 +240,47 @@ class StandingDelivery implements Delivery {
   }
 
   #takeChunk(chunk: ChunkFrame): void {
-    if (this.#finished.has(chunk.message)) {
+    const became = chunk.isBody ? this.#bodies.add(chunk) : this.#addToMessage(chunk);
+    this.#chunks += 1;
+    // Every second one: a window of two, the smallest, never runs dry without a report under way.
+    if (became !== "new" || this.#chunks % 2 === 0) {
       this.#report(chunk.message, 0);
-      return;
+    }
+  }
+
+  #addToMessage(chunk: ChunkFrame): "whole" | "new" | "known" {
+    if (this.#finished.has(chunk.message)) {
+      return "whole";
     }
     const progress = this.#assembler.add(chunk);
-    if (progress.kind === "complete") {
-      this.#finished.add(chunk.message);
-      forgetOldest(this.#finished, maxRemembered);
-      this.#report(chunk.message, 0);
-      this.#options.onMessage(progress.bytes, chunk.instance);
-    } else if (isWorthReporting(progress)) {
-      this.#report(chunk.message, 0);
+    if (progress.kind === "partial") {
+      return progress.isNew ? "new" : "known";
     }
+    this.#finished.add(chunk.message);
+    forgetOldest(this.#finished, maxRemembered);
+    this.#options.onMessage(progress.bytes, chunk.instance);
+    return "whole";
   }
 
   #report(message: string, probe: number): void {
-    const isComplete = this.#finished.has(message);
-    const chunks = isComplete ? new Uint8Array(0) : this.#assembler.chunksOf(message);
+    const state = this.#finished.has(message)
+      ? "whole"
+      : (this.#assembler.unitsOf(message) ?? this.#bodies.stateOf(message));
+    const isComplete = state === "whole";
+    const units = isComplete || state === undefined ? new Uint8Array(0) : withoutZeros(state);
     const { instance } = this;
-    this.#publish({ kind: "state", instance, message, isComplete, probe, chunks }, false);
+    this.#publish({ kind: "state", instance, message, isComplete, probe, units }, false);
   }
 }
 
-/** Every second chunk: a window of two, the smallest, never runs dry without a report under way. */
-function isWorthReporting(progress: Progress & { kind: "partial" }): boolean {
-  return !progress.isNew || progress.received % 2 === 0;
-}
+/** Bytes by which the length field of a packet may grow with its payload. */
+const maxLengthBytes = 3;
 
-function forgetOldest(names: Set<string>, limit: number): void {
-  const [oldest] = names;
-  if (names.size > limit && oldest !== undefined) {
-    names.delete(oldest);
+/** Zeros at the end say nothing. */
+function withoutZeros(units: Uint8Array): Uint8Array {
+  let end = units.byteLength;
+  while (end > 0 && units[end - 1] === 0) {
+    end -= 1;
   }
+  return units.subarray(0, end);
 }

@@ -1,6 +1,8 @@
 // What moves bytes: transports, the embedded broker, envelopes and frames, links, presence, access rules.
 export * from "./access.ts";
+export type { PieceStore } from "./bodies.ts";
 export * from "./clock.ts";
+export type { Piece } from "./codec/assembler.ts";
 export {
   decodeEnvelope,
   defaultLimits,
@@ -17,6 +19,8 @@ export type { DeliveryCounters } from "./delivery.ts";
 export * from "./embedded.ts";
 export * from "./errors.ts";
 export * from "./link.ts";
+export * from "./link-seam.ts";
+export * from "./piece-files.ts";
 export * from "./presence.ts";
 export * from "./round-link.ts";
 export * from "./topics.ts";

@@ -1,14 +1,15 @@
-// The sending half of a delivery. Chunks go out while fewer than `window` are on their way to the other end:
-// bytes in flight set the latency of everything else on a slow link, and a broker would hold what a slow
-// reader does not take. What was lost is learnt by asking, so that nothing the other end has is sent again.
+// The sending half of a delivery: which message's piece goes out next, and how many bytes may be on their way.
 import type { Clock } from "./clock.ts";
-import { chunkCount, type Frame, type StateFrame } from "./codec/frames.ts";
+import type { Body } from "./codec/envelope.ts";
+import { type Frame, type StateFrame, unitBytes } from "./codec/frames.ts";
+import { OutgoingMessage } from "./outgoing-message.ts";
+import type { FlightWindow } from "./window.ts";
 
 /** A message on its way. */
 export interface Sending {
   /** Whether the other end has all of it. */
   readonly isDelivered: boolean;
-  /** From its first chunk, because the other end has forgotten it. */
+  /** The other end is another process: a message goes out from its first byte, of a body what is missing there. */
   restart(): void;
   /** Nobody waits for it any more. */
   cancel(): void;
@@ -17,10 +18,22 @@ export interface Sending {
 /** The messages to one peer. */
 export interface Outflow {
   send(bytes: Uint8Array): Sending;
+  /**
+   * Sends a body, named by its sha256. One that may have come in part before, from another process of this end, begins
+   * with asking what is there.
+   */
+  sendBody(body: Body, options: { readonly mayBeThere: boolean }): Sending;
   heard(state: StateFrame): void;
   /** Asks for the state of everything under way: the connection or the peer was away. */
   probeAll(): void;
+  /** Bytes that the other end does not have yet. */
+  waitingBytes(): number;
   close(): void;
+}
+
+/** The name by which frames know a body: the first of its sha256. */
+export function bodyName(sha256: Uint8Array): string {
+  return Buffer.from(sha256).toString("hex", 0, 8);
 }
 
 /** How messages go out. */
@@ -29,205 +42,162 @@ export interface OutflowOptions {
   readonly publish: (frame: Frame, isRepeat: boolean) => void;
   /** 16 random hexadecimal digits. */
   readonly newMessageId: () => string;
-  readonly chunkBytes: number;
-  /** Chunks on their way at once, at least two: the other end reports every second one. */
-  readonly window: number;
+  readonly window: FlightWindow;
   /** Silence before asking, and its limit while there is no answer. */
   readonly silence: { readonly firstMs: number; readonly maxMs: number };
   readonly clock: Clock;
 }
 
-/** Messages that take chunks of the window at once; the next waits until one of them is delivered. */
+/** A message so small that it waits for nobody: what steers a round must not queue behind what fills it. */
+const expressBytes = unitBytes;
+
+/** Larger messages that are under way at once: the other end holds no more than twice as many in part. */
 const openMessages = 4;
+
+function isExpress({ totalBytes }: OutgoingMessage): boolean {
+  return totalBytes <= expressBytes;
+}
+
+/** Those that may send: every express one, and of the others the oldest few. */
+function firstInLine(undelivered: readonly OutgoingMessage[]): readonly OutgoingMessage[] {
+  const large = undelivered.filter((message) => !isExpress(message)).slice(0, openMessages);
+  return undelivered.filter((message) => isExpress(message) || large.includes(message));
+}
 
 /** An outflow without messages. */
 export function createOutflow(options: OutflowOptions): Outflow {
-  const messages = new Map<string, Message>();
-  const undelivered = () => [...messages.values()].filter((message) => !message.isDelivered);
-  const pump = () => {
-    const active = undelivered().slice(0, openMessages);
-    let free =
-      Math.max(2, options.window) -
-      active.reduce((total, message) => total + message.inFlight(), 0);
-    for (const message of active) {
-      free -= message.sendUpTo(free);
-    }
-  };
-  return {
-    send: (bytes) => {
-      const id = options.newMessageId();
-      const message = createMessage(id, bytes, options);
-      messages.set(id, message);
-      pump();
-      return {
-        get isDelivered() {
-          return message.isDelivered;
-        },
-        restart: () => {
-          if (messages.has(id)) {
-            message.restart();
-            pump();
-          }
-        },
-        cancel: () => {
-          if (messages.delete(id)) {
-            message.stop();
-            if (!message.isDelivered && message.inFlight() > 0) {
-              options.publish({ kind: "drop", instance: options.instance, message: id }, false);
-            }
-            pump();
-          }
-        },
-      };
-    },
-    heard: (state) => {
-      messages.get(state.message)?.heard(state);
-      pump();
-    },
-    probeAll: () => {
-      for (const message of undelivered()) {
-        message.probe();
-      }
-    },
-    close: () => {
-      for (const message of messages.values()) {
-        message.stop();
-      }
-      messages.clear();
-    },
-  };
+  return new StandingOutflow(options);
 }
 
-interface Message {
-  isDelivered: boolean;
-  inFlight(): number;
-  /** Sends at most `free` chunks and returns how many. */
-  sendUpTo(free: number): number;
-  heard(state: StateFrame): void;
-  probe(): void;
-  restart(): void;
-  stop(): void;
-}
-
-function createMessage(id: string, bytes: Uint8Array, options: OutflowOptions): Message {
-  return new StandingMessage(id, bytes, options);
-}
-
-/** Where a chunk is. */
-const waiting = 0;
-const sent = 1;
-const received = 2;
-
-class StandingMessage implements Message {
-  isDelivered = false;
-  readonly #id: string;
-  readonly #bytes: Uint8Array;
+class StandingOutflow implements Outflow {
   readonly #options: OutflowOptions;
-  readonly #chunks: Uint8Array;
-  /** Probes sent before each chunk was: an answer to a later one tells that it is lost. */
-  readonly #probesBefore: Uint32Array;
-  #probes = 0;
-  /** Chunks sent at least once, to count repeats. */
-  #everSent = 0;
-  #inFlight = 0;
-  #silenceMs: number;
-  #cancelTimer = () => {};
+  readonly #messages = new Map<string, Shared>();
 
-  constructor(id: string, bytes: Uint8Array, options: OutflowOptions) {
-    this.#id = id;
-    this.#bytes = bytes;
+  constructor(options: OutflowOptions) {
     this.#options = options;
-    this.#chunks = new Uint8Array(chunkCount(bytes.byteLength, options.chunkBytes));
-    this.#probesBefore = new Uint32Array(this.#chunks.length);
-    this.#silenceMs = options.silence.firstMs;
   }
 
-  inFlight(): number {
-    return this.#inFlight;
+  send(bytes: Uint8Array): Sending {
+    const id = this.#options.newMessageId();
+    const message = this.#begin(id, false, bytes);
+    this.#pump();
+    return this.#sendingOf(id, message);
   }
 
-  sendUpTo(free: number): number {
-    let count = 0;
-    while (count < free) {
-      const index = this.#chunks.indexOf(waiting);
-      if (index === -1) {
-        break;
-      }
-      this.#sendChunk(index);
-      count += 1;
+  sendBody({ sha256, bytes }: Body, { mayBeThere }: { readonly mayBeThere: boolean }): Sending {
+    const id = bodyName(sha256);
+    const message = this.#begin(id, true, bytes);
+    if (mayBeThere) {
+      message.restart();
     }
-    return count;
+    this.#pump();
+    return this.#sendingOf(id, message);
   }
 
   heard(state: StateFrame): void {
-    this.#silenceMs = this.#options.silence.firstMs;
-    if (state.isComplete) {
-      this.isDelivered = true;
-      this.#inFlight = 0;
-      this.stop();
-      return;
+    this.#messages.get(state.message)?.message.heard(state);
+    this.#pump();
+  }
+
+  probeAll(): void {
+    for (const message of this.#undelivered()) {
+      message.probe();
     }
-    for (let index = 0; index < this.#chunks.length; index += 1) {
-      const isHere = ((state.chunks[index >> 3] ?? 0) & (1 << (index & 7))) !== 0;
-      if (isHere) {
-        this.#chunks[index] = received;
-      } else if ((this.#probesBefore[index] ?? 0) < state.probe) {
-        this.#chunks[index] = waiting;
+  }
+
+  waitingBytes(): number {
+    return this.#undelivered().reduce((total, message) => total + message.missingBytes(), 0);
+  }
+
+  close(): void {
+    for (const { message } of this.#messages.values()) {
+      message.stop();
+    }
+    this.#messages.clear();
+  }
+
+  #undelivered(): readonly OutgoingMessage[] {
+    const all = [...this.#messages.values()].map(({ message }) => message);
+    return all.filter((message) => !message.isDelivered);
+  }
+
+  /** A piece of each in turn while the window has room. */
+  #pump(): void {
+    const active = firstInLine(this.#undelivered());
+    const large = active.filter((message) => !isExpress(message));
+    const total = (of: (message: OutgoingMessage) => number) =>
+      large.reduce((sum, message) => sum + of(message), 0);
+    let bytes = total((message) => message.inFlightBytes());
+    let pieces = total((message) => message.inFlightPieces());
+    // The other end reports every second piece: one alone would wait for its report.
+    const fits = () => pieces < 2 || bytes < this.#options.window.limitBytes();
+    let isMoving = true;
+    while (isMoving) {
+      isMoving = false;
+      for (const message of active) {
+        if (!message.hasWaiting() || !(isExpress(message) || fits())) {
+          continue;
+        }
+        const sent = message.sendPiece(bytes);
+        bytes += isExpress(message) ? 0 : sent;
+        pieces += isExpress(message) ? 0 : 1;
+        isMoving = true;
       }
     }
-    this.#inFlight = this.#chunks.filter((chunk) => chunk === sent).length;
-    this.#watch();
   }
 
-  probe(): void {
-    if (this.#everSent > 0) {
-      const { instance } = this.#options;
-      this.#probes += 1;
-      const probe = { kind: "probe", instance, message: this.#id, probe: this.#probes } as const;
-      this.#options.publish(probe, false);
-      this.#watch();
+  #begin(id: string, isBody: boolean, bytes: Uint8Array): OutgoingMessage {
+    const known = this.#messages.get(id);
+    const pump = () => this.#pump();
+    const message =
+      known?.message ?? new OutgoingMessage({ ...this.#options, id, isBody, bytes, pump });
+    this.#messages.set(id, { message, senders: (known?.senders ?? 0) + 1 });
+    return message;
+  }
+
+  #sendingOf(id: string, message: OutgoingMessage): Sending {
+    let isCancelled = false;
+    return {
+      get isDelivered() {
+        return message.isDelivered;
+      },
+      restart: () => {
+        if (!isCancelled) {
+          message.restart();
+          this.#pump();
+        }
+      },
+      cancel: () => {
+        if (!isCancelled) {
+          isCancelled = true;
+          this.#release(id);
+        }
+      },
+    };
+  }
+
+  #release(id: string): void {
+    const shared = this.#messages.get(id);
+    if (shared === undefined) {
+      return;
     }
+    const { message, senders } = shared;
+    if (senders > 1) {
+      this.#messages.set(id, { message, senders: senders - 1 });
+      return;
+    }
+    this.#messages.delete(id);
+    message.stop();
+    if (!message.isDelivered && message.wasSent) {
+      const { publish, instance } = this.#options;
+      publish({ kind: "drop", instance, message: id }, false);
+    }
+    this.#pump();
   }
+}
 
-  restart(): void {
-    this.isDelivered = false;
-    this.#chunks.fill(waiting);
-    this.#inFlight = 0;
-    this.#silenceMs = this.#options.silence.firstMs;
-  }
-
-  stop(): void {
-    this.#cancelTimer();
-  }
-
-  #sendChunk(index: number): void {
-    const { instance, chunkBytes } = this.#options;
-    const payload = this.#bytes.subarray(index * chunkBytes, (index + 1) * chunkBytes);
-    const totalBytes = this.#bytes.byteLength;
-    const message = this.#id;
-    const isRepeat = index < this.#everSent;
-    this.#everSent = Math.max(this.#everSent, index + 1);
-    this.#chunks[index] = sent;
-    this.#probesBefore[index] = this.#probes;
-    this.#inFlight += 1;
-    const frame = {
-      kind: "chunk",
-      instance,
-      message,
-      index,
-      chunkBytes,
-      totalBytes,
-      payload,
-    } as const;
-    this.#options.publish(frame, isRepeat);
-    this.#watch();
-  }
-
-  #watch(): void {
-    this.#cancelTimer();
-    this.#cancelTimer = this.#options.clock.after(this.#silenceMs, () => {
-      this.#silenceMs = Math.min(2 * this.#silenceMs, this.#options.silence.maxMs);
-      this.probe();
-    });
-  }
+/** A message and how many wait for it: two replies may have the same body. */
+interface Shared {
+  readonly message: OutgoingMessage;
+  readonly senders: number;
 }

@@ -5,7 +5,7 @@ import { z } from "zod";
 import type { Payload, RoundInfo, RoundLink } from "../protocols/index.ts";
 import type { Envelope } from "./codec/envelope.ts";
 import { brokerErrors } from "./errors.ts";
-import type { Link, OutgoingRequest, Reply } from "./link.ts";
+import type { Link, OutgoingRequest, Reply } from "./link-seam.ts";
 
 /** What tells a lane from every other lane of the device. */
 export type LanePlace = Pick<RoundInfo, "round" | "attempt" | "lane">;

@@ -1,7 +1,7 @@
-// Puts one peer's chunks together. What a peer may make this end hold is bounded: chunks are kept as they
-// come, nothing is allocated on its word, and the message touched longest ago makes room for a new one.
+// Puts one peer's chunks together. What a peer may make this end hold is bounded: memory is taken a segment at a time as
+// bytes come, nothing on its word, and the message touched longest ago makes room for a new one.
 import { brokerErrors } from "../errors.ts";
-import { type ChunkFrame, chunkCount } from "./frames.ts";
+import { type ChunkFrame, hasUnit, unitBytes, unitCount } from "./frames.ts";
 
 /** Limits of an assembler. */
 export interface AssemblerLimits {
@@ -14,90 +14,134 @@ export interface AssemblerLimits {
 /** What a chunk changed. */
 export type Progress =
   | { readonly kind: "complete"; readonly bytes: Uint8Array }
-  | { readonly kind: "partial"; readonly isNew: boolean; readonly received: number };
+  | { readonly kind: "partial"; readonly isNew: boolean };
+
+/** What an assembler takes of a chunk's frame. */
+export type Piece = Pick<ChunkFrame, "message" | "isBody" | "offset" | "totalBytes" | "payload">;
 
 /** Puts chunks together, in any order, doubled or not. */
 export interface Assembler {
   /** Throws `ENVELOPE_TOO_LARGE`, or `ENVELOPE_INVALID` for a chunk that contradicts an earlier one. */
-  add(chunk: ChunkFrame): Progress;
-  /** Which chunks are here, as bits; empty when none is. */
-  chunksOf(message: string): Uint8Array;
+  add(piece: Piece): Progress;
+  /** Which units are here, as bits; undefined when the message is not open. */
+  unitsOf(message: string): Uint8Array | undefined;
   drop(message: string): void;
+  /** Forgets all but bodies, which are what they are whoever sends them. */
+  forgetMessages(): void;
   clear(): void;
 }
 
-/** An empty assembler. */
-export function createAssembler(limits: AssemblerLimits): Assembler {
+/** An empty assembler; `onForgotten` hears of messages that made room. */
+export function createAssembler(
+  limits: AssemblerLimits,
+  onForgotten: (message: string) => void = () => {},
+): Assembler {
   const open = new Map<string, Partial>();
   return {
-    add: (chunk) => {
-      const partial = open.get(chunk.message) ?? begin(chunk, limits);
-      if (partial.totalBytes !== chunk.totalBytes || partial.chunkBytes !== chunk.chunkBytes) {
-        const text = `two chunks of message ${chunk.message} disagree about its length`;
+    add: (piece) => {
+      const partial = open.get(piece.message) ?? begin(piece, limits);
+      if (partial.totalBytes !== piece.totalBytes) {
+        const text = `two chunks of message ${piece.message} disagree about its length`;
         throw brokerErrors.error("ENVELOPE_INVALID", text);
       }
-      open.delete(chunk.message);
-      open.set(chunk.message, partial);
-      const isNew = !partial.chunks.has(chunk.index);
-      if (isNew) {
-        // A copy: the payload is a view into whatever else the socket read.
-        partial.chunks.set(chunk.index, Uint8Array.from(chunk.payload));
+      open.delete(piece.message);
+      open.set(piece.message, partial);
+      const isNew = place(partial, piece);
+      makeRoom(open, limits, onForgotten);
+      if (partial.missing > 0) {
+        return { kind: "partial", isNew };
       }
-      makeRoom(open, limits);
-      if (partial.chunks.size < chunkCount(partial.totalBytes, partial.chunkBytes)) {
-        return { kind: "partial", isNew, received: partial.chunks.size };
-      }
-      open.delete(chunk.message);
+      open.delete(piece.message);
       return { kind: "complete", bytes: join(partial) };
     },
-    chunksOf: (message) => bitsOf(open.get(message)),
+    unitsOf: (message) => open.get(message)?.units,
     drop: (message) => {
       open.delete(message);
+    },
+    forgetMessages: () => {
+      for (const [message, { isBody }] of [...open]) {
+        if (!isBody) {
+          open.delete(message);
+        }
+      }
     },
     clear: () => open.clear(),
   };
 }
 
+/** Bytes that are taken at once. */
+const segmentBytes = 16 * unitBytes;
+
 interface Partial {
   readonly totalBytes: number;
-  readonly chunkBytes: number;
-  readonly chunks: Map<number, Uint8Array>;
+  readonly isBody: boolean;
+  readonly segments: Map<number, Uint8Array>;
+  readonly units: Uint8Array;
+  /** Units still to come. */
+  missing: number;
 }
 
-function begin({ totalBytes, chunkBytes }: ChunkFrame, limits: AssemblerLimits): Partial {
+function begin({ totalBytes, isBody }: Piece, limits: AssemblerLimits): Partial {
   if (totalBytes > limits.maxMessageBytes) {
     const text = `a message of ${totalBytes} bytes exceeds the limit of ${limits.maxMessageBytes}`;
     throw brokerErrors.error("ENVELOPE_TOO_LARGE", text);
   }
-  return { totalBytes, chunkBytes, chunks: new Map() };
+  const missing = unitCount(totalBytes);
+  const units = new Uint8Array(Math.ceil(missing / 8));
+  return { totalBytes, isBody, segments: new Map(), units, missing };
+}
+
+/** Copies what is new: the payload is a view into whatever else the socket read. */
+function place(partial: Partial, { offset, payload }: Piece): boolean {
+  const before = partial.missing;
+  for (let at = 0; at < payload.byteLength; at += unitBytes) {
+    const start = offset + at;
+    const unit = start / unitBytes;
+    if (hasUnit(partial.units, unit)) {
+      continue;
+    }
+    const segment = segmentOf(partial, start);
+    segment.set(payload.subarray(at, at + unitBytes), start % segmentBytes);
+    partial.units[unit >> 3] = (partial.units[unit >> 3] ?? 0) | (1 << (unit & 7));
+    partial.missing -= 1;
+  }
+  return partial.missing < before;
+}
+
+function segmentOf({ segments, totalBytes }: Partial, start: number): Uint8Array {
+  const index = Math.floor(start / segmentBytes);
+  const known = segments.get(index);
+  if (known !== undefined) {
+    return known;
+  }
+  const segment = new Uint8Array(Math.min(segmentBytes, totalBytes - index * segmentBytes));
+  segments.set(index, segment);
+  return segment;
 }
 
 /** Forgets the oldest; its sender learns that from the next probe. The newest always stays. */
-function makeRoom(open: Map<string, Partial>, limits: AssemblerLimits): void {
+function makeRoom(
+  open: Map<string, Partial>,
+  limits: AssemblerLimits,
+  onForgotten: (message: string) => void,
+): void {
   const declared = () =>
     [...open.values()].reduce((total, { totalBytes }) => total + totalBytes, 0);
   while (open.size > 1 && (open.size > limits.maxOpen || declared() > 2 * limits.maxMessageBytes)) {
-    const [oldest] = open.keys();
-    open.delete(oldest ?? "");
+    const [oldest = ""] = open.keys();
+    open.delete(oldest);
+    onForgotten(oldest);
   }
 }
 
-function join({ chunks, totalBytes, chunkBytes }: Partial): Uint8Array {
+function join({ segments, totalBytes }: Partial): Uint8Array {
+  const [only] = segments.values();
+  if (segments.size === 1 && only?.byteLength === totalBytes) {
+    return only;
+  }
   const bytes = new Uint8Array(totalBytes);
-  for (const [index, chunk] of chunks) {
-    bytes.set(chunk, index * chunkBytes);
+  for (const [index, segment] of segments) {
+    bytes.set(segment, index * segmentBytes);
   }
   return bytes;
-}
-
-function bitsOf(partial: Partial | undefined): Uint8Array {
-  if (partial === undefined) {
-    return new Uint8Array(0);
-  }
-  const count = chunkCount(partial.totalBytes, partial.chunkBytes);
-  const bits = new Uint8Array(Math.ceil(count / 8));
-  for (const index of partial.chunks.keys()) {
-    bits[index >> 3] = (bits[index >> 3] ?? 0) | (1 << (index & 7));
-  }
-  return bits;
 }

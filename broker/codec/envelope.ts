@@ -55,11 +55,50 @@ export interface EnvelopeLimits {
 /** 64 MiB: the adapters, activations and public sets of today's tasks are far below. */
 export const defaultLimits: EnvelopeLimits = { maxBytes: 64 * 1024 * 1024 };
 
-/** Bytes of an envelope; throws `ENVELOPE_INVALID` or `ENVELOPE_TOO_LARGE`. */
+/** A message as it travels: a large body goes apart, by its hash, so that it is resumed whoever sends the message again. */
+export interface PartedEnvelope {
+  readonly message: Uint8Array;
+  readonly body: Body | undefined;
+}
+
+/** What a message says of its body that goes apart. */
+export interface BodyReference {
+  readonly sha256: Uint8Array;
+  readonly byteLength: number;
+}
+
+/** Bytes that went apart, with their hash. */
+export interface Body {
+  readonly bytes: Uint8Array;
+  readonly sha256: Uint8Array;
+}
+
+/** A body of bytes. */
+export function createBody(bytes: Uint8Array): Body {
+  return { bytes, sha256: checksum([bytes]) };
+}
+
+/** What can be said of a message before its body is here. */
+export interface EnvelopeHead extends Pick<Envelope, "instance" | "sequence"> {
+  readonly replyTo: MessageReference | undefined;
+  /** Undefined when the body is in the message. */
+  readonly body: BodyReference | undefined;
+}
+
+/** Bytes of an envelope in one piece; throws `ENVELOPE_INVALID` or `ENVELOPE_TOO_LARGE`. */
 export async function encodeEnvelope(
   envelope: Envelope,
   limits: EnvelopeLimits = defaultLimits,
 ): Promise<Uint8Array> {
+  return (await encodeParted(envelope, limits, Number.POSITIVE_INFINITY)).message;
+}
+
+/** An envelope whose body goes apart from `apartBytes` on; throws as `encodeEnvelope` does. */
+export async function encodeParted(
+  envelope: Envelope,
+  limits: EnvelopeLimits = defaultLimits,
+  apartBytes = 16 * 1024,
+): Promise<PartedEnvelope> {
   const header = packHeader(envelope);
   const parts = [
     ...[...envelope.tensors.values()].map(({ bytes }) => bytes),
@@ -72,38 +111,55 @@ export async function encodeEnvelope(
     deflateIfSmaller(header, "text"),
     deflateIfSmaller(body, "numbers"),
   ]);
+  const stored = { header: smallHeader ?? header, body: smallBody ?? body };
+  const isApart = stored.body.byteLength >= apartBytes;
   const preamble = Buffer.alloc(preambleBytes);
   preamble.write("TF", 0, "latin1");
   preamble.writeUInt8(wireVersion, 2);
   preamble.writeUInt8(
-    (smallHeader ? flags.headerDeflated : 0) | (smallBody ? flags.bodyDeflated : 0),
+    (smallHeader ? flags.headerDeflated : 0) |
+      (smallBody ? flags.bodyDeflated : 0) |
+      (isApart ? flags.bodyApart : 0),
     3,
   );
-  const stored = { header: smallHeader ?? header, body: smallBody ?? body };
   preamble.writeUInt32LE(stored.header.byteLength, 4);
   preamble.writeUInt32LE(header.byteLength, 8);
   preamble.writeUInt32LE(stored.body.byteLength, 12);
   preamble.writeUInt32LE(body.byteLength, 16);
   writeReference(preamble, 20, envelope);
   writeReference(preamble, 32, envelope.replyTo);
-  const checked = [preamble, stored.header, stored.body];
-  return Buffer.concat([...checked, checksum(checked)]);
+  const apart = isApart ? createBody(stored.body) : undefined;
+  const checked = [preamble, stored.header, apart?.sha256 ?? stored.body];
+  const message = Buffer.concat([...checked, checksum(checked)]);
+  return { message, body: apart };
 }
 
-/** An envelope from foreign bytes; throws `ENVELOPE_INVALID` or `ENVELOPE_TOO_LARGE`. Copies what it returns. */
+/** The head of a message; throws `ENVELOPE_INVALID` or `ENVELOPE_TOO_LARGE`. */
+export function readHead(
+  message: Uint8Array,
+  limits: EnvelopeLimits = defaultLimits,
+): EnvelopeHead {
+  const { isBodyApart, header, body, ...references } = readPreamble(message, limits);
+  checkChecksum(message);
+  const { instance, sequence, replyTo } = references;
+  const sha256 = message.subarray(preambleBytes + header.storedBytes).subarray(0, checksumBytes);
+  const reference = isBodyApart ? { sha256, byteLength: body.storedBytes } : undefined;
+  return { instance, sequence, replyTo, body: reference };
+}
+
+/** An envelope from foreign bytes, and its body if that came apart; throws `ENVELOPE_INVALID` or `ENVELOPE_TOO_LARGE`. Copies what it returns. */
 export async function decodeEnvelope(
   bytes: Uint8Array,
   limits: EnvelopeLimits = defaultLimits,
+  apart?: Body,
 ): Promise<Envelope> {
   const preamble = readPreamble(bytes, limits);
-  const { isHeaderDeflated, isBodyDeflated, header, body } = preamble;
-  const end = bytes.byteLength - checksumBytes;
-  if (!checksum([bytes.subarray(0, end)]).equals(bytes.subarray(end))) {
-    throw invalid("the checksum does not match");
-  }
+  const { isHeaderDeflated, isBodyDeflated, isBodyApart, header, body } = preamble;
+  checkChecksum(bytes);
   const headerEnd = preambleBytes + header.storedBytes;
   const storedHeader = bytes.subarray(preambleBytes, headerEnd);
-  const storedBody = bytes.subarray(headerEnd, end);
+  const rest = bytes.subarray(headerEnd, bytes.byteLength - checksumBytes);
+  const storedBody = isBodyApart ? checkApart(apart, rest, body) : rest;
   const rawHeader = isHeaderDeflated
     ? await inflateExactly(storedHeader, header.rawBytes)
     : storedHeader;
@@ -115,10 +171,10 @@ export async function decodeEnvelope(
     );
   }
   const rawBody = isBodyDeflated ? await inflateExactly(storedBody, body.rawBytes) : storedBody;
-  const { tensors, blobs, ...rest } = parsed;
+  const { tensors, blobs, ...fields } = parsed;
   const { instance, sequence, replyTo } = preamble;
   const reply = replyTo === undefined ? {} : { replyTo };
-  return { ...rest, instance, sequence, ...reply, ...cutBody(tensors, blobs, rawBody) };
+  return { ...fields, instance, sequence, ...reply, ...cutBody(tensors, blobs, rawBody) };
 }
 
 /** Version of the wire format; the topics carry it too. */
@@ -126,11 +182,13 @@ export const wireVersion = 1;
 
 const preambleBytes = 44;
 const checksumBytes = 32;
-const flags = { headerDeflated: 1, bodyDeflated: 2 } as const;
+const flags = { headerDeflated: 1, bodyDeflated: 2, bodyApart: 4 } as const;
+const allFlags = 7;
 
 interface Preamble {
   readonly isHeaderDeflated: boolean;
   readonly isBodyDeflated: boolean;
+  readonly isBodyApart: boolean;
   readonly header: Section;
   readonly body: Section;
   readonly instance: string;
@@ -161,9 +219,12 @@ function readPreamble(bytes: Uint8Array, limits: EnvelopeLimits): Preamble {
   checkSize(preambleBytes + header.rawBytes + body.rawBytes + checksumBytes, limits);
   const isHeaderDeflated = (bits & flags.headerDeflated) !== 0;
   const isBodyDeflated = (bits & flags.bodyDeflated) !== 0;
-  const total = preambleBytes + header.storedBytes + body.storedBytes + checksumBytes;
+  const isBodyApart = (bits & flags.bodyApart) !== 0;
+  const bodyHere = isBodyApart ? checksumBytes : body.storedBytes;
+  const total = preambleBytes + header.storedBytes + bodyHere + checksumBytes;
   if (
-    bits > (flags.headerDeflated | flags.bodyDeflated) ||
+    bits > allFlags ||
+    body.storedBytes > limits.maxBytes ||
     total !== view.byteLength ||
     header.rawBytes > maxHeaderBytes ||
     (!isHeaderDeflated && header.storedBytes !== header.rawBytes) ||
@@ -176,6 +237,7 @@ function readPreamble(bytes: Uint8Array, limits: EnvelopeLimits): Preamble {
   return {
     isHeaderDeflated,
     isBodyDeflated,
+    isBodyApart,
     header,
     body,
     instance,
@@ -228,6 +290,25 @@ function checksum(parts: readonly Uint8Array[]): Buffer {
     hash.update(part);
   }
   return hash.digest();
+}
+
+function checkChecksum(bytes: Uint8Array): void {
+  const end = bytes.byteLength - checksumBytes;
+  if (!checksum([bytes.subarray(0, end)]).equals(bytes.subarray(end))) {
+    throw invalid("the checksum does not match");
+  }
+}
+
+/** The body, when it is the one that the message speaks of. */
+function checkApart(
+  body: Body | undefined,
+  sha256: Uint8Array,
+  { storedBytes }: Section,
+): Uint8Array {
+  if (body?.bytes.byteLength !== storedBytes || Buffer.compare(body.sha256, sha256) !== 0) {
+    throw invalid("its body is not the one that it speaks of");
+  }
+  return body.bytes;
 }
 
 function checkSize(bytes: number, { maxBytes }: EnvelopeLimits): void {

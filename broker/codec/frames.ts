@@ -1,20 +1,24 @@
-// Envelopes travel in frames no larger than a stock broker's limit. Each chunk says all it takes to place and
-// check it, so chunks may come doubled or in any order.
+// Messages travel in frames no larger than a stock broker's limit. Each chunk says all it takes to place and check it, so
+// chunks may come doubled, in any order and in any size: a message is a row of units, a chunk is a run of them.
+import { crc32 } from "node:zlib";
 import { brokerErrors } from "../errors.ts";
 
 /** What travels in one PUBLISH. */
 export type Frame = ChunkFrame | StateFrame | ProbeFrame | DropFrame | HelloFrame;
 
-/** A piece of a message. All but the last hold `chunkBytes`. */
+/** A piece of a message. */
 export interface ChunkFrame {
   readonly kind: "chunk";
   /** 16 hexadecimal digits: who sends. */
   readonly instance: string;
-  /** 16 hexadecimal digits, random: which message. */
+  /** 16 hexadecimal digits: which message. A body's are the first of its sha256, a message's own are random. */
   readonly message: string;
-  readonly index: number;
-  readonly chunkBytes: number;
+  /** Whether it is of a body, which outlives the process that sends it. */
+  readonly isBody: boolean;
+  /** Where the payload begins: a multiple of `unitBytes`. */
+  readonly offset: number;
   readonly totalBytes: number;
+  /** Whole units, or up to the message's end. */
   readonly payload: Uint8Array;
 }
 
@@ -26,8 +30,8 @@ export interface StateFrame {
   readonly isComplete: boolean;
   /** Number of the probe that this answers: chunks sent before it that are missing here are lost. 0: none. */
   readonly probe: number;
-  /** Bit i, lowest first, is set when chunk i is here. */
-  readonly chunks: Uint8Array;
+  /** Bit i, lowest first, is set when unit i is here. Zeros at the end are left out. */
+  readonly units: Uint8Array;
 }
 
 /** Asks for the state of a message. */
@@ -52,29 +56,27 @@ export interface HelloFrame {
   readonly instance: string;
 }
 
-/** Bytes before a chunk's payload. */
-const chunkHeaderBytes = 30;
+/** What is counted, reported and resumed: small enough for a link of 100 kbit/s, and 64 MiB of them take a report of 2 KiB. */
+export const unitBytes = 4096;
 
-/** Smallest chunk of a message that needs several: bounds their number. */
-const minChunkBytes = 512;
+/** Bytes of a chunk's frame beside its payload. */
+export const chunkOverheadBytes = 31;
 
-/** Bytes of a frame, little-endian. */
+/** Bytes of a frame, little-endian, its CRC-32 at the end. */
 export function encodeFrame(frame: Frame): Uint8Array {
-  const payload = payloadOf(frame);
-  const headBytes = frame.kind === "chunk" ? chunkHeaderBytes : 18;
-  const bytes = Buffer.alloc(headBytes + payload.byteLength);
+  const parts = partsOf(frame);
+  const length = parts.reduce((total, part) => total + part.byteLength, headBytes + crcBytes);
+  const bytes = Buffer.allocUnsafe(length);
   bytes.writeUInt8(frameVersion, 0);
   bytes.writeUInt8(frameTypes[frame.kind], 1);
   bytes.write(frame.instance, 2, "hex");
-  if (frame.kind !== "hello") {
-    bytes.write(frame.message, 10, "hex");
+  bytes.write(frame.kind === "hello" ? noMessage : frame.message, 10, "hex");
+  let offset = headBytes;
+  for (const part of parts) {
+    bytes.set(part, offset);
+    offset += part.byteLength;
   }
-  if (frame.kind === "chunk") {
-    bytes.writeUInt32LE(frame.index, 18);
-    bytes.writeUInt32LE(frame.chunkBytes, 22);
-    bytes.writeUInt32LE(frame.totalBytes, 26);
-  }
-  bytes.set(payload, headBytes);
+  bytes.writeUInt32LE(crc32(bytes.subarray(0, offset)), offset);
   return bytes;
 }
 
@@ -82,66 +84,79 @@ export function encodeFrame(frame: Frame): Uint8Array {
 export function decodeFrame(source: Uint8Array): Frame {
   const bytes = Buffer.from(source.buffer, source.byteOffset, source.byteLength);
   const kind = frameKinds.get(bytes[1] ?? 0);
-  if (bytes.byteLength < 18 || bytes[0] !== frameVersion || kind === undefined) {
+  const end = bytes.byteLength - crcBytes;
+  if (end < headBytes || bytes[0] !== frameVersion || kind === undefined) {
     throw invalid(`${bytes.byteLength} bytes are not a frame of version ${frameVersion}`);
   }
+  if (crc32(bytes.subarray(0, end)) !== bytes.readUInt32LE(end)) {
+    throw invalid("its CRC-32 does not match");
+  }
   const instance = bytes.toString("hex", 2, 10);
-  const message = bytes.toString("hex", 10, 18);
+  const message = bytes.toString("hex", 10, headBytes);
+  const rest = bytes.subarray(headBytes, end);
   if (kind === "chunk") {
-    return decodeChunk(bytes, instance, message);
+    return decodeChunk(rest, instance, message);
   }
   if (kind === "state") {
-    const isComplete = need(bytes, 23).readUInt8(18) === 1;
-    const probe = bytes.readUInt32LE(19);
-    return { kind, instance, message, isComplete, probe, chunks: bytes.subarray(23) };
+    const isComplete = need(rest, 5).readUInt8(0) === 1;
+    const probe = rest.readUInt32LE(1);
+    return { kind, instance, message, isComplete, probe, units: rest.subarray(5) };
   }
   if (kind === "probe") {
-    return { kind, instance, message, probe: need(bytes, 22).readUInt32LE(18) };
+    return { kind, instance, message, probe: need(rest, 4).readUInt32LE(0) };
   }
   return kind === "hello" ? { kind, instance } : { kind, instance, message };
 }
 
-/** Number of chunks of a message. */
-export function chunkCount(totalBytes: number, chunkBytes: number): number {
-  return Math.ceil(totalBytes / chunkBytes);
+/** Number of units of so many bytes. */
+export function unitCount(totalBytes: number): number {
+  return Math.ceil(totalBytes / unitBytes);
 }
 
-const frameVersion = 0xf1;
+/** Whether a bit of a state's `units` is set. */
+export function hasUnit(units: Uint8Array, unit: number): boolean {
+  return ((units[unit >> 3] ?? 0) & (1 << (unit & 7))) !== 0;
+}
+
+const frameVersion = 0xf2;
+const headBytes = 18;
+const crcBytes = 4;
+const noMessage = "0".repeat(16);
 const frameTypes = { chunk: 1, state: 2, probe: 3, hello: 4, drop: 5 } as const;
 const frameKinds = new Map(
   Object.entries(frameTypes).map(([kind, type]) => [type as number, kind as Frame["kind"]]),
 );
 
-function payloadOf(frame: Frame): Uint8Array {
-  if (frame.kind === "chunk") {
-    return frame.payload;
+function partsOf(frame: Frame): readonly Uint8Array[] {
+  switch (frame.kind) {
+    case "chunk":
+      return [
+        Uint8Array.of(frame.isBody ? 1 : 0),
+        uint32s(frame.offset, frame.totalBytes),
+        frame.payload,
+      ];
+    case "state":
+      return [Uint8Array.of(frame.isComplete ? 1 : 0), uint32s(frame.probe), frame.units];
+    case "probe":
+      return [uint32s(frame.probe)];
+    default:
+      return [];
   }
-  if (frame.kind === "state") {
-    return Buffer.concat([
-      Uint8Array.of(frame.isComplete ? 1 : 0),
-      uint32(frame.probe),
-      frame.chunks,
-    ]);
-  }
-  if (frame.kind === "probe") {
-    return uint32(frame.probe);
-  }
-  return new Uint8Array(0);
 }
 
-function decodeChunk(bytes: Buffer, instance: string, message: string): ChunkFrame {
-  const index = need(bytes, chunkHeaderBytes + 1).readUInt32LE(18);
-  const chunkBytes = bytes.readUInt32LE(22);
-  const totalBytes = bytes.readUInt32LE(26);
-  const payload = bytes.subarray(chunkHeaderBytes);
-  const offset = index * chunkBytes;
-  const isSmall = chunkBytes < minChunkBytes && totalBytes > chunkBytes;
-  if (isSmall || payload.byteLength !== Math.min(chunkBytes, totalBytes - offset)) {
+function decodeChunk(rest: Buffer, instance: string, message: string): ChunkFrame {
+  const isBody = need(rest, 10).readUInt8(0) === 1;
+  const offset = rest.readUInt32LE(1);
+  const totalBytes = rest.readUInt32LE(5);
+  const payload = rest.subarray(9);
+  const end = offset + payload.byteLength;
+  const isWhole = end === totalBytes || (end < totalBytes && end % unitBytes === 0);
+  if (offset % unitBytes !== 0 || !isWhole) {
     throw invalid(
-      `chunk ${index} of ${payload.byteLength} bytes does not fit ${totalBytes} bytes cut every ${chunkBytes}`,
+      `${payload.byteLength} bytes at ${offset} of ${totalBytes} are not units of ${unitBytes}`,
     );
   }
-  return { kind: "chunk", instance, message, index, chunkBytes, totalBytes, payload };
+  return { kind: "chunk", instance, message, isBody, offset, totalBytes, payload };
 }
 
 function need(bytes: Buffer, length: number): Buffer {
@@ -151,9 +166,11 @@ function need(bytes: Buffer, length: number): Buffer {
   return bytes;
 }
 
-function uint32(value: number): Uint8Array {
-  const bytes = Buffer.alloc(4);
-  bytes.writeUInt32LE(value);
+function uint32s(...values: readonly number[]): Uint8Array {
+  const bytes = Buffer.allocUnsafe(4 * values.length);
+  values.forEach((value, i) => {
+    bytes.writeUInt32LE(value, 4 * i);
+  });
   return bytes;
 }
 

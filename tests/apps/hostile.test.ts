@@ -243,9 +243,9 @@ async function attack(
   await say("far ahead", { kind: "lane", fields: { ...first, laneSequence: 1e6 } });
   // A first chunk that promises four gigabytes gets no answer: the messages after it show that nothing waits for them.
   const { replyTo } = await link.request({ kind: "public-set" });
-  const chunk = { kind: "chunk", index: 0, chunkBytes: 512, totalBytes: 4e9 } as const;
+  const chunk = { kind: "chunk", isBody: false, offset: 0, totalBytes: 4e9 } as const;
   const identity = { instance: replyTo?.instance ?? "", message: "f".repeat(16) };
-  const payload = new Uint8Array(512);
+  const payload = new Uint8Array(4096);
   await transport.publish(outbound, encodeFrame({ ...chunk, ...identity, payload }));
   return refusals;
 }

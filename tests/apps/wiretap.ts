@@ -4,8 +4,10 @@ import { once } from "node:events";
 import { connect, createServer, type Socket } from "node:net";
 import { generate, parser } from "mqtt-packet";
 import { createAssembler } from "../../broker/codec/assembler.ts";
+import { createBody, readHead } from "../../broker/codec/envelope.ts";
 import { decodeFrame, type Frame } from "../../broker/codec/frames.ts";
 import { decodeEnvelope, type Envelope } from "../../broker/index.ts";
+import { bodyName } from "../../broker/outflow.ts";
 import { listen } from "../broker/network.ts";
 
 /** A PUBLISH of a link. */
@@ -40,28 +42,18 @@ export interface Wiretap {
 /** Starts a hop to the broker's port on loopback. */
 export async function startWiretap(brokerPort: number): Promise<Wiretap> {
   const chunks: Buffer[] = [];
-  const decoding = new Map<string, Promise<Envelope>>();
+  const read = createTranscript();
   const frames: TappedFrame[] = [];
   const statuses: unknown[] = [];
-  const decoded: Envelope[] = [];
-  const watchers = new Set<(envelope: Envelope) => void>();
   const sockets = new Set<Socket>();
-  const onMessage = (id: string, bytes: Uint8Array): void => {
-    const envelope = decodeEnvelope(bytes);
-    decoding.set(id, envelope);
-    void envelope.then((whole) => {
-      decoded.push(whole);
-      for (const watch of [...watchers]) watch(whole);
-    });
-  };
   const server = createServer({ noDelay: true }, (near) => {
     const far = connect({ port: brokerPort, host: "127.0.0.1", noDelay: true });
     for (const [socket, other] of [
       [near, far],
       [far, near],
     ] as const) {
-      const read = createReader({
-        onMessage,
+      const readBytes = createReader({
+        ...read,
         onFrame: (frame) => frames.push(frame),
         onStatus: (status) => statuses.push(status),
       });
@@ -73,7 +65,7 @@ export async function startWiretap(brokerPort: number): Promise<Wiretap> {
       });
       socket.on("data", (bytes) => {
         chunks.push(bytes);
-        read(bytes);
+        readBytes(bytes);
         other.write(bytes);
       });
     }
@@ -82,15 +74,57 @@ export async function startWiretap(brokerPort: number): Promise<Wiretap> {
   return {
     url: `mqtt://127.0.0.1:${port}`,
     bytes: () => Buffer.concat(chunks),
+    envelopes: read.envelopes,
+    messages: read.messages,
+    frames: () => frames,
+    statuses: () => statuses,
+    next: read.next,
+    close: async () => {
+      for (const socket of sockets) socket.destroy();
+      server.close();
+      await once(server, "close");
+    },
+  };
+}
+
+/** Puts messages and the bodies that came apart together. */
+function createTranscript() {
+  const decoding = new Map<string, Promise<Envelope>>();
+  const decoded: Envelope[] = [];
+  const watchers = new Set<(envelope: Envelope) => void>();
+  const bodies = new Map<string, Uint8Array>();
+  const withoutBody = new Map<string, { readonly id: string; readonly bytes: Uint8Array }>();
+  const onMessage = (id: string, bytes: Uint8Array): void => {
+    const { body } = readHead(bytes);
+    const name = body && bodyName(body.sha256);
+    const apart = name === undefined ? undefined : bodies.get(name);
+    if (name !== undefined && apart === undefined) {
+      withoutBody.set(name, { id, bytes });
+      return;
+    }
+    const envelope = decodeEnvelope(bytes, undefined, apart && createBody(apart));
+    decoding.set(id, envelope);
+    void envelope.then((whole) => {
+      decoded.push(whole);
+      for (const watch of [...watchers]) watch(whole);
+    });
+  };
+  const onBody = (name: string, bytes: Uint8Array): void => {
+    bodies.set(name, bytes);
+    const message = withoutBody.get(name);
+    withoutBody.delete(name);
+    if (message) onMessage(message.id, message.bytes);
+  };
+  return {
+    onMessage,
+    onBody,
     envelopes: () => Promise.all(decoding.values()),
     messages: async () => {
       const ids = [...decoding.keys()];
       const whole = await Promise.all(decoding.values());
       return new Map(whole.map((envelope, i) => [ids[i] as string, envelope]));
     },
-    frames: () => frames,
-    statuses: () => statuses,
-    next: (fits) =>
+    next: (fits: (envelope: Envelope) => boolean): Promise<Envelope> =>
       new Promise((resolve) => {
         const known = decoded.find(fits);
         const watch = (envelope: Envelope): void => {
@@ -101,38 +135,38 @@ export async function startWiretap(brokerPort: number): Promise<Wiretap> {
         if (known) resolve(known);
         else watchers.add(watch);
       }),
-    close: async () => {
-      for (const socket of sockets) socket.destroy();
-      server.close();
-      await once(server, "close");
-    },
   };
 }
 
-/** Reads one direction of one connection. */
-function createReader({
-  onMessage,
-  onFrame,
-  onStatus,
-}: {
+/** What one direction of one connection is read for. */
+interface Ears {
   readonly onMessage: (id: string, bytes: Uint8Array) => void;
+  readonly onBody: (name: string, bytes: Uint8Array) => void;
   readonly onFrame: (frame: TappedFrame) => void;
   readonly onStatus: (status: unknown) => void;
-}): (bytes: Buffer) => void {
+}
+
+function createReader(ears: Ears): (bytes: Buffer) => void {
   const packets = parser({ protocolVersion: 4 });
   const assembler = createAssembler({ maxMessageBytes: 64 * 1024 * 1024, maxOpen: 64 });
+  const take = (frame: Frame): void => {
+    if (frame.kind !== "chunk") return;
+    const progress = assembler.add(frame);
+    if (progress.kind !== "complete") return;
+    if (frame.isBody) ears.onBody(frame.message, progress.bytes);
+    else ears.onMessage(frame.message, progress.bytes);
+  };
   packets.on("packet", (packet) => {
     if (packet.cmd !== "publish") return;
-    if (packet.topic.endsWith("/status") && packet.payload.length > 0)
-      onStatus(JSON.parse(packet.payload.toString()));
-    if (!/\/(up|down)$/.test(packet.topic)) return;
-    const frame = decodeFrame(packet.payload as Buffer);
-    const way = packet.topic.endsWith("/up") ? "up" : "down";
-    const deviceId = packet.topic.split("/").at(-2) ?? "";
-    onFrame({ deviceId, way, packetBytes: generate(packet).byteLength, frame });
-    const progress = frame.kind === "chunk" ? assembler.add(frame) : undefined;
-    if (frame.kind === "chunk" && progress?.kind === "complete")
-      onMessage(frame.message, progress.bytes);
+    const { topic, payload } = packet;
+    if (topic.endsWith("/status") && payload.length > 0)
+      ears.onStatus(JSON.parse(payload.toString()));
+    if (!/\/(up|down)$/.test(topic)) return;
+    const frame = decodeFrame(payload as Buffer);
+    const way = topic.endsWith("/up") ? "up" : "down";
+    const deviceId = topic.split("/").at(-2) ?? "";
+    ears.onFrame({ deviceId, way, packetBytes: generate(packet).byteLength, frame });
+    take(frame);
   });
   return (bytes) => void packets.parse(bytes);
 }

@@ -3,18 +3,18 @@ import { deflateRawSync } from "node:zlib";
 import fc from "fast-check";
 import { addExtension, Packr, pack } from "msgpackr";
 import t from "tap";
-// The assembler and frames are inside the library: what they refuse must be shown without a link around them.
-import { createAssembler } from "../../broker/codec/assembler.ts";
-import {
-  type ChunkFrame,
-  decodeFrame,
-  encodeFrame,
-  type Frame,
-} from "../../broker/codec/frames.ts";
+// Bodies and msgpack are inside the library: what they refuse must be shown without a link around them.
+import { createBody, encodeParted, readHead } from "../../broker/codec/envelope.ts";
 import { unpack } from "../../broker/codec/msgpack.ts";
-import { decodeEnvelope, type Envelope, encodeEnvelope } from "../../broker/index.ts";
+import {
+  decodeEnvelope,
+  defaultLimits,
+  type Envelope,
+  encodeEnvelope,
+} from "../../broker/index.ts";
 import { type EncodingName, encodeTensor, encodingNames } from "../../protocols/index.ts";
 import { float32 } from "../../runtime/index.ts";
+import { pseudoNoise } from "./pseudo-noise.ts";
 
 const instance = "00112233445566ff";
 
@@ -234,91 +234,22 @@ t.test("only plain msgpack is unpacked", (t) => {
   t.end();
 });
 
-t.test("frames come back as they were sent", (t) => {
-  const message = "ffeeddccbbaa9988";
-  const payload = Buffer.of(1, 2, 3);
-  const frames: Frame[] = [
-    { kind: "chunk", instance, message, index: 0, chunkBytes: 3, totalBytes: 3, payload },
-    { kind: "state", instance, message, isComplete: false, probe: 3, chunks: payload },
-    { kind: "probe", instance, message, probe: 70_000 },
-    { kind: "drop", instance, message },
-    { kind: "hello", instance },
-  ];
-  for (const frame of frames) {
-    t.strictSame(decodeFrame(encodeFrame(frame)), frame, frame.kind);
+t.test("a body that goes apart is held to its hash and length", async (t) => {
+  const blobs = new Map([["x", pseudoNoise(40_000)]]);
+  const { message, body } = await encodeParted({ ...base, blobs });
+  t.ok(message.byteLength < 400 && body?.bytes.byteLength === 40_000);
+  t.match(readHead(message), { sequence: base.sequence, body: { byteLength: 40_000 } });
+  t.same((await decodeEnvelope(message, defaultLimits, body)).blobs, blobs);
+  const changed = Uint8Array.from(body?.bytes ?? []);
+  changed[7] = 1 + (changed[7] ?? 0);
+  for (const wrong of [undefined, createBody(changed), createBody(changed.subarray(1))]) {
+    await t.rejects(decodeEnvelope(message, defaultLimits, wrong), { code: "ENVELOPE_INVALID" });
   }
-  t.end();
-});
-
-t.test("hostile frames are refused", (t) => {
-  fc.assert(
-    fc.property(fc.uint8Array({ maxLength: 80 }), (bytes) => {
-      t.throws(() => decodeFrame(bytes), { code: "ENVELOPE_INVALID" });
-      const headed = Uint8Array.of(0xf1, 1, ...bytes);
-      try {
-        const frame = decodeFrame(headed) as ChunkFrame;
-        t.ok(frame.payload.byteLength <= frame.totalBytes);
-      } catch (error) {
-        t.match(error, { code: "ENVELOPE_INVALID" });
-      }
-    }),
-    { numRuns: 300, examples: [[Uint8Array.of()]] },
-  );
-  const chunk = { ...chunkOf(0), chunkBytes: 2, totalBytes: 4_000_000_000 };
-  t.throws(() => decodeFrame(encodeFrame(chunk)), { code: "ENVELOPE_INVALID" }, "tiny chunks");
-  const beyond = { ...chunkOf(0), index: 9 };
-  t.throws(() => decodeFrame(encodeFrame(beyond)), { code: "ENVELOPE_INVALID" }, "past the end");
-  t.end();
-});
-
-t.test("chunks make the message in any order, doubled or not", (t) => {
-  fc.assert(
-    fc.property(
-      fc.shuffledSubarray([0, 1, 2, 3, 4], { minLength: 5 }),
-      fc.array(fc.nat(4), { maxLength: 6 }),
-      (order, doubles) => {
-        const assembler = createAssembler({ maxMessageBytes: 10_000, maxOpen: 2 });
-        const last = order.at(-1) ?? 0;
-        const before = [...order.slice(0, -1), ...doubles.filter((index) => index !== last)];
-        for (const index of before) {
-          t.equal(assembler.add(chunkOf(index)).kind, "partial");
-        }
-        const result = assembler.add(chunkOf(last));
-        t.equal(result.kind === "complete" && Buffer.compare(result.bytes, whole), 0);
-      },
-    ),
-  );
-  t.end();
-});
-
-t.test("an assembler holds no more than its limits", (t) => {
-  const assembler = createAssembler({ maxMessageBytes: 3000, maxOpen: 2 });
-  const open = (message: string) => assembler.add({ ...chunkOf(0), message });
-  t.throws(() => assembler.add({ ...chunkOf(0), totalBytes: 3001 }), {
+  await t.rejects(decodeEnvelope(message, { maxBytes: 30_000 }, body), {
     code: "ENVELOPE_TOO_LARGE",
   });
-  open("a");
-  t.throws(() => assembler.add({ ...chunkOf(1), message: "a", totalBytes: 2400 }), {
-    code: "ENVELOPE_INVALID",
-    message: /disagree/,
-  });
-  open("b");
-  open("c");
-  t.equal(assembler.chunksOf("a").byteLength, 0, "the oldest made room");
-  t.strictSame([...assembler.chunksOf("b")], [1]);
-  assembler.drop("b");
-  t.equal(assembler.chunksOf("b").byteLength, 0);
-  t.end();
+  t.throws(() => readHead(message, { maxBytes: 30_000 }), { code: "ENVELOPE_TOO_LARGE" });
 });
-
-/** Five chunks of 512 bytes, the last of 452. */
-const whole = pseudoNoise(2500);
-
-function chunkOf(index: number): ChunkFrame {
-  const payload = whole.subarray(index * 512, (index + 1) * 512);
-  const message = "ffeeddccbbaa9988";
-  return { kind: "chunk", instance, message, index, chunkBytes: 512, totalBytes: 2500, payload };
-}
 
 const goodHeader = {
   federation: "farm",
@@ -362,17 +293,6 @@ function bytesOf<E extends string>(length: number, shape: number[], encoding: E)
   return fc
     .uint8Array({ minLength: length, maxLength: length })
     .map((bytes) => ({ shape, encoding, bytes }));
-}
-
-/** Xorshift: bytes that deflate cannot shorten, the same each time. */
-function pseudoNoise(length: number): Uint8Array {
-  let state = 0x9e3779b9;
-  return Uint8Array.from({ length }, () => {
-    state ^= state << 13;
-    state ^= state >>> 17;
-    state ^= state << 5;
-    return state & 0xff;
-  });
 }
 
 function comparable({ tensors, blobs, ...rest }: Envelope) {

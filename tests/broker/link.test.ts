@@ -22,6 +22,9 @@ import {
   withTime,
 } from "./peers.ts";
 
+/** Four pieces of one unit. */
+const fixedWindow = { pieceBytes: 4096, pieces: 4 };
+
 t.test("a request gets its reply, with fields, tensors and blobs both ways", async (t) => {
   const { device } = await join(t, async (request) => ({
     kind: "echo",
@@ -142,9 +145,9 @@ t.test("lost, doubled and reordered frames cost repeats and nothing else", async
         seen.push(Number(request.fields["number"]));
         return { kind: "echo", blobs: request.blobs };
       },
-      { clock, wrap: (transport) => lossy(transport, seed), chunkBytes: 1024 },
+      { clock, wrap: (transport) => lossy(transport, seed), fixedWindow },
     );
-    const sent = Array.from({ length: 6 }, (_, number) => noise(number * 3000 + 10, number));
+    const sent = Array.from({ length: 6 }, (_, number) => noise(number * 12_000 + 10, number));
     const finished = Promise.all(
       sent.map((bytes, number) => {
         const blobs = new Map([["x", bytes]]);
@@ -162,31 +165,33 @@ t.test("lost, doubled and reordered frames cost repeats and nothing else", async
   }
 });
 
-t.test("no more than four chunks are on their way", async (t) => {
+t.test("no more than the window is on its way, and small messages pass it", async (t) => {
   const clock = createManualClock();
-  const { device, pause } = await join(t, echo, { clock, chunkBytes: 1024 });
-  const request = device.request({ kind: "big", blobs: new Map([["x", noise(50_000, 1)]]) });
+  const { device, pause } = await join(t, echo, { clock, fixedWindow });
   pause.down();
-  await until(() => device.counters().sentBytes >= 4 * 1024);
+  const request = device.request({ kind: "big", blobs: new Map([["x", noise(200_000, 1)]]) });
+  await until(() => device.counters().sentBytes >= 4 * 4096);
   await settle();
   const stalled = device.counters().sentBytes;
-  // A hello of about 60 bytes and four chunks of 1 KiB, each with 30 bytes of header and 40 of MQTT.
-  t.ok(stalled > 4 * 1024 && stalled < 4 * 1100 + 120, `${stalled} bytes`);
+  // A hello of 60 bytes, the message of about 300 and four pieces of 4 KiB, each with 31 bytes of header and 40 of MQTT.
+  t.ok(stalled > 4 * 4096 && stalled < 4 * 4180 + 500, `${stalled} bytes`);
+  const small = device.request({ kind: "small" });
+  await until(() => device.counters().sentBytes > stalled);
   pause.up();
   clock.advance(10_000);
-  await request;
+  await Promise.all([request, small]);
 });
 
 t.test("after a reconnect only what is missing is sent again", async (t) => {
-  const { device, hub, transports } = await join(t, echo, { chunkBytes: 1024 });
+  const { device, hub, transports } = await join(t, echo, { fixedWindow });
   const blobs = new Map([["x", noise(200_000, 2)]]);
   const request = device.request({ kind: "big", blobs });
   await until(() => device.counters().sentBytes >= 100_000);
   hub.cut(transports.device);
   await hub.restore(transports.device);
   await request;
-  // What was under way: a window of four chunks, sent again by the transport and at most once more by the link.
-  t.ok(device.counters().repeatedBytes <= 4 * 1200, `${device.counters().repeatedBytes}`);
+  // What was under way: a window of four pieces, sent again by the transport and at most once more by the link.
+  t.ok(device.counters().repeatedBytes <= 4 * 4200, `${device.counters().repeatedBytes}`);
 });
 
 t.test("over MQTT four megabytes survive a cut cable and a restarted broker", async (t) => {

@@ -34,16 +34,22 @@ export async function join(
   onRequest: RequestHandler | undefined,
   options: JoinOptions = {},
 ) {
-  const { device: onDeviceRequest, wrap = (transport: Transport) => transport, ...rest } = options;
+  const { device: onDeviceRequest, wrap = (transport: Transport) => transport, ...both } = options;
+  const { pieces: kept, ...rest } = both;
+  // The coordinator's: two ends do not share a folder.
+  const pieces = kept === undefined ? {} : { pieces: kept };
   const hub = createMemoryHub();
   t.teardown(() => hub.close());
   const shared = { federation, log: () => {}, ...rest };
   const connect = async (clientId: string) => hub.connect({ clientId });
   const transports = { device: await connect(deviceId), coordinator: await connect("coordinator") };
   let isPaused = false;
-  const startCoordinator = (handler: RequestHandler | undefined) =>
+  const startCoordinator = (
+    handler: RequestHandler | undefined,
+    other: Partial<LinkOptions> = {},
+  ) =>
     createLink({
-      ...shared,
+      ...{ ...shared, ...pieces, ...other },
       ...coordinatorLinkTopics(federation, deviceId),
       transport: pausable(wrap(transports.coordinator), () => isPaused),
       self: "coordinator",
@@ -73,9 +79,9 @@ export async function join(
     },
     device: await startDevice(),
     coordinator: await startCoordinator(onRequest),
-    startCoordinator: async (handler: RequestHandler) => {
+    startCoordinator: async (handler: RequestHandler, other: Partial<LinkOptions> = {}) => {
       transports.coordinator = await connect("coordinator");
-      return startCoordinator(handler);
+      return startCoordinator(handler, other);
     },
     startDevice: async () => {
       transports.device = await connect(deviceId);

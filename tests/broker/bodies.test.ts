@@ -1,0 +1,119 @@
+// Large messages whose bodies go apart: resumed whoever restarts, held to their hashes, taken as often as they are spoken of.
+import { existsSync, readdirSync, statSync, truncateSync, writeFileSync } from "node:fs";
+import { join as joinPath } from "node:path";
+import t, { type Test } from "tap";
+import { openPieceFiles, type RequestHandler } from "../../broker/index.ts";
+import { createManualClock } from "./manual-clock.ts";
+import { echo, equal, join, lossy, noise, settle, until, withTime } from "./peers.ts";
+
+const fixedWindow = { pieceBytes: 4096, pieces: 4 };
+/** Four pieces with their headers, and the message that speaks of the body. */
+const windowBytes = 4 * 4200 + 500;
+const total = 600_000;
+const blobs = new Map([["x", noise(total, 5)]]);
+const sizes: RequestHandler = async ({ blobs: got }) => {
+  return { kind: "done", fields: { isWhole: equal(got.get("x"), blobs.get("x")) } };
+};
+
+t.test("a receiver that restarts is sent what it has not had", async (t) => {
+  const { world, request, store } = await interrupted(t);
+  await world.transports.coordinator.close({ will: "publish" });
+  await settle();
+  const before = world.device.counters().sentBytes;
+  const again = await world.startCoordinator(sizes, { pieces: store() });
+  t.strictSame((await request).fields, { isWhole: true });
+  const rest = world.device.counters().sentBytes - before;
+  t.ok(rest < 0.55 * total, `${rest} of ${total} bytes`);
+  const { repeatedBytes } = world.device.counters();
+  t.ok(repeatedBytes <= windowBytes, `and nothing twice but the window: ${repeatedBytes}`);
+  await until(() => files(t).length === 0);
+  await again.close();
+});
+
+t.test("what a power cut left of a piece file is told by its checks, and sent again", async (t) => {
+  const { world, request, store } = await interrupted(t);
+  await world.transports.coordinator.close({ will: "publish" });
+  await settle();
+  const [name = ""] = files(t);
+  const file = joinPath(folderOf(t), name);
+  truncateSync(file, 100_000);
+  writeFileSync(file, Buffer.from("torn"), { flag: "r+" });
+  const again = await world.startCoordinator(sizes, { pieces: store() });
+  t.strictSame((await request).fields, { isWhole: true });
+  await again.close();
+});
+
+t.test("a sender that restarts asks what is there and sends the rest", async (t) => {
+  const { world, request } = await interrupted(t);
+  const lost = t.rejects(request, { code: "LINK_CLOSED" });
+  await world.transports.device.close({ will: "publish" });
+  await lost;
+  const device = await world.startDevice();
+  const reply = await device.request({ kind: "upload", blobs }, { mayBeThere: true });
+  t.strictSame(reply.fields, { isWhole: true });
+  const { sentBytes } = device.counters();
+  t.ok(sentBytes < 0.55 * total, `${sentBytes} of ${total} bytes`);
+});
+
+t.test("a body that was used up is sent again to whoever speaks of it again", async (t) => {
+  const { device } = await join(t, sizes, { fixedWindow });
+  for (let i = 0; i < 3; i += 1) {
+    t.strictSame((await device.request({ kind: "upload", blobs })).fields, { isWhole: true });
+  }
+  const both = [1, 2].map(() => device.request({ kind: "upload", blobs }));
+  for (const reply of await Promise.all(both)) {
+    t.strictSame(reply.fields, { isWhole: true });
+  }
+});
+
+t.test("bodies get through a network that loses, doubles and reorders", async (t) => {
+  for (const seed of [1, 2, 3, 4, 5, 6]) {
+    const clock = createManualClock();
+    const wrap = (transport: Parameters<typeof lossy>[0]) => lossy(transport, seed);
+    const { device, coordinator } = await join(t, echo, { clock, wrap, fixedWindow });
+    const sent = [200_000, 20_000, 90_000, 30_001].map((length, i) => noise(length, seed + i));
+    const work = Promise.all(
+      sent.map((bytes) => device.request({ kind: "a", blobs: new Map([["x", bytes]]) })),
+    );
+    const replies = await withTime(clock, work);
+    t.ok(
+      replies.every((reply, i) => equal(reply.blobs.get("x"), sent[i])),
+      `seed ${seed}`,
+    );
+    await Promise.all([device.close(), coordinator.close()]);
+  }
+});
+
+t.test("a store that cannot write costs the resumption and not the message", async (t) => {
+  const log: string[] = [];
+  const folder = joinPath(t.testdir({ file: "no folder" }), "file", "below");
+  const pieces = openPieceFiles({ folder, log: (line) => log.push(line) });
+  const { device } = await join(t, sizes, { fixedWindow, pieces });
+  t.strictSame((await device.request({ kind: "upload", blobs })).fields, { isWhole: true });
+  t.match(log.join("\n"), /not kept over a restart/);
+  t.equal(log.length, 1, "said once");
+});
+
+/** An upload of which half is there. */
+async function interrupted(t: Test) {
+  const folder = folderOf(t);
+  const store = () => openPieceFiles({ folder, log: () => {} });
+  const world = await join(t, sizes, { fixedWindow, pieces: store() });
+  const request = world.device.request({ kind: "upload", blobs });
+  await until(() => world.device.counters().sentBytes >= total / 2);
+  await until(() => bytesIn(folder) > 0.45 * total);
+  return { world, request, store };
+}
+
+function bytesIn(folder: string): number {
+  const names = existsSync(folder) ? readdirSync(folder) : [];
+  return names.reduce((sum, name) => sum + statSync(joinPath(folder, name)).size, 0);
+}
+
+function folderOf(t: Test): string {
+  return joinPath(t.testdirName, "pieces");
+}
+
+function files(t: Test): string[] {
+  return readdirSync(folderOf(t));
+}
