@@ -30,6 +30,14 @@ export const readySchema = z.strictObject({
   /** Whether it holds the task's model; one that does not may have its own. */
   hasModel: z.boolean(),
   ownModel: ownModelSchema.exactOptional(),
+  /** A lane that a former process of the device finished, and that this one delivers. */
+  delivers: z
+    .strictObject({
+      round: z.int().positive(),
+      attempt: z.int().positive(),
+      lane: z.int().positive(),
+    })
+    .exactOptional(),
 });
 
 /** Request `refused`: why the coordinator cannot use the device, for the device's own log. */

@@ -2,7 +2,7 @@
 // knows which were processed: it answers repeats from store and refuses stale lanes. A number outlives the
 // coordinator's process, which the link's own sequences do not.
 import { z } from "zod";
-import type { Payload, RoundInfo, RoundLink } from "../protocols/index.ts";
+import type { Payload, RoundInfo, RoundLink, TrainReport } from "../protocols/index.ts";
 import type { Envelope } from "./codec/envelope.ts";
 import { brokerErrors } from "./errors.ts";
 import type { Link, OutgoingRequest, Reply } from "./link-seam.ts";
@@ -19,6 +19,8 @@ export interface RoundLinkOptions<Down extends Payload> {
   readonly parseDown: (payload: Payload) => Down;
   /** Ends the round: what waits rejects with its reason. */
   readonly signal: AbortSignal;
+  /** Keeps a last message and what is to be reported, so that another process can deliver it. */
+  readonly keep?: (up: Payload, sequence: number, report: TrainReport) => Promise<void>;
 }
 
 /** The kind of a lane's requests, and of the replies to them. */
@@ -28,18 +30,22 @@ export const laneKind = "lane";
 export function createRoundLink<Down extends Payload, Up extends Payload>(
   options: RoundLinkOptions<Down>,
 ): RoundLink<Down, Up> {
-  const { link, task, place, signal } = options;
-  let laneSequence = 0;
-  const request = (up: Up) => {
-    laneSequence += 1;
-    return link.request({ ...place, task, ...wrap(up, laneSequence) }, { signal });
-  };
+  const { link, task, place, signal, keep } = options;
+  let lastSequence = 0;
+  const request = (up: Up, laneSequence: number) =>
+    link.request({ ...place, task, ...wrap(up, laneSequence) }, { signal });
   return {
-    send: async (up) => {
-      await request(up);
+    send: async (up, report) => {
+      lastSequence += 1;
+      const sequence = lastSequence;
+      if (report !== undefined) {
+        await keep?.(up, sequence, report);
+      }
+      await request(up, sequence);
     },
     ask: async (up) => {
-      const answer = readAnswer(await request(up));
+      lastSequence += 1;
+      const answer = readAnswer(await request(up, lastSequence));
       if (answer === undefined) {
         const text = `the coordinator gave no answer to a "${up.kind}" message`;
         throw brokerErrors.error("ENVELOPE_INVALID", text, {
@@ -49,6 +55,14 @@ export function createRoundLink<Down extends Payload, Up extends Payload>(
       return options.parseDown(answer);
     },
   };
+}
+
+/** Sends a kept message of a lane: a former process of the device may have sent it, or part of it. */
+export async function deliverKept(
+  { link, task, place, signal }: Omit<RoundLinkOptions<Payload>, "parseDown" | "keep">,
+  { up, sequence }: { readonly up: Payload; readonly sequence: number },
+): Promise<void> {
+  await link.request({ ...place, task, ...wrap(up, sequence) }, { signal, mayBeThere: true });
 }
 
 /** What a lane has processed: what a journal restores after a crash. */

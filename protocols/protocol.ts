@@ -114,8 +114,11 @@ export interface ClientSide<Down extends Payload, Up extends Payload> {
 
 /** The messages of one round on one device. */
 export interface RoundLink<Down extends Payload, Up extends Payload> {
-  /** Resolves once the coordinator has journaled the message (not at PUBACK). */
-  send(up: Up): Promise<void>;
+  /**
+   * Resolves once the coordinator has journaled the message (not at PUBACK). With what is to be reported so far it is the
+   * round's last one, and is delivered even if this process does not live to do so.
+   */
+  send(up: Up, report?: TrainReport): Promise<void>;
   /** Resolves with the answer to exactly this message; several may be in flight. */
   ask(up: Up): Promise<Down>;
 }

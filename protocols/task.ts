@@ -99,6 +99,13 @@ export const taskSchema = z.strictObject({
       goodRounds: positiveInt.default(3),
     })
     .prefault({}),
+  /** What the broker between coordinator and devices carries. */
+  transport: z
+    .strictObject({
+      /** Largest MQTT packet; brokers drop a connection that sends a larger one. */
+      maxPacketBytes: z.int().min(8192).max(268_435_455).default(131_072),
+    })
+    .prefault({}),
   assignments: assignmentOptions,
   aggregation: aggregationOptions,
   full: fullOptions,

@@ -11,7 +11,7 @@ import {
   writeFileAtomic,
   writeSafetensors,
 } from "../../runtime/index.ts";
-import { decodeStored, encodeStored } from "./stored-message.ts";
+import { decodeStored, encodeStored } from "../stored-message.ts";
 
 /** Finished rounds' global models in a run folder. */
 export interface Checkpoints {

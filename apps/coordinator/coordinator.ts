@@ -44,6 +44,7 @@ export async function runCoordinator(options: CoordinatorOptions): Promise<RunRe
     task,
     assign: revisions.assign,
     publicBytes: prepared.publicBytes,
+    incomingFolder: folder.incomingFolder,
     onEvent,
     log,
   });

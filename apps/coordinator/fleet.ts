@@ -1,5 +1,6 @@
 // The devices of a run: who is there, what each one is, and which framework it got. A device that
 // appears is asked what it is, told the task, and counts as ready once it holds model and data.
+import { join } from "node:path";
 import {
   coordinatorId,
   coordinatorLinkTopics,
@@ -7,8 +8,10 @@ import {
   createLink,
   type Envelope,
   type LaneInbox,
+  type LanePlace,
   type Link,
   type Log,
+  openPieceFiles,
   type PeerStatus,
   type PresenceWatch,
   type Reply,
@@ -51,6 +54,8 @@ export interface ReadyDevice {
   readonly examples: number;
   /** What it said of itself when it joined. */
   readonly offer: DeviceOffer;
+  /** A lane that a former process of the device finished, and that this one delivers. */
+  readonly delivers: LanePlace | undefined;
 }
 
 /** The devices of a run. */
@@ -88,6 +93,8 @@ export interface FleetOptions {
   readonly assign: (offer: DeviceOffer) => Selection;
   /** What a device that asks for the public set gets. */
   readonly publicBytes: Uint8Array;
+  /** Keeps what has come of messages over a restart. */
+  readonly incomingFolder: string;
   readonly onEvent: OnEvent;
   readonly log: Log;
 }
@@ -249,7 +256,7 @@ type Answer = (request: Envelope, signal: AbortSignal) => Promise<Reply>;
 
 async function createMember(
   deviceId: string,
-  { transport, federation, log }: FleetOptions,
+  { transport, federation, task, incomingFolder, log }: FleetOptions,
   answer: Answer,
 ): Promise<Member> {
   const link = await createLink({
@@ -258,6 +265,8 @@ async function createMember(
     self: coordinatorId,
     peer: deviceId,
     ...coordinatorLinkTopics(federation, deviceId),
+    maxPacketBytes: task.transport.maxPacketBytes,
+    pieces: openPieceFiles({ folder: join(incomingFolder, deviceId), log }),
     onRequest: answer,
     log,
   });
@@ -300,7 +309,7 @@ async function bringIn(
   const offer = { ...declared, deviceId: id, profile, budget, ...texts, ...models };
   const selection = assign(offer);
   const assignment = requireAssignment(id, selection);
-  const { examples } = answer;
-  const standing = { id, instance, gone: signal, link, inbox };
+  const { examples, delivers } = answer;
+  const standing = { id, instance, gone: signal, link, inbox, delivers };
   return { ...standing, profile, budget, selection, assignment, examples, offer };
 }

@@ -60,6 +60,19 @@ export class LaneBook {
     return this.#runners.get(id) === instance;
   }
 
+  /** Whether the device's process has its lane's outcome from a former one. */
+  isDeliveredBy({ id, delivers }: ReadyDevice): boolean {
+    const info = this.lanes.get(id)?.info;
+    const isGivenUp = this.#runners.has(id) && this.#runners.get(id) === undefined;
+    return (
+      !isGivenUp &&
+      info !== undefined &&
+      info.lane === delivers?.lane &&
+      info.round === delivers.round &&
+      info.attempt === delivers.attempt
+    );
+  }
+
   /** Whether the device was in a lane since this process began. */
   hasCome(deviceId: string): boolean {
     return this.#runners.has(deviceId);
@@ -70,7 +83,8 @@ export class LaneBook {
     const { lastLanes } = this.#options;
     const known = this.lanes.get(id);
     const isRestored = this.#restored.get(id) === known?.info.lane && !this.hasCome(id);
-    if (known && (isRestored || this.isRunBy(device))) return known;
+    const goesOn = isRestored || this.isRunBy(device) || this.isDeliveredBy(device);
+    if (known && goesOn) return known;
     await known?.close();
     const origin = await originOf();
     const lane = (lastLanes.get(id) ?? 0) + 1;

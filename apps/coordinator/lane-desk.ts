@@ -107,7 +107,9 @@ export class LaneDesk {
     await former;
     const lane = await this.#admit(device);
     const news = this.#course.newsFor(device.id);
-    if (lane) await startLane(device, lane, { ...this.#options, news });
+    // What was trained before the device's restart is on its way: there is nothing to start.
+    if (!lane || this.#book.isDeliveredBy(device)) return;
+    await startLane(device, lane, { ...this.#options, news });
   }
 
   /** What was delivered counts, even if its report is lost with the device. */

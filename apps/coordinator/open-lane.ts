@@ -12,9 +12,9 @@ import type {
   RoundInfo,
   ServerSide,
 } from "../../protocols/index.ts";
+import { decodeStored, encodeStored } from "../stored-message.ts";
 import type { RecordedLane } from "./recovery.ts";
 import type { RunFolder } from "./run-folder.ts";
-import { decodeStored, encodeStored } from "./stored-message.ts";
 
 /** What a lane is opened with. */
 export interface LaneOptions {

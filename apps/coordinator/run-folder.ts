@@ -25,6 +25,8 @@ import { lockRunFolder } from "./run-lock.ts";
 /** A run folder that this process owns. */
 export interface RunFolder {
   readonly path: string;
+  /** For what has come of messages that are not whole: lost without harm. */
+  readonly incomingFolder: string;
   readonly journal: Journal;
   /** The last finished round's global model, undefined in a new run. */
   readonly checkpoint: GlobalModel | undefined;
@@ -76,6 +78,7 @@ export async function openRunFolder(path: string, task: Task): Promise<RunFolder
     const upload = (name: string) => join(uploads, name);
     return {
       path,
+      incomingFolder: join(path, "journal", "incoming"),
       journal,
       checkpoint: await lastCheckpoint(checkpoints, journal),
       saveCheckpoint: (global) => checkpoints.save(global),

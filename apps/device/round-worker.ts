@@ -2,9 +2,9 @@
 // what each round took.
 import {
   createRoundLink,
+  deliverKept,
   type LanePlace,
   type Link,
-  type TrafficSide,
   type Transport,
 } from "../../broker/index.ts";
 import type { BoardState } from "../../devices/index.ts";
@@ -24,6 +24,8 @@ import { type Engine, type Example, type Tokenizer, TrifoldError } from "../../r
 import type { DeviceRoundReport } from "../control-messages.ts";
 import { errorText } from "../error-text.ts";
 import { isInterruption } from "../failure.ts";
+import type { KeptUpload } from "./kept-upload.ts";
+import { type LinkReading, readLink, uplinkMeter } from "./link-meter.ts";
 import {
   markPeak,
   peakResidentBytes,
@@ -62,6 +64,8 @@ export interface RoundWorkerOptions {
 export interface RoundWorker {
   /** Begins a lane, or gives false when it runs or ran already. */
   start(round: RoundStart): boolean;
+  /** Delivers what a former process of this device finished. */
+  deliver(upload: KeptUpload): void;
   /** Counts traffic from here on as the next round's, unless a lane is running. */
   markTraffic(): void;
   /** Ends the running lane and frees the model. */
@@ -90,7 +94,7 @@ class StandingWorker implements RoundWorker {
   #stop = new AbortController();
   #running: Promise<void> = Promise.resolve();
   #loaded: LoadedClient | undefined;
-  #traffic: Meter;
+  #traffic: LinkReading;
   /** Bytes of the public set, fetched within this round. */
   #provisioningBytes = 0;
   /** Resident bytes before anything of the model was loaded. */
@@ -98,7 +102,7 @@ class StandingWorker implements RoundWorker {
 
   constructor(options: RoundWorkerOptions) {
     this.#options = options;
-    this.#traffic = readMeter(options);
+    this.#traffic = readLink(options);
   }
 
   start(round: RoundStart): boolean {
@@ -111,8 +115,16 @@ class StandingWorker implements RoundWorker {
     return true;
   }
 
+  deliver(upload: KeptUpload): void {
+    const { lane } = upload.place;
+    if (lane <= this.#lane) return;
+    this.#lane = lane;
+    const { signal } = this.#stop;
+    this.#running = this.#running.then(() => this.#deliver(upload, signal));
+  }
+
   markTraffic(): void {
-    if (this.#runningLane === 0) this.#traffic = readMeter(this.#options);
+    if (this.#runningLane === 0) this.#traffic = readLink(this.#options);
   }
 
   async close(): Promise<void> {
@@ -120,6 +132,27 @@ class StandingWorker implements RoundWorker {
     await this.#running;
     await this.#loaded?.client.close();
     this.#loaded = undefined;
+  }
+
+  /** Never rejects: what the coordinator no longer takes is of a round that is over. */
+  async #deliver({ place, report, ...message }: KeptUpload, signal: AbortSignal): Promise<void> {
+    const { link, log, workplace } = this.#options;
+    if (signal.aborted) return;
+    log(`round ${place.round}: delivering what was trained before this start`);
+    try {
+      await deliverKept({ link, task: workplace.task.name, place, signal }, message);
+      await link.request({ ...place, kind: "report", fields: { ...report } }, { signal });
+    } catch (error) {
+      if (signal.aborted || isInterruption(error)) return;
+      log(`round ${place.round}: it is no longer wanted: ${errorText(error).message}`);
+    }
+    await this.#forgetUpload();
+  }
+
+  /** A disk that cannot forget it costs a message that is refused as stale. */
+  async #forgetUpload(): Promise<void> {
+    const { workplace, log } = this.#options;
+    await workplace.uploads.forget().catch((error: Error) => log(error.message));
   }
 
   /** Never rejects: a failed round is reported to the coordinator, which decides what becomes of it. */
@@ -134,6 +167,7 @@ class StandingWorker implements RoundWorker {
     try {
       const report = await this.#train(round, place, signal);
       await link.request({ ...place, kind: "report", fields: { ...report } }, { signal });
+      await this.#forgetUpload();
     } catch (error) {
       // The engine gives a round up when the device is stopped, before the lane is.
       if (signal.aborted || isInterruption(error)) return;
@@ -171,14 +205,24 @@ class StandingWorker implements RoundWorker {
       raw.down += protocol.rawBytes(down);
       return down;
     };
-    const lane = createRoundLink({ link, task: workplace.task.name, place, parseDown, signal });
+    const keep = async (up: Payload, sequence: number, soFar: TrainReport) => {
+      const measured = this.#measured(soFar, raw, started);
+      await workplace.uploads
+        .keep({ place, sequence, up, report: measured })
+        .catch((error: Error) =>
+          // The round goes on: only a restart before it is delivered would miss it.
+          this.#options.log(`the update is not kept on disk: ${error.message}`),
+        );
+    };
+    const task = workplace.task.name;
+    const lane = createRoundLink({ link, task, place, parseDown, signal, keep });
     const count = (up: Payload) => {
       raw.up += protocol.rawBytes(up);
       return up;
     };
-    const uplink = uplinkMeter(() => readMeter(this.#options).uplinkBytes);
+    const uplink = uplinkMeter(() => readLink(this.#options).uplinkBytes);
     const counted = {
-      send: (up: Payload) => uplink.time(() => lane.send(count(up))),
+      send: (up: Payload, soFar?: TrainReport) => uplink.time(() => lane.send(count(up), soFar)),
       ask: (up: Payload) => lane.ask(count(up)),
     };
     const report = await client.runRound(info, protocol.parseDown(first), counted, signal);
@@ -200,7 +244,7 @@ class StandingWorker implements RoundWorker {
     raw: { readonly up: number; readonly down: number },
     started: number,
   ): DeviceRoundReport {
-    const now = readMeter(this.#options);
+    const now = readLink(this.#options);
     const idleBytes = this.#idleBytes ?? 0;
     return {
       ...report,
@@ -218,9 +262,9 @@ class StandingWorker implements RoundWorker {
 
   /** What is fetched once is counted apart from the round. */
   async #provision<T>(fetch: () => Promise<T>): Promise<T> {
-    const before = readMeter(this.#options);
+    const before = readLink(this.#options);
     const fetched = await fetch();
-    const after = readMeter(this.#options);
+    const after = readLink(this.#options);
     const uplinkBytes = after.uplinkBytes - before.uplinkBytes;
     const downlinkBytes = after.downlinkBytes - before.downlinkBytes;
     this.#provisioningBytes += uplinkBytes + downlinkBytes;
@@ -271,39 +315,3 @@ class StandingWorker implements RoundWorker {
 
 /** What belongs to the way in which a device took part: another cut or framework has other tensors, or other gradients. */
 const ofOneWay = ["moments", "residual"] as const;
-
-/** Uploads below it say more of the round trip than of the rate. */
-const tellingBytes = 64 * 1024;
-
-/** Times uploads; the largest that is large enough to tell counts. */
-function uplinkMeter(bytesSent: () => number) {
-  let [mostBytes, bitsPerSecond] = [tellingBytes, 0];
-  return {
-    time: async (send: () => Promise<void>): Promise<void> => {
-      const [before, started] = [bytesSent(), performance.now()];
-      await send();
-      const bytes = bytesSent() - before;
-      if (bytes < mostBytes) return;
-      mostBytes = bytes;
-      bitsPerSecond = (8000 * bytes) / Math.max(performance.now() - started, 1);
-    },
-    rate: () => (bitsPerSecond > 0 ? { uplinkBitsPerSecond: bitsPerSecond } : {}),
-  };
-}
-
-interface Meter {
-  readonly uplinkBytes: number;
-  readonly downlinkBytes: number;
-  readonly repeatedBytes: number;
-}
-
-/** Bytes of the PUBLISH packets of the link, as the connection saw them. */
-function readMeter({ transport, link }: Pick<RoundWorkerOptions, "transport" | "link">): Meter {
-  const { sent, received } = transport.traffic.read();
-  const bytes = (side: TrafficSide) => side.up.bytes + side.down.bytes;
-  return {
-    uplinkBytes: bytes(sent),
-    downlinkBytes: bytes(received),
-    repeatedBytes: link.counters().repeatedBytes,
-  };
-}

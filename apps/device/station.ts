@@ -1,10 +1,13 @@
 // What a connected device does with the coordinator's requests.
+import { join } from "node:path";
 import {
   coordinatorId,
   createLink,
   deviceLinkTopics,
   type Envelope,
+  type LanePlace,
   type Link,
+  openPieceFiles,
   type Reply,
   type Transport,
 } from "../../broker/index.ts";
@@ -63,6 +66,7 @@ export async function openStation(options: StationOptions): Promise<Station> {
     self: deviceId,
     peer: coordinatorId,
     ...deviceLinkTopics(federation, deviceId),
+    pieces: openPieceFiles({ folder: join(options.places.stateFolder, "incoming", deviceId), log }),
     onRequest: (request) => desk.answer(request),
     log,
   });
@@ -127,6 +131,7 @@ class Desk {
     this.#fault = undefined;
     const task = parseTask(readFields(request, prepareSchema).task);
     const fingerprint = taskFingerprint(task);
+    this.link?.limitPackets(task.transport.maxPacketBytes);
     if (this.#workplace?.fingerprint !== fingerprint) {
       log(`task "${task.name}": opening model and data`);
       const workplace = await openWorkplace(task, { deviceId, places, data }).catch((fault) => {
@@ -139,13 +144,23 @@ class Desk {
     }
     const { examples, base, own } = this.#workplace as Workplace;
     this.#worker?.markTraffic();
+    const delivers = await this.#deliverKept();
     return {
       examples: examples.train,
       holdOut: examples.holdOut,
       fingerprint,
       hasModel: base !== undefined,
       ...(own ? { ownModel: own.facts } : {}),
+      ...(delivers ? { delivers } : {}),
     };
+  }
+
+  /** Begins to deliver what a former process finished, and gives its lane. */
+  async #deliverKept(): Promise<LanePlace | undefined> {
+    const kept = await this.#workplace?.uploads.read();
+    // After the reply: the coordinator keeps the lane once it knows.
+    if (kept) setImmediate(() => this.#worker?.deliver(kept));
+    return kept?.place;
   }
 
   /** A fault of this device's own ends the program; anything else may be mended at the coordinator. */

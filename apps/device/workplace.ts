@@ -14,6 +14,7 @@ import { columnsOf, examplesOf, holdOut } from "../examples.ts";
 import type { ModelAndTokenizer } from "../model-and-tokenizer.ts";
 import { type DeviceState, openDeviceState } from "./client-state.ts";
 import { deviceProgramErrors } from "./errors.ts";
+import { createUploadKeeper, type UploadKeeper } from "./kept-upload.ts";
 import { findModels, type ModelPlaces } from "./model-store.ts";
 
 /** The private data of a device. */
@@ -46,6 +47,8 @@ export interface Workplace {
   /** Private examples to train on and held out, alike for every model. */
   readonly examples: { readonly train: number; readonly holdOut: number };
   readonly state: DeviceState;
+  /** The last round's message until it is delivered. */
+  readonly uploads: UploadKeeper;
 }
 
 /** Opens models and data; throws `DEVICE_MODEL_MISSING`, `DATA_*` or `DEVICE_DATA_TOO_SMALL`. */
@@ -80,11 +83,11 @@ export async function openWorkplace(
   };
   const { train, holdOut: aside } = (base ?? own) as HeldModel;
   const fingerprint = taskFingerprint(task);
-  const state = await openDeviceState(
-    join(places.stateFolder, "tasks", fingerprint.slice(0, 16), deviceId),
-  );
+  const folder = join(places.stateFolder, "tasks", fingerprint.slice(0, 16), deviceId);
+  const state = await openDeviceState(folder);
+  const uploads = createUploadKeeper(folder, deviceId);
   const examples = { train: train.length, holdOut: aside.length };
-  return { task, fingerprint, base, own, examples, state };
+  return { task, fingerprint, base, own, examples, state, uploads };
 }
 
 /** What a protocol runs on this device; throws `DEVICE_MODEL_MISSING` when that is the task's model and the device lacks it. */

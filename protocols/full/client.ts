@@ -40,7 +40,8 @@ export async function createFullClient(
         ...kept,
       });
       const fields = { examples: context.train.length, steps: trained.steps };
-      await link.send({ kind, fields, tensors: sent.encoded });
+      const soFar = reportOf(context, trained, undefined);
+      await link.send({ kind, fields, tensors: sent.encoded }, soFar);
       return reportOf(context, trained, await local.score(parameters, signal));
     },
     close: () => local.close(),

@@ -58,11 +58,11 @@ export async function createKdClient(context: ClientContext): Promise<ClientSide
         ...endOf(task, parameters),
         ...rememberMoments(context, trained.moments),
       });
-      await link.send({ ...packed, kind: "knowledge", fields });
       const opinionFlops = predictor.flops * batchCount(rows.texts.length, task.training.batchSize);
-      const flops = taught.flops + trained.flops + opinionFlops;
-      const score = await local.score(parameters, signal);
-      return reportOf(context, { ...trained, flops }, score);
+      const done = { ...trained, flops: taught.flops + trained.flops + opinionFlops };
+      const soFar = reportOf(context, done, undefined);
+      await link.send({ ...packed, kind: "knowledge", fields }, soFar);
+      return reportOf(context, done, await local.score(parameters, signal));
     },
     close: async () => {
       await local.close();

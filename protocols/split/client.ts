@@ -71,10 +71,11 @@ export async function createSplitClient(
         ...rememberGlobal(task, theta, info.round),
         ...rememberResidual(update),
       });
-      await link.send({ kind: "update", fields, tensors: update.encoded });
-      kept = { lane: info.lane, wire };
       const trained = { steps, meanLoss: totalLoss / steps, flops: steps * part.flops };
-      return reportOf(context, trained, score);
+      const report = reportOf(context, trained, score);
+      await link.send({ kind: "update", fields, tensors: update.encoded }, report);
+      kept = { lane: info.lane, wire };
+      return report;
     },
     close: () => part.close(),
   };

@@ -308,6 +308,7 @@ async function meet(t: Test, { description, ready, onPrepare }: Answers) {
         offer,
       ),
     publicBytes: new Uint8Array(0),
+    incomingFolder: join(t.testdirName, "incoming"),
     onEvent: (event) => events.push(event),
     log,
   });

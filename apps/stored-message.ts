@@ -1,6 +1,6 @@
-// Messages on the coordinator's disk: envelopes, as on the wire, of no federation, process or lane.
-import { decodeEnvelope, encodeEnvelope } from "../../broker/index.ts";
-import type { Payload } from "../../protocols/index.ts";
+// Messages on a disk: envelopes, as on the wire, of no federation or process.
+import { decodeEnvelope, encodeEnvelope } from "../broker/index.ts";
+import type { Payload } from "../protocols/index.ts";
 
 /** A message as bytes. */
 export function encodeStored(
