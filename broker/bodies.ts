@@ -1,8 +1,10 @@
 // Bodies on their way in. A message speaks of its body by hash; the body comes apart, may have begun to come for a process
 // of the sender that is gone, and may be here in part from before this process began.
 import { type Assembler, createAssembler, type Piece } from "./codec/assembler.ts";
-import { type Body, type BodyReference, createBody } from "./codec/envelope.ts";
+import { type Body, createBody } from "./codec/body.ts";
+import type { BodyReference } from "./codec/envelope.ts";
 import { brokerErrors } from "./errors.ts";
+import type { Intake, Ticket } from "./intake.ts";
 import { bodyName } from "./outflow.ts";
 
 /** Keeps the pieces of bodies over a restart of this end. What it loses is sent again: hashes tell. */
@@ -17,6 +19,8 @@ export interface PieceStore {
 export interface BodiesOptions {
   readonly maxBytes: number;
   readonly store: PieceStore | undefined;
+  /** Room that bodies of all peers share. */
+  readonly intake: Intake | undefined;
   /** Tells the sender what is here of a body. */
   readonly report: (name: string) => void;
 }
@@ -24,6 +28,8 @@ export interface BodiesOptions {
 /** Bodies of one peer that are here in part, or whole and not taken yet. */
 export interface Bodies {
   add(piece: Piece): "whole" | "new" | "known";
+  /** Whether the body has to wait for room: its sender is not told what is here, so that it stops. */
+  isHeld(name: string): boolean;
   /** Which units are here, "whole", or undefined when nothing is. */
   stateOf(name: string): Uint8Array | "whole" | undefined;
   /** Resolves with the body once it is here. Rejects with the signal's reason, or `ENVELOPE_INVALID` when what came is another. */
@@ -61,11 +67,12 @@ class StandingBodies implements Bodies {
   readonly #waiting = new Map<string, Set<(bytes: Uint8Array) => void>>();
   /** Looked up in the store since this process began. */
   readonly #recalled = new Set<string>();
+  readonly #tickets = new Map<string, Ticket>();
 
   constructor(options: BodiesOptions) {
     this.#options = options;
     const limits = { maxMessageBytes: options.maxBytes, maxOpen };
-    this.#assembler = createAssembler(limits, (name) => options.store?.forget(name));
+    this.#assembler = createAssembler(limits, (name) => this.#forget(name));
   }
 
   add(piece: Piece): "whole" | "new" | "known" {
@@ -75,6 +82,7 @@ class StandingBodies implements Bodies {
       return "whole";
     }
     const progress = this.#assembler.add(piece);
+    this.#askForRoom(piece);
     if (progress.kind === "partial") {
       if (progress.isNew && piece.totalBytes >= worthKeepingBytes) {
         this.#options.store?.keep(piece);
@@ -86,6 +94,10 @@ class StandingBodies implements Bodies {
     }
     this.#isHere(name, progress.bytes);
     return "whole";
+  }
+
+  isHeld(name: string): boolean {
+    return this.#tickets.get(name)?.isGranted === false;
   }
 
   stateOf(name: string): Uint8Array | "whole" | undefined {
@@ -107,20 +119,20 @@ class StandingBodies implements Bodies {
         return body;
       }
       // A store that a power cut left torn, or a peer that says one thing and sends another.
-      this.#options.store?.forget(name);
+      this.#forget(name);
     }
     const text = `the body of a message is not the one of sha256 ${name}... that it speaks of`;
     throw brokerErrors.error("ENVELOPE_INVALID", text);
   }
 
   release({ sha256 }: BodyReference): void {
-    this.#options.store?.forget(bodyName(sha256));
+    this.#forget(bodyName(sha256));
   }
 
   drop(name: string): void {
     this.#assembler.drop(name);
     this.#whole.delete(name);
-    this.#options.store?.forget(name);
+    this.#forget(name);
   }
 
   forgetReports(): void {
@@ -130,6 +142,28 @@ class StandingBodies implements Bodies {
   clear(): void {
     this.#assembler.clear();
     this.#whole.clear();
+    for (const ticket of this.#tickets.values()) {
+      ticket.leave();
+    }
+    this.#tickets.clear();
+  }
+
+  #forget(name: string): void {
+    this.#options.store?.forget(name);
+    this.#tickets.get(name)?.leave();
+    this.#tickets.delete(name);
+  }
+
+  #askForRoom({ message: name, totalBytes }: Piece): void {
+    const { intake, report } = this.#options;
+    const ticket = this.#tickets.get(name);
+    ticket?.touch();
+    if (ticket === undefined && intake !== undefined) {
+      this.#tickets.set(
+        name,
+        intake.enter(totalBytes, () => report(name)),
+      );
+    }
   }
 
   #arrival(name: string, signal: AbortSignal): Promise<Uint8Array> {

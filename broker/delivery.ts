@@ -10,7 +10,8 @@
 import { randomBytes } from "node:crypto";
 import { type Bodies, createBodies, forgetOldest, type PieceStore } from "./bodies.ts";
 import { createAssembler } from "./codec/assembler.ts";
-import type { Body, BodyReference } from "./codec/envelope.ts";
+import type { Body } from "./codec/body.ts";
+import type { BodyReference } from "./codec/envelope.ts";
 import {
   type ChunkFrame,
   chunkOverheadBytes,
@@ -18,6 +19,7 @@ import {
   encodeFrame,
   type Frame,
 } from "./codec/frames.ts";
+import type { Intake } from "./intake.ts";
 import { createOutflow, type OutflowOptions, type Sending } from "./outflow.ts";
 import { publishPacketBytes } from "./transport/traffic.ts";
 import type { Log, Transport } from "./transport/transport.ts";
@@ -36,6 +38,8 @@ export interface DeliveryOptions
   readonly maxPacketBytes: () => number;
   /** Keeps what has come of bodies over a restart of this end. */
   readonly pieces?: PieceStore | undefined;
+  /** Room that bodies of all peers share; as much as comes when left out. */
+  readonly intake?: Intake | undefined;
   readonly onMessage: (bytes: Uint8Array, instance: string) => void;
   /** The peer is another process than before. */
   readonly onPeerChanged: () => void;
@@ -103,6 +107,7 @@ class StandingDelivery implements Delivery {
     this.#bodies = createBodies({
       maxBytes: maxMessageBytes,
       store: options.pieces,
+      intake: options.intake,
       report: (name) => this.#report(name, 0),
     });
     const overheadBytes = publishPacketBytes(outbound, chunkOverheadBytes, 1) + maxLengthBytes;
@@ -242,6 +247,9 @@ class StandingDelivery implements Delivery {
   #takeChunk(chunk: ChunkFrame): void {
     const became = chunk.isBody ? this.#bodies.add(chunk) : this.#addToMessage(chunk);
     this.#chunks += 1;
+    if (became === "new" && chunk.isBody && this.#bodies.isHeld(chunk.message)) {
+      return;
+    }
     // Every second one: a window of two, the smallest, never runs dry without a report under way.
     if (became !== "new" || this.#chunks % 2 === 0) {
       this.#report(chunk.message, 0);

@@ -18,6 +18,7 @@ export type { Credentials } from "./credentials.ts";
 export type { DeliveryCounters } from "./delivery.ts";
 export * from "./embedded.ts";
 export * from "./errors.ts";
+export { createIntake, type Intake } from "./intake.ts";
 export * from "./link.ts";
 export * from "./link-seam.ts";
 export * from "./piece-files.ts";

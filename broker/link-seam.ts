@@ -4,6 +4,7 @@ import type { PieceStore } from "./bodies.ts";
 import type { Clock } from "./clock.ts";
 import type { Envelope } from "./codec/envelope.ts";
 import type { DeliveryCounters } from "./delivery.ts";
+import type { Intake } from "./intake.ts";
 import { topicsOf } from "./topics.ts";
 import type { Log, Transport } from "./transport/transport.ts";
 import type { WindowOptions } from "./window.ts";
@@ -45,6 +46,8 @@ export interface LinkOptions {
   readonly maxPacketBytes?: number;
   /** Keeps what has come of large messages over a restart of this end. */
   readonly pieces?: PieceStore;
+  /** Room that large messages of all links share; as much as comes when left out. */
+  readonly intake?: Intake;
 }
 
 /** The least that the brokers in use allow: AWS IoT Core's quota for a message. */

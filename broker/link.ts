@@ -74,7 +74,7 @@ class StandingLink implements Link {
   }
 
   async start(): Promise<void> {
-    const { transport, inbound, outbound, log, clock, fixedWindow, pieces } = this.#options;
+    const { transport, inbound, outbound, log, clock, fixedWindow, pieces, intake } = this.#options;
     this.#stopListening = transport.onClosed((reason) => this.#end(reason));
     this.#delivery = await createDelivery({
       transport,
@@ -84,6 +84,7 @@ class StandingLink implements Link {
       clock: clock ?? systemClock,
       ...(fixedWindow === undefined ? {} : { fixed: fixedWindow }),
       pieces,
+      intake,
       maxPacketBytes: () => this.#maxPacketBytes,
       silence,
       maxMessageBytes: this.#limits().maxBytes,

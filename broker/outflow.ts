@@ -1,6 +1,6 @@
 // The sending half of a delivery: which message's piece goes out next, and how many bytes may be on their way.
 import type { Clock } from "./clock.ts";
-import type { Body } from "./codec/envelope.ts";
+import type { Body } from "./codec/body.ts";
 import { type Frame, type StateFrame, unitBytes } from "./codec/frames.ts";
 import { OutgoingMessage } from "./outgoing-message.ts";
 import type { FlightWindow } from "./window.ts";

@@ -2,6 +2,7 @@
 import { createHash } from "node:crypto";
 import type { EncodedTensor } from "../../protocols/index.ts";
 import { brokerErrors } from "../errors.ts";
+import { type Body, bodyOf, packBody } from "./body.ts";
 import { deflateIfSmaller, inflateExactly } from "./compression.ts";
 import { type HeaderBody, maxHeaderBytes, packHeader, parseHeader } from "./header.ts";
 
@@ -67,17 +68,6 @@ export interface BodyReference {
   readonly byteLength: number;
 }
 
-/** Bytes that went apart, with their hash. */
-export interface Body {
-  readonly bytes: Uint8Array;
-  readonly sha256: Uint8Array;
-}
-
-/** A body of bytes. */
-export function createBody(bytes: Uint8Array): Body {
-  return { bytes, sha256: checksum([bytes]) };
-}
-
 /** What can be said of a message before its body is here. */
 export interface EnvelopeHead extends Pick<Envelope, "instance" | "sequence"> {
   readonly replyTo: MessageReference | undefined;
@@ -106,29 +96,28 @@ export async function encodeParted(
   ];
   const bodyBytes = parts.reduce((total, part) => total + part.byteLength, 0);
   checkSize(preambleBytes + header.byteLength + bodyBytes + checksumBytes, limits);
-  const body = Buffer.concat(parts, bodyBytes);
-  const [smallHeader, smallBody] = await Promise.all([
+  const [smallHeader, packed] = await Promise.all([
     deflateIfSmaller(header, "text"),
-    deflateIfSmaller(body, "numbers"),
+    packBody(envelope, parts, bodyBytes),
   ]);
-  const stored = { header: smallHeader ?? header, body: smallBody ?? body };
+  const stored = { header: smallHeader ?? header, body: packed.bytes };
   const isApart = stored.body.byteLength >= apartBytes;
   const preamble = Buffer.alloc(preambleBytes);
   preamble.write("TF", 0, "latin1");
   preamble.writeUInt8(wireVersion, 2);
   preamble.writeUInt8(
     (smallHeader ? flags.headerDeflated : 0) |
-      (smallBody ? flags.bodyDeflated : 0) |
+      (packed.isDeflated ? flags.bodyDeflated : 0) |
       (isApart ? flags.bodyApart : 0),
     3,
   );
   preamble.writeUInt32LE(stored.header.byteLength, 4);
   preamble.writeUInt32LE(header.byteLength, 8);
   preamble.writeUInt32LE(stored.body.byteLength, 12);
-  preamble.writeUInt32LE(body.byteLength, 16);
+  preamble.writeUInt32LE(bodyBytes, 16);
   writeReference(preamble, 20, envelope);
   writeReference(preamble, 32, envelope.replyTo);
-  const apart = isApart ? createBody(stored.body) : undefined;
+  const apart = isApart ? bodyOf(packed) : undefined;
   const checked = [preamble, stored.header, apart?.sha256 ?? stored.body];
   const message = Buffer.concat([...checked, checksum(checked)]);
   return { message, body: apart };

@@ -4,7 +4,8 @@ import fc from "fast-check";
 import { addExtension, Packr, pack } from "msgpackr";
 import t from "tap";
 // Bodies and msgpack are inside the library: what they refuse must be shown without a link around them.
-import { createBody, encodeParted, readHead } from "../../broker/codec/envelope.ts";
+import { createBody } from "../../broker/codec/body.ts";
+import { encodeParted, readHead } from "../../broker/codec/envelope.ts";
 import { unpack } from "../../broker/codec/msgpack.ts";
 import {
   decodeEnvelope,
