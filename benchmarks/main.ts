@@ -8,12 +8,14 @@ import { engineRows } from "./engine.ts";
 import { type FrameworksOptions, frameworksRows } from "./frameworks.ts";
 import { pipelineRows } from "./pipeline.ts";
 import { isReached, type Row, rowAsCells, rowsAsJson } from "./row.ts";
+import { transportRows } from "./transport.ts";
 
 /** Suites by name. */
 const suites: Readonly<Record<string, (options: FrameworksOptions) => Promise<readonly Row[]>>> = {
   engine: ({ log: note }) => engineRows(note),
   frameworks: frameworksRows,
   pipeline: pipelineRows,
+  transport: transportRows,
 };
 
 const log = (message: string) => void process.stderr.write(`${message}\n`);
@@ -30,6 +32,7 @@ async function main(): Promise<number> {
   const suite = suites[parsed?.positionals[0] ?? ""];
   if (parsed === undefined || suite === undefined) {
     log(`Usage: npm run bench -- SUITE [--json]; suites: ${Object.keys(suites).join(", ")}
+transport takes as well: --only STUDY
 frameworks takes as well: --data DIR (holds banking77/train.csv and test.csv), --seeds N (default 3),
   --only STUDY, --out DIR (keeps the runs, and goes on with them)`);
     return 2;

@@ -8,15 +8,20 @@ export function deliveryLane<Down extends Payload, Up extends Payload>(
   resultOf: (up: Up) => LaneResult,
 ): Lane<Down, Up> {
   let result: LaneResult | undefined;
+  let isDelivered = false;
   return {
     first,
     resumable: true,
     receive: async (up) => {
-      if (result) throw outOfTurn(`"${up.kind}" came after the round's delivery`);
+      if (isDelivered) throw outOfTurn(`"${up.kind}" came after the round's delivery`);
       result = resultOf(up);
+      isDelivered = true;
       return undefined;
     },
     finish: async () => result,
-    close: async () => {},
+    // Let go: a coordinator may keep the lane's place longer than what it came to.
+    close: async () => {
+      result = undefined;
+    },
   };
 }

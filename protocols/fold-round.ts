@@ -1,8 +1,9 @@
 // From what a round's lanes yielded to the next global model: the one path of coordinators, tests and comparisons.
 import { loraScale } from "../runtime/index.ts";
-import { aggregateBuffer, aggregateRound, compareDeviceIds } from "./aggregation/index.ts";
+import { aggregateBuffer, compareDeviceIds, openRoundAggregation } from "./aggregation/index.ts";
 import { nextGlobal } from "./global-model.ts";
 import type {
+  Contribution,
   GlobalModel,
   KnowledgeReport,
   LaneResult,
@@ -14,8 +15,8 @@ import type { TaskSettings } from "./task.ts";
 
 /** What a round yielded. */
 export interface RoundYield {
-  /** One for each accepted lane, in any order. */
-  readonly results: readonly YieldedResult[];
+  /** One for each accepted lane: a list in any order, or a stream in the order of device ids, which is read one by one. */
+  readonly results: readonly YieldedResult[] | AsyncIterable<YieldedResult>;
   /** Coordinator ends that may refine, by the protocol's name and in the order of names. */
   readonly servers: ReadonlyMap<string, Pick<ServerSide<Payload, Payload>, "refine">>;
   /** Told what each refinement came to. */
@@ -38,25 +39,10 @@ export async function foldRound(
   global: GlobalModel,
   { results, servers, record }: RoundYield,
 ): Promise<GlobalModel> {
-  const ordered = results.toSorted((a, b) => compareDeviceIds(a.deviceId, b.deviceId));
-  const contributions = ordered.filter((one) => one.kind === "contribution");
-  const reports = ordered.filter((one): one is KnowledgeReport => one.kind === "knowledge");
-  const start = {
-    options: task.aggregation,
-    parameters: global.parameters,
-    scale: loraScale(task.adapter),
-    ...(global.optimizer ? { state: global.optimizer } : {}),
-  };
-  const aggregated = task.asynchronous
-    ? aggregateBuffer(
-        start,
-        contributions.map((one) => ({ staleness: 0, ...one })),
-      )
-    : aggregateRound(start, contributions);
+  const { aggregated, reports, contributorWeight } = await aggregate(task, global, results);
   const { state: optimizer, truncation } = aggregated;
   let { parameters } = aggregated;
   const round = global.round + 1;
-  const contributorWeight = contributions.reduce((sum, { weight }) => sum + weight, 0);
   for (const [name, server] of servers) {
     const own = reports.filter(({ protocol }) => protocol === name);
     const input = {
@@ -72,4 +58,35 @@ export async function foldRound(
     ...(optimizer.size > 0 ? { optimizer } : {}),
     ...(truncation.size > 0 ? { truncation } : {}),
   };
+}
+
+/** Reads the results once, in order: contributions are added up, reports are kept for the refinements. */
+async function aggregate(task: TaskSettings, global: GlobalModel, results: RoundYield["results"]) {
+  const start = {
+    options: task.aggregation,
+    parameters: global.parameters,
+    scale: loraScale(task.adapter),
+    ...(global.optimizer ? { state: global.optimizer } : {}),
+  };
+  const round = openRoundAggregation(start);
+  const buffer: (Contribution & { readonly staleness: number })[] = [];
+  const reports: KnowledgeReport[] = [];
+  let contributorWeight = 0;
+  for await (const one of inOrder(results)) {
+    if (one.kind === "knowledge") {
+      reports.push(one);
+      continue;
+    }
+    contributorWeight += one.weight;
+    if (task.asynchronous) buffer.push({ staleness: 0, ...one });
+    else round.add(one);
+  }
+  const aggregated = task.asynchronous ? aggregateBuffer(start, buffer) : round.finish();
+  return { aggregated, reports, contributorWeight };
+}
+
+function inOrder(results: RoundYield["results"]) {
+  return Symbol.asyncIterator in results
+    ? results
+    : results.toSorted((a, b) => compareDeviceIds(a.deviceId, b.deviceId));
 }

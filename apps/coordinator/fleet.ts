@@ -4,9 +4,11 @@ import { join } from "node:path";
 import {
   coordinatorId,
   coordinatorLinkTopics,
+  createIntake,
   createLaneInbox,
   createLink,
   type Envelope,
+  type Intake,
   type LaneInbox,
   type LanePlace,
   type Link,
@@ -15,6 +17,7 @@ import {
   type PeerStatus,
   type PresenceWatch,
   type Reply,
+  systemClock,
   type Transport,
   topicsOf,
   watchPresence,
@@ -106,6 +109,9 @@ interface Member {
   joining: AbortController;
 }
 
+/** Of all devices' messages on their way in: each takes some times as much while it is unpacked and journaled. */
+const intakeBytes = 16 * 1024 * 1024;
+
 /** Follows the devices' presence and brings each one in. */
 export async function openFleet(options: FleetOptions): Promise<Fleet> {
   const roster = new Roster(options);
@@ -117,6 +123,7 @@ class Roster implements Fleet {
   readonly ready = new Map<string, ReadyDevice>();
   readonly #options: FleetOptions;
   readonly #members = new Map<string, Promise<Member>>();
+  readonly #intake = createIntake({ maxBytes: intakeBytes, clock: systemClock });
   #watch: PresenceWatch | undefined;
   #listener: FleetListener | undefined;
   #wake = new AbortController();
@@ -196,7 +203,7 @@ class Roster implements Fleet {
     const known = this.#members.get(deviceId);
     if (known) return known;
     const answer: Answer = (request, signal) => this.#answer(deviceId, request, signal);
-    const member = createMember(deviceId, this.#options, answer);
+    const member = createMember(deviceId, this.#options, { answer, intake: this.#intake });
     this.#members.set(deviceId, member);
     member.catch(() => this.#members.delete(deviceId));
     return member;
@@ -257,7 +264,7 @@ type Answer = (request: Envelope, signal: AbortSignal) => Promise<Reply>;
 async function createMember(
   deviceId: string,
   { transport, federation, task, incomingFolder, log }: FleetOptions,
-  answer: Answer,
+  { answer, intake }: { readonly answer: Answer; readonly intake: Intake },
 ): Promise<Member> {
   const link = await createLink({
     transport,
@@ -267,6 +274,7 @@ async function createMember(
     ...coordinatorLinkTopics(federation, deviceId),
     maxPacketBytes: task.transport.maxPacketBytes,
     pieces: openPieceFiles({ folder: join(incomingFolder, deviceId), log }),
+    intake,
     onRequest: answer,
     log,
   });

@@ -203,7 +203,7 @@ export class LaneDesk {
   /** Notes a delivery if there is one. */
   async #settle(deviceId: string): Promise<boolean> {
     const lane = this.lanes.get(deviceId);
-    if (!lane || (await lane.result()) === undefined) return false;
+    if (!lane || !(await lane.hasResult())) return false;
     if (this.#course.phaseOf(deviceId) !== "delivered")
       await this.#course.delivered(deviceId, lane);
     return true;

@@ -48,6 +48,8 @@ export interface JournaledLane {
   readonly progress: LaneProgress;
   /** Takes one message of the device. */
   process(up: Payload, sequence: number, signal: AbortSignal): Promise<Payload | undefined>;
+  hasResult(): Promise<boolean>;
+  /** What it came to, read from the journal where it can be: a thousand delivered lanes hold no update in memory. */
   result(): Promise<LaneResult | undefined>;
   close(): Promise<void>;
 }
@@ -83,7 +85,9 @@ export async function openJournaledLane(options: LaneOptions): Promise<Journaled
       ...device,
     });
   }
-  const progress = await replay(options, lane);
+  const uploads = [...(recorded?.uploads ?? [])];
+  const progress = await replay(options, lane, uploads);
+  let isOnDisk = false;
   return {
     assignment,
     info,
@@ -93,12 +97,18 @@ export async function openJournaledLane(options: LaneOptions): Promise<Journaled
     process: async (payload, sequence, signal) => {
       const answer = await lane.receive(protocol.parseUp(payload), signal);
       // Every message that a replay needs, answered or not: the device counts on from the last one.
-      if (lane.resumable) await journalUpload(options, payload, sequence);
-      else if (answer === undefined && !lane.endsWithRound)
+      if (lane.resumable) {
+        uploads.push({ sequence, file: await journalUpload(options, payload, sequence) });
+        if (answer === undefined) {
+          isOnDisk = true;
+          await lane.close();
+        }
+      } else if (answer === undefined && !lane.endsWithRound)
         await journalResult(options, lane, sequence);
       return answer;
     },
-    result: async () => saved ?? (await lane.finish()),
+    hasResult: async () => isOnDisk || (saved ?? (await lane.finish())) !== undefined,
+    result: async () => saved ?? (await (isOnDisk ? replayed(options, uploads) : lane.finish())),
     close: () => lane.close(),
   };
 }
@@ -108,7 +118,7 @@ async function journalUpload(
   options: LaneOptions,
   payload: Payload,
   sequence: number,
-): Promise<void> {
+): Promise<string> {
   const { folder, assignment, info } = options;
   const { deviceId } = assignment;
   const file = await folder.saveUpload(
@@ -116,6 +126,22 @@ async function journalUpload(
     await encodeStored(payload, { sender: deviceId, sequence }),
   );
   await folder.journal.append({ kind: "upload", deviceId, lane: info.lane, sequence, file });
+  return file;
+}
+
+/** What the messages of a lane come to, from the journal. */
+async function replayed(
+  options: LaneOptions,
+  uploads: RecordedLane["uploads"],
+): Promise<LaneResult | undefined> {
+  const { server, assignment, info, global } = options;
+  const lane = await server.openLane(assignment, info, global);
+  try {
+    await replay(options, lane, uploads);
+    return await lane.finish();
+  } finally {
+    await lane.close();
+  }
 }
 
 /** Keeps what a lane that lives in memory came to, once it has. */
@@ -150,9 +176,10 @@ function laneName({ assignment, info }: LaneOptions): string {
 async function replay(
   { folder, protocol, recorded }: LaneOptions,
   lane: Lane<Payload, Payload>,
+  uploads: RecordedLane["uploads"],
 ): Promise<LaneProgress> {
   const answers = new Map<number, Payload | undefined>();
-  for (const { file, sequence } of recorded?.uploads ?? []) {
+  for (const { file, sequence } of uploads) {
     const up = protocol.parseUp(await decodeStored(await folder.readUpload(file)));
     answers.set(sequence, await lane.receive(up, new AbortController().signal));
   }

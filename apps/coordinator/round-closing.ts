@@ -47,7 +47,7 @@ async function foldAttempt(
   const timed = timeRefinements(await servers.open(), () => performance.now());
   try {
     const next = await foldRound(prepared.task, global, {
-      results: await resultsOf(outcome),
+      results: resultsOf(outcome),
       servers: timed.servers,
       record: (figures) => refinements.push(figures),
     });
@@ -117,14 +117,12 @@ function deviceLines(round: number, { lanes }: AttemptOutcome): MetricsLine[] {
   });
 }
 
-/** What the accepted lanes yield, in device-id and lane order, each with the rounds that it missed. */
-async function resultsOf({ lanes }: AttemptOutcome): Promise<readonly YieldedResult[]> {
-  const results: YieldedResult[] = [];
+/** What the accepted lanes yield, in device-id and lane order, each with the rounds that it missed. Read one by one. */
+async function* resultsOf({ lanes }: AttemptOutcome): AsyncIterable<YieldedResult> {
   for (const { lane, isAccepted, staleness } of lanes) {
     const result = isAccepted ? await lane.result() : undefined;
-    if (result) results.push({ ...result, staleness });
+    if (result) yield { ...result, staleness };
   }
-  return results;
 }
 
 /** The last accepted lane of each device. */

@@ -1,4 +1,5 @@
 // How a run ends: the adapter and the report are saved, and every device that takes part hears of it.
+import { setMaxListeners } from "node:events";
 import { join } from "node:path";
 import { headOf } from "../../protocols/index.ts";
 import { type Parameters, type Score, saveAdapter } from "../../runtime/index.ts";
@@ -32,6 +33,8 @@ export async function tellDevices(
   fieldsFor: (deviceId: string) => Readonly<Record<string, unknown>>,
 ): Promise<void> {
   const patience = AbortSignal.any([signal, AbortSignal.timeout(10_000)]);
+  // Every device's request listens to it: more than the ten from which Node suspects a leak.
+  setMaxListeners(0, patience);
   const told = [...fleet.ready.values()].map(async ({ id, link }) => {
     try {
       await link.request({ kind, fields: fieldsFor(id) }, { signal: patience });

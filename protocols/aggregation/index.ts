@@ -18,6 +18,8 @@ export {
   type AggregationStart,
   aggregateBuffer,
   aggregateRound,
+  openRoundAggregation,
+  type RoundAggregation,
 } from "./round.ts";
 export { type ServerStep, serverRate, serverStep } from "./server-optimizer.ts";
 export { type ScaledContribution, type StackedRound, stackRound } from "./stack.ts";

@@ -31,19 +31,34 @@ export interface AggregatedRound {
   readonly truncation: ReadonlyMap<string, number>;
 }
 
-/**
- * The parameters after a round's contributions, which come in device-id order; none leaves them and the state as they are. With the
- * default options theta + the weighted mean. Throws as `UpdateAccumulator.add` does; `AGGREGATION_TOO_FEW`, `AGGREGATION_MEMORY_EXCEEDED`,
- * and `PROTOCOL_SHAPE_MISMATCH` for a parameter that the method does not train.
- */
+/** A round's contributions as they are added, one after the other: the mean holds one of them at a time. */
+export interface RoundAggregation {
+  /** Takes the next in device-id order. Throws as `UpdateAccumulator.add` does, and `PROTOCOL_SHAPE_MISMATCH` for what the method does not train. */
+  add(contribution: ScaledContribution): void;
+  /** Throws `AGGREGATION_TOO_FEW` or `AGGREGATION_MEMORY_EXCEEDED`. Nothing added leaves parameters and state as they are. */
+  finish(): AggregatedRound;
+}
+
+/** Begins the aggregation of a round; with the default options it comes to theta + the weighted mean. */
+export function openRoundAggregation(start: AggregationStart): RoundAggregation {
+  const inner = start.options.method === "stack" ? stackedRound(start) : combinedRound(start);
+  return {
+    add: (contribution) => {
+      checkTrained(start.options, contribution);
+      inner.add(contribution);
+    },
+    finish: inner.finish,
+  };
+}
+
+/** `openRoundAggregation` for contributions that are all at hand. */
 export function aggregateRound(
   start: AggregationStart,
   contributions: Iterable<ScaledContribution>,
 ): AggregatedRound {
-  const trained = onlyTrained(start.options, contributions);
-  return start.options.method === "stack"
-    ? stackedRound(start, trained)
-    : combinedRound(start, trained);
+  const aggregation = openRoundAggregation(start);
+  for (const contribution of contributions) aggregation.add(contribution);
+  return aggregation.finish();
 }
 
 /**
@@ -54,22 +69,22 @@ export function aggregateBuffer(
   start: AggregationStart,
   contributions: Iterable<StaleContribution>,
 ): AggregatedRound {
-  const trained = onlyTrained(start.options, contributions);
-  return stepped(start, bufferedMean(trained, start.options));
+  const buffer = [...contributions];
+  for (const contribution of buffer) checkTrained(start.options, contribution);
+  return stepped(start, bufferedMean(buffer, start.options));
 }
 
-function combinedRound(
-  start: AggregationStart,
-  contributions: Iterable<ScaledContribution>,
-): AggregatedRound {
+function combinedRound(start: AggregationStart): RoundAggregation {
   const accumulator = openAggregation(start.options);
   let isEmpty = true;
-  for (const contribution of contributions) {
-    accumulator.add(contribution);
-    isEmpty = false;
-  }
-  // Krum of nobody would be an error, and no contribution is none.
-  return stepped(start, isEmpty ? new Map() : accumulator.finish());
+  return {
+    add: (contribution) => {
+      accumulator.add(contribution);
+      isEmpty = false;
+    },
+    // Krum of nobody would be an error, and no contribution is none.
+    finish: () => stepped(start, isEmpty ? new Map() : accumulator.finish()),
+  };
 }
 
 /** A tensor that the combined update lacks keeps its value and its moments. */
@@ -83,27 +98,27 @@ function stepped(
   return { parameters: moved, state: step.state, truncation: new Map() };
 }
 
-function stackedRound(
-  { options, parameters, state = new Map(), scale }: AggregationStart,
-  contributions: Iterable<ScaledContribution>,
-): AggregatedRound {
+function stackedRound({
+  options,
+  parameters,
+  state = new Map(),
+  scale,
+}: AggregationStart): RoundAggregation {
   const { maximumNorm = Number.POSITIVE_INFINITY } = options;
   const keeper = keepAll<ScaledContribution>(options);
-  for (const contribution of contributions) keeper.add(contribution);
-  const clipped = keeper.all.map((one) => ({ ...one, ...clipContribution(one, maximumNorm) }));
-  return { ...stackRound(parameters, clipped, scale), state };
+  return {
+    add: (contribution) => keeper.add(contribution),
+    finish: () => {
+      const clipped = keeper.all.map((one) => ({ ...one, ...clipContribution(one, maximumNorm) }));
+      return { ...stackRound(parameters, clipped, scale), state };
+    },
+  };
 }
 
-function* onlyTrained<T extends Contribution>(
-  options: AggregationOptions,
-  contributions: Iterable<T>,
-): Iterable<T> {
-  for (const contribution of contributions) {
-    for (const name of contribution.update.keys()) {
-      if (isTrained(options, name)) continue;
-      const text = `contribution of device ${contribution.deviceId}: ${name} is not trained with the method ${options.method}`;
-      throw protocolErrors.error("PROTOCOL_SHAPE_MISMATCH", text);
-    }
-    yield contribution;
+function checkTrained(options: AggregationOptions, { deviceId, update }: Contribution): void {
+  for (const name of update.keys()) {
+    if (isTrained(options, name)) continue;
+    const text = `contribution of device ${deviceId}: ${name} is not trained with the method ${options.method}`;
+    throw protocolErrors.error("PROTOCOL_SHAPE_MISMATCH", text);
   }
 }
