@@ -11,6 +11,7 @@ import { deviceCommand } from "./commands/device.ts";
 import { evaluateCommand } from "./commands/evaluate.ts";
 import { generateCommand } from "./commands/generate.ts";
 import { importCommand } from "./commands/import.ts";
+import { keysCommand } from "./commands/keys.ts";
 import { profileCommand } from "./commands/profile.ts";
 import { trainCommand } from "./commands/train.ts";
 import { verifyCommand } from "./commands/verify.ts";
@@ -31,6 +32,7 @@ const commands = [
   verifyCommand,
   benchCommand,
   brokerCommand,
+  keysCommand,
 ];
 
 const program = new Command("trifold")

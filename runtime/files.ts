@@ -4,18 +4,23 @@ import { type FileHandle, open, rename, rm } from "node:fs/promises";
 import { dirname } from "node:path";
 
 /** Replaces the file at `path` as a whole: after a crash it holds the old or the new content, never a part. */
-export async function writeFileAtomic(path: string, content: string | Uint8Array): Promise<void> {
-  await replaceFile(path, (file) => file.writeFile(content));
+export async function writeFileAtomic(
+  path: string,
+  content: string | Uint8Array,
+  mode = 0o666,
+): Promise<void> {
+  await replaceFile(path, (file) => file.writeFile(content), mode);
 }
 
 /** Like `writeFileAtomic`, with content that `write` streams into the handle; on failure nothing is left behind. */
 export async function replaceFile(
   path: string,
   write: (file: FileHandle) => Promise<void>,
+  mode = 0o666,
 ): Promise<void> {
   const beside = `${path}.${randomBytes(6).toString("hex")}.new`;
   try {
-    await writeSynced(beside, write);
+    await writeSynced(beside, write, mode);
     await rename(beside, path);
   } catch (cause) {
     await rm(beside, { force: true });
@@ -28,8 +33,9 @@ export async function replaceFile(
 export async function writeSynced(
   path: string,
   write: (file: FileHandle) => Promise<void>,
+  mode = 0o666,
 ): Promise<void> {
-  const file = await open(path, "w");
+  const file = await open(path, "w", mode);
   try {
     await write(file);
     await file.sync();
