@@ -16,6 +16,7 @@ import type { CoordinatorOptions, Run } from "./run.ts";
 import { endRun, tellDevices } from "./run-ending.ts";
 import { openScoring } from "./scoring.ts";
 import { createServers } from "./servers.ts";
+import { createSupplies } from "./supplies.ts";
 
 /** What a finished run leaves in memory; the run folder holds the rest. */
 export interface RunResult {
@@ -43,7 +44,7 @@ export async function runCoordinator(options: CoordinatorOptions): Promise<RunRe
     federation: options.federation,
     task,
     assign: revisions.assign,
-    publicBytes: prepared.publicBytes,
+    supplies: createSupplies(prepared),
     onEvent,
     log,
   });

@@ -307,7 +307,7 @@ async function meet(t: Test, { description, ready, onPrepare }: Answers) {
         task,
         offer,
       ),
-    publicBytes: new Uint8Array(0),
+    supplies: { answer: async () => undefined },
     onEvent: (event) => events.push(event),
     log,
   });

@@ -115,6 +115,8 @@ export interface SmallDevice {
   readonly rows?: readonly LabelledText[];
   /** False: its table has no column of labels. */
   readonly hasLabels?: boolean;
+  /** Has no model: it fetches what it needs. */
+  readonly isBare?: boolean;
   /** What its configuration says of a model of its own; it then lacks the task's. */
   readonly ownModel?: { readonly model: string; readonly adapter: object };
 }
@@ -187,7 +189,7 @@ export async function joinDevice(
   const labelColumn = hasLabels && ("label" as const);
   const columns = { textColumn: "text", labelColumn };
   const { modelFolder, cacheFolder } = world;
-  const model = device.ownModel ? {} : { model: modelFolder };
+  const model = device.ownModel || device.isBare ? {} : { model: modelFolder };
   const place = { broker: address, federation: "main", ...model, cacheFolder };
   await startDevice({ id, ...place, ...files, ...columns, signal, log });
 }
