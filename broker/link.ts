@@ -14,7 +14,7 @@ import { brokerErrors } from "./errors.ts";
 import { createHandled } from "./handled.ts";
 import type { Sending } from "./outflow.ts";
 import { topicsOf } from "./topics.ts";
-import type { Log, Transport } from "./transport/transport.ts";
+import type { Log, QueueSize, Transport } from "./transport/transport.ts";
 
 /** What is sent; the link adds who, to whom and the sequence. */
 export interface OutgoingRequest
@@ -66,6 +66,8 @@ export interface Link {
     options?: { readonly signal?: AbortSignal },
   ): Promise<Envelope>;
   counters(): LinkCounters;
+  /** Requests without an answer yet, and their bytes. */
+  queue(): QueueSize;
   /** Rejects what waits. Safe to call twice. */
   close(): Promise<void>;
 }
@@ -120,6 +122,7 @@ const maxPending = 64;
 const silence = { firstMs: 10_000, maxMs: 60_000 };
 
 interface Waiting {
+  readonly bytes: number;
   readonly sending: Sending;
   readonly resolve: (reply: Envelope) => void;
   readonly reject: (reason: unknown) => void;
@@ -197,6 +200,7 @@ class StandingLink implements Link {
       };
       signal?.addEventListener("abort", onAbort, { once: true });
       this.#waiting.set(sequence, {
+        bytes: bytes.byteLength,
         sending,
         resolve: (reply) => settle(() => resolve(reply)),
         reject: (reason) => settle(() => reject(reason)),
@@ -206,6 +210,12 @@ class StandingLink implements Link {
 
   counters(): LinkCounters {
     return { ...this.#counters, ...this.#open().counters() };
+  }
+
+  queue(): QueueSize {
+    const waiting = [...this.#waiting.values()];
+    const bytes = waiting.reduce((sum, one) => sum + one.bytes, 0);
+    return { messages: waiting.length, bytes };
   }
 
   close(): Promise<void> {

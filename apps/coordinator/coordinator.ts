@@ -3,6 +3,7 @@
 import { systemClock } from "../../broker/index.ts";
 import { type GlobalModel, initialOf, modelSpec } from "../../protocols/index.ts";
 import { loadScorer, type Score } from "../../runtime/index.ts";
+import { defaultHeartbeatMs, withHeartbeat } from "../heartbeat.ts";
 import { asynchronousPace } from "./asynchronous.ts";
 import { openFleet } from "./fleet.ts";
 import type { EndedLane, Pace } from "./pace.ts";
@@ -17,6 +18,7 @@ import { endRun, tellDevices } from "./run-ending.ts";
 import { openScoring } from "./scoring.ts";
 import { createServers } from "./servers.ts";
 import { createSupplies } from "./supplies.ts";
+import { wellBeingOf } from "./well-being.ts";
 
 /** What a finished run leaves in memory; the run folder holds the rest. */
 export interface RunResult {
@@ -48,10 +50,19 @@ export async function runCoordinator(options: CoordinatorOptions): Promise<RunRe
     onEvent,
     log,
   });
+  const presence = withHeartbeat({
+    presence: options.presence,
+    details: { task: task.name },
+    intervalMs: defaultHeartbeatMs,
+    read: wellBeingOf(transport, fleet),
+    clock: systemClock,
+    log,
+  });
   const scoring = openScoring({ scorer, testSet, folder, signal, onEvent });
   try {
-    return await runRounds({ ...options, servers, scoring, fleet, revisions });
+    return await runRounds({ ...options, presence, servers, scoring, fleet, revisions });
   } finally {
+    presence.rest();
     await scoring.close();
     await fleet.close();
     await servers.close();

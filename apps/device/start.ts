@@ -5,6 +5,7 @@ import {
   formatQuantity,
   type LinkRates,
   measureProfile,
+  openLoadMeter,
   readBoardState,
 } from "../../devices/index.ts";
 import {
@@ -72,7 +73,8 @@ export async function startDevice(start: DeviceStart): Promise<void> {
         return profile;
       },
       budget,
-      ...(config.profile ? {} : { readState: () => readBoardState() }),
+      ...(config.profile ? {} : boardReaders()),
+      heartbeatMs: config.heartbeatMs,
       ...(group === undefined ? {} : { group }),
       data: {
         file: start.data,
@@ -95,6 +97,12 @@ export async function startDevice(start: DeviceStart): Promise<void> {
   } finally {
     await engine.close();
   }
+}
+
+/** What reads this very board. */
+function boardReaders() {
+  const load = openLoadMeter();
+  return { readState: () => readBoardState(), readLoad: () => load.read() };
 }
 
 /** What needs no task to be seen: labels are checked once there is one. */

@@ -5,6 +5,7 @@ import {
   deviceLinkTopics,
   type Envelope,
   type Link,
+  type QueueSize,
   type Reply,
   type Transport,
 } from "../../broker/index.ts";
@@ -58,6 +59,8 @@ export interface StationOptions {
 
 /** A device that answers its coordinator. */
 export interface Station {
+  /** Requests to the coordinator without an answer yet. */
+  queue(): QueueSize;
   close(): Promise<void>;
 }
 
@@ -74,7 +77,8 @@ export async function openStation(options: StationOptions): Promise<Station> {
     onRequest: (request, signal) => desk.answer(request, signal),
     log,
   });
-  return { close: () => desk.close() };
+  const { link } = desk;
+  return { queue: () => link.queue(), close: () => desk.close() };
 }
 
 class Desk {
