@@ -20,7 +20,7 @@ import { errorText } from "../error-text.ts";
 import { engineProviders } from "../providers.ts";
 import { runAgent } from "./agent.ts";
 import { type DeviceConfig, readDeviceConfig } from "./config.ts";
-import { measureGemm } from "./gemm-probe.ts";
+import { measureGemmAside } from "./gemm-program.ts";
 import { type LinkProbeOptions, measureLink } from "./link-probe.ts";
 
 /** What the command line gives. */
@@ -121,7 +121,7 @@ async function profileOf(
   const { signal } = probe;
   const link = await measureLinkWithin(probe, log);
   return measureProfile({
-    measureGemm: () => measureGemm({ ...(threads && { threads }), providers, signal }),
+    measureGemm: () => measureGemmAside({ ...(threads && { threads }), providers, signal }),
     // Known to work, best first.
     probeProviders: async () => providers,
     ...(link ? { measureLink: () => Promise.resolve(link) } : {}),
