@@ -176,6 +176,8 @@ export interface Lane<Down extends Payload, Up extends Payload> {
   readonly resumable: boolean;
   /** Whether what it gives is known only when its round ends: a coordinator that restarts before then begins it again, though it has delivered. */
   readonly endsWithRound?: boolean;
+  /** Whether what it worked with is gone through no fault of its device, which is then started anew. */
+  isLost?(): boolean;
   /** Takes one message; what it returns answers an `ask`. */
   receive(up: Up, signal: AbortSignal): Promise<Down | undefined>;
   /** What the lane gives the round; undefined when the device has not delivered. */

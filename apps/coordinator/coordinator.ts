@@ -19,6 +19,7 @@ import { openScoring } from "./scoring.ts";
 import { createServers } from "./servers.ts";
 import { createSupplies } from "./supplies.ts";
 import { wellBeingOf } from "./well-being.ts";
+import { withSplitWorkers } from "./worker-lanes.ts";
 
 /** What a finished run leaves in memory; the run folder holds the rest. */
 export interface RunResult {
@@ -37,7 +38,9 @@ export async function runCoordinator(options: CoordinatorOptions): Promise<RunRe
   const { urgent, patient } = rightOfWay(options.engine);
   const { after } = systemClock;
   const context = { task, engine: urgent, model, publicSet, after, log };
-  const servers = createServers(protocols, context);
+  const { splitWorkers } = options;
+  const ends = splitWorkers ? withSplitWorkers(protocols, splitWorkers) : protocols;
+  const servers = createServers(ends, context);
   const scorer = await loadScorer(patient, modelSpec(task, model));
   const { journal } = folder;
   const revisions = createRevisions({ task, protocols, journal, onEvent });

@@ -49,6 +49,8 @@ export interface JournaledLane {
   /** Takes one message of the device. */
   process(up: Payload, sequence: number, signal: AbortSignal): Promise<Payload | undefined>;
   result(): Promise<LaneResult | undefined>;
+  /** Whether the process that ran it is gone: its device is to begin anew. */
+  isLost(): boolean;
   close(): Promise<void>;
 }
 
@@ -99,6 +101,7 @@ export async function openJournaledLane(options: LaneOptions): Promise<Journaled
       return answer;
     },
     result: async () => saved ?? (await lane.finish()),
+    isLost: () => lane.isLost?.() ?? false,
     close: () => lane.close(),
   };
 }
