@@ -40,7 +40,7 @@ export function withSplitWorkers(
 }
 
 /** Lanes in worker processes. */
-export function createWorkerLanes(
+function createWorkerLanes(
   context: ServerContext,
   options: WorkerLanesOptions,
 ): ServerSide<Payload, Payload> {

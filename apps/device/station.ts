@@ -27,6 +27,7 @@ import {
   startSchema,
 } from "../control-messages.ts";
 import { deviceProgramErrors } from "./errors.ts";
+import { createFetchMeter, type FetchMeter } from "./fetch-meter.ts";
 import type { ModelPlaces } from "./model-store.ts";
 import { createProvisioner, type Provisioner } from "./provisioning.ts";
 import { loadPublicSet } from "./public-set.ts";
@@ -89,11 +90,11 @@ class Desk {
   #worker: RoundWorker | undefined;
   /** Why this device could not prepare for the task. */
   #fault: unknown;
-  /** PUBLISH bytes that fetching parts of the model took, not reported yet. */
-  #fetchedBytes = 0;
+  readonly #fetched: FetchMeter;
 
   constructor(options: StationOptions) {
     this.#options = options;
+    this.#fetched = createFetchMeter(options.transport);
   }
 
   get provisioner(): Provisioner {
@@ -195,23 +196,12 @@ class Desk {
 
   /** Counts what comes meanwhile as provisioning; a failure is this device's own fault. */
   async #fetching<T>(work: () => Promise<T>): Promise<T> {
-    const before = this.#trafficBytes();
     try {
-      return await work();
+      return await this.#fetched.count(work);
     } catch (fault) {
       this.#fault = fault;
       throw fault;
-    } finally {
-      this.#fetchedBytes += this.#trafficBytes() - before;
     }
-  }
-
-  #trafficBytes(): number {
-    const { sent, received } = this.#options.transport.traffic.read();
-    return [sent.up, sent.down, received.up, received.down].reduce(
-      (sum, { bytes }) => sum + bytes,
-      0,
-    );
   }
 
   /** A fault of this device's own ends the program; anything else may be mended at the coordinator. */
@@ -264,11 +254,7 @@ class Desk {
       protocols,
       workplace,
       ...(readState ? { readState } : {}),
-      takeFetchedBytes: () => {
-        const bytes = this.#fetchedBytes;
-        this.#fetchedBytes = 0;
-        return bytes;
-      },
+      takeFetchedBytes: () => this.#fetched.take(),
       publicSet: (tokenizer) => {
         const known = publicSets.get(tokenizer);
         const publicSet = known ?? this.#fetchPublicSet(link, workplace.task, tokenizer);

@@ -18,7 +18,13 @@ import {
   watchPresence,
 } from "../../broker/index.ts";
 import { builtInProtocols } from "../../protocols/index.ts";
-import { tensorBytes, tensorHashes } from "../../runtime/index.ts";
+import {
+  type BaseModel,
+  openTensorFiles,
+  quantiseModel,
+  tensorBytes,
+  tensorHashes,
+} from "../../runtime/index.ts";
 import { startTrifold } from "./program.ts";
 import {
   federate,
@@ -103,6 +109,25 @@ t.test(
     t.ok(difference < 2000, `rounds count no byte of it (${difference})`);
   },
 );
+
+t.test("a fetched model is quantised to the bytes of a given one", async (t) => {
+  const task = await writeTask(world, "rounded");
+  const { model } = await prepareTask(await readTaskFile(task), world.cacheFolder);
+  const objects = join(folder, "bare-devices", "a-state", "objects");
+  const hashes = await tensorHashes(model);
+  const fetched = await openTensorFiles(model, hashes, objects);
+  t.equal(fetched?.weights.size, model.weights.size);
+  const files = await Promise.all(
+    [model, fetched as BaseModel].map(async (one) => {
+      const { quantised } = await quantiseModel(one, "int8");
+      return readFileSync(quantised?.file as string);
+    }),
+  );
+  t.ok(files[0]?.equals(files[1] as Buffer));
+  const [first, second] = [...hashes.keys()];
+  const swapped = new Map(hashes).set(first as string, hashes.get(second as string) as string);
+  t.equal(await openTensorFiles(model, swapped, objects), undefined, "other hashes are refused");
+});
 
 t.test("a U-shaped split holds the last blocks too, and not the middle", async (t) => {
   const task = await writeTask(world, "u", {
