@@ -1,6 +1,6 @@
 // What coordinator and device say to each other beside the lanes: one schema for each message, used by both ends.
-// The coordinator asks `describe`, `prepare`, `refused`, `start`, `close` and `finish`; the device asks `report`,
-// `failed` and `public-set`.
+// The coordinator asks `describe`, `prepare`, `provide`, `refused`, `start`, `close` and `finish`; the device asks `report`,
+// `failed`, `public-set`, `model-parts` and `model-piece`.
 import { z } from "zod";
 import type { Envelope } from "../broker/index.ts";
 import { encodingNames, idPattern, ownModelSchema, protocolErrors } from "../protocols/index.ts";
@@ -29,6 +29,8 @@ export const readySchema = z.strictObject({
   fingerprint: z.string().length(64),
   /** Whether it holds the task's model; one that does not may have its own. */
   hasModel: z.boolean(),
+  /** Present where the device lacks the task's model and fetches what its assignment needs when it is asked to. */
+  fetchesModel: z.literal(true).exactOptional(),
   ownModel: ownModelSchema.exactOptional(),
   /** A lane that a former process of the device finished, and that this one delivers. */
   delivers: z
@@ -38,6 +40,45 @@ export const readySchema = z.strictObject({
       lane: z.int().positive(),
     })
     .exactOptional(),
+});
+
+/** Most bytes of a model in one message. */
+export const largestPieceBytes = 2 ** 21;
+
+/** Largest file of a tokenizer. */
+const largestTokenizerBytes = 2 ** 26;
+
+/** What a tokenizer is read from; the second may be absent. */
+export const tokenizerFiles = ["tokenizer.json", "tokenizer_config.json"] as const;
+
+const sha256 = z.string().regex(/^[0-9a-f]{64}$/);
+const fileSchema = z.strictObject({
+  sha256,
+  bytes: z.int().positive().max(largestTokenizerBytes),
+});
+
+/** Blob `parts` of the reply to `model-parts`, as JSON: what the task's model consists of. Shapes follow from its configuration. */
+export const modelPartsSchema = z.strictObject({
+  /** sha256 of each tensor's little-endian float32 values; those of the manifest's model, which the device checks. */
+  tensors: z.record(z.string().min(1).max(200), sha256),
+  tokenizer: z.strictObject({
+    "tokenizer.json": fileSchema,
+    "tokenizer_config.json": fileSchema.exactOptional(),
+  }),
+});
+
+/** Request `model-piece`: bytes of a tensor or a tokenizer file; the reply has exactly those as blob `bytes`. */
+export const modelPieceSchema = z.strictObject({
+  sha256,
+  offsetBytes: z.int().nonnegative(),
+  lengthBytes: z.int().positive().max(largestPieceBytes),
+});
+
+/** Request `provide`: what the device is to fetch of the model for, before it takes part. */
+export const provideSchema = z.strictObject({
+  protocol: z.string(),
+  protocolVersion: z.int(),
+  cutLayer: z.int().positive().exactOptional(),
 });
 
 /** Request `refused`: why the coordinator cannot use the device, for the device's own log. */
@@ -96,7 +137,7 @@ export const reportSchema = z.strictObject({
   /** The same messages in float32, neither narrowed nor padded. */
   rawUplinkBytes: count,
   rawDownlinkBytes: count,
-  /** Fetched once and not counted above: the public set. */
+  /** Fetched once and not counted above: parts of the model, its tokenizer, the public set. */
   provisioningBytes: count,
   /** Of the bytes sent, those sent before. */
   repeatedBytes: count,

@@ -6,7 +6,7 @@ import type { Envelope } from "./codec/envelope.ts";
 import type { DeliveryCounters } from "./delivery.ts";
 import type { Intake } from "./intake.ts";
 import { topicsOf } from "./topics.ts";
-import type { Log, Transport } from "./transport/transport.ts";
+import type { Log, QueueSize, Transport } from "./transport/transport.ts";
 import type { WindowOptions } from "./window.ts";
 
 /** What is sent; the link adds who, to whom and the sequence. */
@@ -72,7 +72,7 @@ export interface Link {
   /** From now on no packet is larger, whatever `maxPacketBytes` was. */
   limitPackets(maxPacketBytes: number): void;
   /** Requests without an answer, and bytes that the peer does not have yet. */
-  waiting(): { readonly requests: number; readonly bytes: number };
+  queue(): QueueSize;
   counters(): LinkCounters;
   /** Rejects what waits. Safe to call twice. */
   close(): Promise<void>;

@@ -22,6 +22,7 @@ import {
   type RequestOptions,
 } from "./link-seam.ts";
 import type { Sending } from "./outflow.ts";
+import type { QueueSize } from "./transport/transport.ts";
 
 /** Silence before a message's state is asked for; doubles up to the limit. */
 const silence = { firstMs: 10_000, maxMs: 60_000 };
@@ -129,8 +130,8 @@ class StandingLink implements Link {
     this.#maxPacketBytes = maxPacketBytes;
   }
 
-  waiting(): { readonly requests: number; readonly bytes: number } {
-    return { requests: this.#waiting.size, bytes: this.#delivery?.waitingBytes() ?? 0 };
+  queue(): QueueSize {
+    return { messages: this.#waiting.size, bytes: this.#delivery?.waitingBytes() ?? 0 };
   }
 
   counters(): LinkCounters {

@@ -2,6 +2,7 @@
 export { type Accelerator, acceleratorOf } from "./accelerators.ts";
 export { type BoardKey, boardKeyOf, boardKeys, boardProfile } from "./boards.ts";
 export { DeviceError, type DeviceErrorCode, deviceErrors } from "./errors.ts";
+export { type BoardLoad, type LoadMeter, openLoadMeter } from "./load.ts";
 export {
   type BoardState,
   type LinkRates,

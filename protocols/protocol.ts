@@ -27,6 +27,8 @@ export interface Protocol<Down extends Payload = Payload, Up extends Payload = P
   estimate(task: Task, options: CostOptions): RoundCost;
   /** Where this protocol can cut the model (blocks on the device); absent for protocols that do not cut. */
   cutLayers?(task: Task): readonly number[];
+  /** Names of the base model's tensors that a device computes with; absent for protocols that take the whole model. */
+  tensors?(task: Task, assignment: Assignment): ReadonlySet<string>;
   /** Whether a device may run a model of its own in place of the task's: nothing that travels depends on the model's shape. */
   readonly runsOwnModel?: boolean;
   /** What a device's link and limits leave for a round's messages; absent for protocols whose messages do not adapt. */
@@ -177,6 +179,8 @@ export interface Lane<Down extends Payload, Up extends Payload> {
   readonly resumable: boolean;
   /** Whether what it gives is known only when its round ends: a coordinator that restarts before then begins it again, though it has delivered. */
   readonly endsWithRound?: boolean;
+  /** Whether what it worked with is gone through no fault of its device, which is then started anew. */
+  isLost?(): boolean;
   /** Takes one message; what it returns answers an `ask`. */
   receive(up: Up, signal: AbortSignal): Promise<Down | undefined>;
   /** What the lane gives the round; undefined when the device has not delivered. */

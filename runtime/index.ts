@@ -28,6 +28,12 @@ export {
   writeSafetensors,
 } from "./models/safetensors.ts";
 export { readSpecialTokens, type SpecialTokens } from "./models/special-tokens.ts";
+export {
+  openTensorFiles,
+  tensorBytes,
+  tensorHashes,
+  tensorsOfGraphs,
+} from "./models/tensor-files.ts";
 export { openTokenizer, type Tokenizer } from "./models/tokenizer.ts";
 export * from "./random.ts";
 export type { Engine, Session } from "./session/engine.ts";

@@ -4,6 +4,7 @@ import { writeFile } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
 import { stringify } from "yaml";
 import { z } from "zod";
+import { heartbeatSchema } from "../apps/heartbeat.ts";
 import { headerSchema, ownTopicProbeSchema, statusSchema, wireVersion } from "../broker/index.ts";
 import type { KindSchemas } from "../protocols/index.ts";
 import {
@@ -153,7 +154,7 @@ function componentSchemas(): Json {
   });
   return {
     header: schemaOf(headerSchema),
-    status: schemaOf(statusSchema),
+    status: schemaOf(statusSchema.extend({ heartbeat: heartbeatSchema.exactOptional() })),
     ownTopicProbe: schemaOf(ownTopicProbeSchema),
     ...Object.fromEntries(payloads),
   };

@@ -5,7 +5,9 @@ import {
   closeSchema,
   descriptionSchema,
   failedSchema,
+  modelPieceSchema,
   prepareSchema,
+  provideSchema,
   readySchema,
   refusedSchema,
   reportSchema,
@@ -49,6 +51,21 @@ export const exchanges: readonly Exchange[] = [
     asks: "coordinator",
     request: message("prepare", "Here is the task: open model and data.", prepareSchema),
     reply: message("ready", "How many texts the device has.", readySchema),
+  },
+  {
+    asks: "device",
+    request: message("model-parts", "Asks what the task's model consists of.", nothing),
+    reply: message("model-parts", "Blob `parts`: JSON, hashes of tensors and tokenizer.", nothing),
+  },
+  {
+    asks: "device",
+    request: message("model-piece", "Asks for bytes of a tensor or a file.", modelPieceSchema),
+    reply: message("model-piece", "Blob `bytes`: exactly those.", nothing),
+  },
+  {
+    asks: "coordinator",
+    request: message("provide", "What to fetch the model for.", provideSchema),
+    reply: message("provided", "The device has what it needs.", nothing),
   },
   {
     asks: "coordinator",

@@ -34,6 +34,11 @@ export function coordinatorCommand(program: Command): void {
     .option("--key <file>", "PEM of the certificate's key")
     .option("--threads <n>", "threads of one operator (default: all processors)", wholeNumber(1))
     .option(
+      "--split-workers <n>",
+      "processes that compute for split devices (default: none, in this one)",
+      wholeNumber(0),
+    )
+    .option(
       "--protocol <package>",
       "package or file with another protocol; may be repeated",
       several,

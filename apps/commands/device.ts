@@ -31,7 +31,7 @@ export function deviceCommand(program: Command): void {
     .option("--federation <name>", "name that coordinator and devices share", "main")
     .option(
       "--model <folder>",
-      "folder of the base model (default: the state folder's store, the embedded model)",
+      "folder of the base model (default: the state folder's, the embedded one, else fetched)",
     )
     .option(
       "--state <folder>",

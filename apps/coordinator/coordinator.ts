@@ -3,6 +3,7 @@
 import { systemClock } from "../../broker/index.ts";
 import { type GlobalModel, initialOf, modelSpec } from "../../protocols/index.ts";
 import { loadScorer, type Score } from "../../runtime/index.ts";
+import { defaultHeartbeatMs, withHeartbeat } from "../heartbeat.ts";
 import { asynchronousPace } from "./asynchronous.ts";
 import { openFleet } from "./fleet.ts";
 import type { EndedLane, Pace } from "./pace.ts";
@@ -16,6 +17,9 @@ import type { CoordinatorOptions, Run } from "./run.ts";
 import { endRun, tellDevices } from "./run-ending.ts";
 import { openScoring } from "./scoring.ts";
 import { createServers } from "./servers.ts";
+import { createSupplies } from "./supplies.ts";
+import { wellBeingOf } from "./well-being.ts";
+import { withSplitWorkers } from "./worker-lanes.ts";
 
 /** What a finished run leaves in memory; the run folder holds the rest. */
 export interface RunResult {
@@ -34,7 +38,9 @@ export async function runCoordinator(options: CoordinatorOptions): Promise<RunRe
   const { urgent, patient } = rightOfWay(options.engine);
   const { after } = systemClock;
   const context = { task, engine: urgent, model, publicSet, after, log };
-  const servers = createServers(protocols, context);
+  const { splitWorkers } = options;
+  const ends = splitWorkers ? withSplitWorkers(protocols, splitWorkers) : protocols;
+  const servers = createServers(ends, context);
   const scorer = await loadScorer(patient, modelSpec(task, model));
   const { journal } = folder;
   const revisions = createRevisions({ task, protocols, journal, onEvent });
@@ -43,15 +49,24 @@ export async function runCoordinator(options: CoordinatorOptions): Promise<RunRe
     federation: options.federation,
     task,
     assign: revisions.assign,
-    publicBytes: prepared.publicBytes,
     incomingFolder: folder.incomingFolder,
+    supplies: createSupplies(prepared),
     onEvent,
+    log,
+  });
+  const presence = withHeartbeat({
+    presence: options.presence,
+    details: { task: task.name },
+    intervalMs: defaultHeartbeatMs,
+    read: wellBeingOf(transport, fleet),
+    clock: systemClock,
     log,
   });
   const scoring = openScoring({ scorer, testSet, folder, signal, onEvent });
   try {
-    return await runRounds({ ...options, servers, scoring, fleet, revisions });
+    return await runRounds({ ...options, presence, servers, scoring, fleet, revisions });
   } finally {
+    presence.rest();
     await scoring.close();
     await fleet.close();
     await servers.close();

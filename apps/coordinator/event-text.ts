@@ -12,6 +12,8 @@ export function eventText(event: RunEvent): string | undefined {
       return `waiting for devices: ${event.ready} of ${event.needed} are ready`;
     case "joining":
       return `${event.deviceId} joins`;
+    case "provisioning":
+      return `${event.deviceId} fetches what it needs of the model`;
     case "refused": {
       const hint = event.hint === undefined ? "" : ` (${event.hint})`;
       return `${event.deviceId} cannot take part: ${event.code}: ${event.message}${hint}`;

@@ -8,6 +8,8 @@ export type RunEvent =
   | { readonly kind: "resumed"; readonly round: number; readonly attempt: number }
   | { readonly kind: "waiting"; readonly ready: number; readonly needed: number }
   | { readonly kind: "joining"; readonly deviceId: string }
+  /** It fetches what it needs of the model. */
+  | { readonly kind: "provisioning"; readonly deviceId: string }
   | {
       readonly kind: "refused";
       readonly deviceId: string;

@@ -22,24 +22,12 @@ import {
   topicsOf,
   watchPresence,
 } from "../../broker/index.ts";
-import {
-  type DeviceBudget,
-  type DeviceProfile,
-  parseBudget,
-  parseProfile,
-} from "../../devices/index.ts";
-import {
-  type Assignment,
-  type DeviceOffer,
-  protocolErrors,
-  requireAssignment,
-  type Selection,
-  type Task,
-  taskFingerprint,
-} from "../../protocols/index.ts";
-import { descriptionSchema, readFields, readySchema } from "../control-messages.ts";
+import type { DeviceBudget, DeviceProfile } from "../../devices/index.ts";
+import type { Assignment, DeviceOffer, Selection, Task } from "../../protocols/index.ts";
 import { errorText } from "../error-text.ts";
+import { bringIn } from "./bring-in.ts";
 import type { OnEvent } from "./events.ts";
+import type { Supplies } from "./supplies.ts";
 
 /** A device that holds the task's model and data. */
 export interface ReadyDevice {
@@ -94,10 +82,10 @@ export interface FleetOptions {
   readonly task: Task;
   /** What a device that joins does. */
   readonly assign: (offer: DeviceOffer) => Selection;
-  /** What a device that asks for the public set gets. */
-  readonly publicBytes: Uint8Array;
   /** Keeps what has come of messages over a restart. */
   readonly incomingFolder: string;
+  /** What devices may fetch before they are ready and after. */
+  readonly supplies: Supplies;
   readonly onEvent: OnEvent;
   readonly log: Log;
 }
@@ -187,7 +175,9 @@ class Roster implements Fleet {
     const { signal } = member.joining;
     this.#options.onEvent({ kind: "joining", deviceId });
     try {
-      const device = await bringIn(deviceId, member, this.#options, signal);
+      const { link, inbox } = member;
+      const found = await bringIn(deviceId, link, this.#options, signal);
+      const device = { ...found, id: deviceId, instance, gone: signal, link, inbox };
       if (!signal.aborted) this.#welcome(device);
     } catch (error) {
       if (!signal.aborted) await this.#refuse(deviceId, member, error);
@@ -245,7 +235,8 @@ class Roster implements Fleet {
    * So what comes at 1 waits for 3.
    */
   async #answer(deviceId: string, request: Envelope, signal: AbortSignal): Promise<Reply> {
-    if (request.kind === "public-set") return publicSetReply(this.#options.publicBytes);
+    const supplied = await this.#options.supplies.answer(request);
+    if (supplied) return supplied;
     while (!this.#listener || !this.ready.has(deviceId)) {
       await this.changed(signal);
       signal.throwIfAborted();
@@ -281,43 +272,4 @@ async function createMember(
   const joining = new AbortController();
   joining.abort();
   return { link, inbox: createLaneInbox(deviceId), instance: "", joining };
-}
-
-function publicSetReply(bytes: Uint8Array): Reply {
-  return { kind: "public-set", blobs: new Map([["texts", bytes]]) };
-}
-
-/** Asks a device what it is, tells it the task, waits until it is ready and decides what it does. */
-async function bringIn(
-  id: string,
-  { link, inbox, instance }: Member,
-  { task, assign }: FleetOptions,
-  signal: AbortSignal,
-): Promise<ReadyDevice> {
-  const description = readFields(
-    await link.request({ kind: "describe" }, { signal }),
-    descriptionSchema,
-  );
-  const profile = parseProfile(description.profile, `device ${id}: profile`);
-  const budget = parseBudget(description.budget, `device ${id}: budget`);
-  const fields = { task: task as unknown as Readonly<Record<string, unknown>> };
-  const answer = readFields(
-    await link.request({ kind: "prepare", fields }, { signal }),
-    readySchema,
-  );
-  if (answer.fingerprint !== taskFingerprint(task)) {
-    throw protocolErrors.error("TASK_INVALID", `device ${id} understood another task`, {
-      hint: "Install the same version of Trifold on the coordinator and on the device.",
-    });
-  }
-  const { profile: _, ...declared } = description;
-  const { hasModel, ownModel } = answer;
-  const models = { hasModel, ownModel };
-  const texts = { train: answer.examples, holdOut: answer.holdOut };
-  const offer = { ...declared, deviceId: id, profile, budget, ...texts, ...models };
-  const selection = assign(offer);
-  const assignment = requireAssignment(id, selection);
-  const { examples, delivers } = answer;
-  const standing = { id, instance, gone: signal, link, inbox, delivers };
-  return { ...standing, profile, budget, selection, assignment, examples, offer };
 }

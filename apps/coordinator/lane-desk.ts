@@ -180,10 +180,14 @@ export class LaneDesk {
   }
 
   async #takeFailure(deviceId: string, request: Envelope): Promise<void> {
-    if (this.lanes.get(deviceId)?.info.lane !== request.lane) return;
+    const lane = this.lanes.get(deviceId);
+    if (lane?.info.lane !== request.lane) return;
     const text = this.said.takeFailure(deviceId, request);
     this.#book.giveUp(deviceId);
-    await this.lose(deviceId, text);
+    // As after a crash of the coordinator: a new lane, once the device has its reply.
+    const device = lane.isLost() ? this.#options.fleet.ready.get(deviceId) : undefined;
+    if (device) setImmediate(() => void this.enter(device));
+    else await this.lose(deviceId, text);
   }
 
   async #takeReport(deviceId: string, request: Envelope): Promise<void> {

@@ -51,6 +51,8 @@ export interface JournaledLane {
   hasResult(): Promise<boolean>;
   /** What it came to, read from the journal where it can be: a thousand delivered lanes hold no update in memory. */
   result(): Promise<LaneResult | undefined>;
+  /** Whether the process that ran it is gone: its device is to begin anew. */
+  isLost(): boolean;
   close(): Promise<void>;
 }
 
@@ -88,6 +90,13 @@ export async function openJournaledLane(options: LaneOptions): Promise<Journaled
   const uploads = [...(recorded?.uploads ?? [])];
   const progress = await replay(options, lane, uploads);
   let isOnDisk = false;
+  /** Lets go of what a delivered lane holds: its messages are in the journal. */
+  const rest = async (): Promise<void> => {
+    isOnDisk = true;
+    await lane.close();
+  };
+  if (lane.resumable && uploads.length > 0 && !progress.answers.get(progress.lastSequence))
+    await rest();
   return {
     assignment,
     info,
@@ -99,16 +108,14 @@ export async function openJournaledLane(options: LaneOptions): Promise<Journaled
       // Every message that a replay needs, answered or not: the device counts on from the last one.
       if (lane.resumable) {
         uploads.push({ sequence, file: await journalUpload(options, payload, sequence) });
-        if (answer === undefined) {
-          isOnDisk = true;
-          await lane.close();
-        }
+        if (answer === undefined) await rest();
       } else if (answer === undefined && !lane.endsWithRound)
         await journalResult(options, lane, sequence);
       return answer;
     },
     hasResult: async () => isOnDisk || (saved ?? (await lane.finish())) !== undefined,
     result: async () => saved ?? (await (isOnDisk ? replayed(options, uploads) : lane.finish())),
+    isLost: () => lane.isLost?.() ?? false,
     close: () => lane.close(),
   };
 }

@@ -9,6 +9,7 @@ import type { Revisions } from "./revisions.ts";
 import type { RunFolder } from "./run-folder.ts";
 import type { Scoring } from "./scoring.ts";
 import type { Servers } from "./servers.ts";
+import type { WorkerLanesOptions } from "./worker-lanes.ts";
 
 /** What a run is started with. */
 export interface CoordinatorOptions {
@@ -22,6 +23,8 @@ export interface CoordinatorOptions {
   /** Shows rounds and the final score to whoever watches the broker. */
   readonly presence: Presence;
   readonly engine: Engine;
+  /** Worker processes that run the lanes of `split`; none, in this process, when left out. */
+  readonly splitWorkers?: WorkerLanesOptions;
   readonly protocols: readonly AnyProtocol[];
   readonly signal: AbortSignal;
   readonly onEvent: OnEvent;

@@ -1,5 +1,6 @@
 // From a coordinator's command line to a running coordinator: task, broker, engine, run.
 import { randomBytes } from "node:crypto";
+import { availableParallelism } from "node:os";
 import { resolve } from "node:path";
 import {
   announcePresence,
@@ -34,6 +35,8 @@ export interface CoordinatorFlags extends ConnectionFlags {
   readonly broker?: string;
   readonly credentials?: string;
   readonly threads?: number;
+  /** Processes that run the lanes of `split`; 0, the default, runs them in this one. */
+  readonly splitWorkers?: number;
   /** Packages or files with protocols beside the built-in ones. */
   readonly protocol?: readonly string[];
 }
@@ -118,6 +121,13 @@ async function secretsFor(
   return { ...secrets, ...(password === undefined ? {} : { password }) };
 }
 
+/** The workers share the processors unless told how many threads each one gets. */
+function splitWorkersOf({ splitWorkers: workers = 0, threads }: CoordinatorStart) {
+  if (workers === 0) return {};
+  const share = Math.max(1, Math.floor(availableParallelism() / workers));
+  return { splitWorkers: { workers, threads: threads ?? share } };
+}
+
 interface Place {
   readonly start: CoordinatorStart;
   readonly url: string;
@@ -180,6 +190,7 @@ async function runAt(place: Place): Promise<CoordinatorResult> {
         presence,
         engine,
         protocols,
+        ...splitWorkersOf(start),
         onEvent,
         log,
       };

@@ -108,6 +108,7 @@ function boardAfter(known: BoardState, event: BoardEvent, nowMs: number): BoardS
   const { trainingSinceMs = nowMs, ...idle } = known;
   switch (event.kind) {
     case "joining":
+    case "provisioning":
       return { ...idle, activity: "joining" };
     case "assigned": {
       const framework = event.selection.assignment?.protocol ?? "";

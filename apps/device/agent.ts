@@ -8,10 +8,12 @@ import {
   type Presence,
   type PresenceIdentity,
   presenceWill,
+  systemClock,
   type Transport,
   topicsOf,
 } from "../../broker/index.ts";
-import type { DeviceProfile } from "../../devices/index.ts";
+import type { BoardLoad, DeviceProfile } from "../../devices/index.ts";
+import { defaultHeartbeatMs, type Heartbeat, withHeartbeat } from "../heartbeat.ts";
 import { packageVersion } from "../package-root.ts";
 import { nextStartCount } from "./start-count.ts";
 import { openStation, type Station, type StationOptions } from "./station.ts";
@@ -22,6 +24,10 @@ export interface AgentOptions
   /** What the board is, its link measured over the connection. */
   readonly profileOver: (transport: Transport) => Promise<DeviceProfile>;
   readonly broker: Pick<MqttOptions, "url" | "username" | "password" | "ca" | "cert" | "key">;
+  /** Reads what the board has to do; absent where the profile is declared. */
+  readonly readLoad?: () => Promise<BoardLoad>;
+  /** Time between two heartbeats of its status, 30 s when left out. */
+  readonly heartbeatMs?: number;
   /** Ends taking part; what was uploaded stays counted. */
   readonly signal: AbortSignal;
 }
@@ -60,7 +66,23 @@ export async function runAgent(options: AgentOptions): Promise<void> {
     const ends = { onFinished: finish, onUnfit: fail };
     station = await openStation({ ...options, ...ends, profile, transport, onActivity });
     const details = { board, activity: "idle" };
-    presence = await announcePresence({ transport, identity, details, onReplaced: fail, log });
+    const announced = await announcePresence({
+      transport,
+      identity,
+      details,
+      onReplaced: fail,
+      log,
+    });
+    const read = heartbeatOf({ ...options, transport, station });
+    const intervalMs = options.heartbeatMs ?? defaultHeartbeatMs;
+    presence = withHeartbeat({
+      presence: announced,
+      details,
+      intervalMs,
+      read,
+      clock: systemClock,
+      log,
+    });
     await ended;
   } finally {
     signal.removeEventListener("abort", stop);
@@ -70,6 +92,27 @@ export async function runAgent(options: AgentOptions): Promise<void> {
     await transport.close();
     await closing;
   }
+}
+
+/** How the device is now; of the board itself only where it is measured and not declared. */
+function heartbeatOf({
+  transport,
+  station,
+  readLoad,
+}: Pick<AgentOptions, "readLoad"> & {
+  readonly transport: Transport;
+  readonly station: Station;
+}): () => Promise<Heartbeat> {
+  return async () => {
+    const [queued, open] = [transport.queue(), station.queue()];
+    return {
+      ...(await readLoad?.()),
+      queuedMessages: queued.messages,
+      queuedBytes: queued.bytes,
+      openRequests: open.messages,
+      openRequestBytes: open.bytes,
+    };
+  };
 }
 
 function deferred() {

@@ -16,6 +16,7 @@ import {
   idPattern,
   type Task,
 } from "../../protocols/index.ts";
+import { defaultHeartbeatMs } from "../heartbeat.ts";
 import { loadProtocols } from "../protocol-packages.ts";
 import { deviceProgramErrors } from "./errors.ts";
 
@@ -33,6 +34,8 @@ export interface DeviceConfig {
   readonly group?: string;
   /** A model of its own for `kd`, in place of the task's. */
   readonly ownModel?: OwnModelPlace;
+  /** Time between two heartbeats of the device's status. */
+  readonly heartbeatMs: number;
   /** Share of the private examples held out for the local accuracy. */
   readonly holdOutFraction: number;
 }
@@ -57,6 +60,11 @@ const schema = z.strictObject({
     })
     .optional(),
   holdOutFraction: z.number().min(0).max(0.9).default(0.2),
+  heartbeatSeconds: z
+    .number()
+    .min(1)
+    .max(86_400)
+    .default(defaultHeartbeatMs / 1000),
 });
 
 /** Reads the configuration; without a path, the defaults. Throws `DEVICE_CONFIG_INVALID`, `PROFILE_INVALID`, `BUDGET_INVALID` or `PROTOCOL_PACKAGE_*`. */
@@ -68,10 +76,12 @@ export async function readDeviceConfig(path?: string): Promise<DeviceConfig> {
     throw invalid(path, `${issue?.path.join(".") || "configuration"}: ${issue?.message}`);
   }
   const { profile, budget, threads, group, protocols, kd, holdOutFraction } = parsed.data;
+  const heartbeatMs = 1000 * parsed.data.heartbeatSeconds;
   const folder = dirname(resolve(path ?? "."));
   return {
     budget: parseBudget(budget ?? {}, `${path ?? "device"}: budget`),
     holdOutFraction,
+    heartbeatMs,
     protocols: protocols ? await loadProtocols({ names: protocols, folder }) : builtInProtocols,
     ...(profile === undefined ? {} : { profile: parseProfile(profile, `${path}: profile`) }),
     ...(threads === undefined ? {} : { threads }),

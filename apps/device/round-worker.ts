@@ -53,6 +53,8 @@ export interface RoundWorkerOptions {
   readonly workplace: Workplace;
   /** The public texts in a tokenizer's tokens. */
   readonly publicSet: (tokenizer: Tokenizer) => Promise<readonly Example[]>;
+  /** Bytes that were fetched since the last call, outside of lanes. */
+  readonly takeFetchedBytes: () => number;
   /** Memory and heat of the board; absent where they are declared. */
   readonly readState?: () => Promise<BoardState>;
   /** Told when a lane begins and ends. */
@@ -95,7 +97,7 @@ class StandingWorker implements RoundWorker {
   #running: Promise<void> = Promise.resolve();
   #loaded: LoadedClient | undefined;
   #traffic: LinkReading;
-  /** Bytes of the public set, fetched within this round. */
+  /** Bytes fetched for this round: of the model and of the public set. */
   #provisioningBytes = 0;
   /** Resident bytes before anything of the model was loaded. */
   #idleBytes: number | undefined;
@@ -194,11 +196,11 @@ class StandingWorker implements RoundWorker {
     signal: AbortSignal,
   ): Promise<DeviceRoundReport> {
     const { link, workplace } = this.#options;
-    this.#provisioningBytes = 0;
+    this.#provisioningBytes = this.#options.takeFetchedBytes();
     this.#idleBytes ??= await settledResidentBytes();
     markPeak();
     const started = performance.now();
-    const { protocol, client } = await this.#clientFor(assignment);
+    const { protocol, client } = await this.#clientFor(assignment, signal);
     const raw = { up: 0, down: protocol.rawBytes(first) };
     const parseDown = (payload: Payload) => {
       const down = protocol.parseDown(payload);
@@ -277,7 +279,7 @@ class StandingWorker implements RoundWorker {
   }
 
   /** The protocol's device end; it stays loaded while all of the assignment stays but its allowance. */
-  async #clientFor(assignment: Assignment): Promise<LoadedClient> {
+  async #clientFor(assignment: Assignment, signal: AbortSignal): Promise<LoadedClient> {
     const { protocols, deviceId, engine, workplace, publicSet, log } = this.#options;
     const { protocol: name, protocolVersion } = assignment;
     const { allowance: _, ...way } = wayOf(assignment);
@@ -287,7 +289,9 @@ class StandingWorker implements RoundWorker {
     this.#loaded = undefined;
     const protocol = findProtocol(protocols, name, protocolVersion);
     const { state } = workplace;
-    const { task, model, tokenizer, train, holdOut } = heldFor(workplace, protocol);
+    const { task, modelWith, tokenizer, train, holdOut } = heldFor(workplace, protocol);
+    const needed = protocol.tensors?.(task, assignment);
+    const model = await this.#provision(() => modelWith(needed, signal));
     const lane = () => this.#runningLane;
     const client = await protocol.createClient({
       task,

@@ -5,6 +5,7 @@ import {
   formatQuantity,
   type LinkRates,
   measureProfile,
+  openLoadMeter,
   readBoardState,
 } from "../../devices/index.ts";
 import {
@@ -19,7 +20,7 @@ import { errorText } from "../error-text.ts";
 import { engineProviders } from "../providers.ts";
 import { runAgent } from "./agent.ts";
 import { type DeviceConfig, readDeviceConfig } from "./config.ts";
-import { measureGemm } from "./gemm-probe.ts";
+import { measureGemmAside } from "./gemm-program.ts";
 import { type LinkProbeOptions, measureLink } from "./link-probe.ts";
 
 /** What the command line gives. */
@@ -72,7 +73,8 @@ export async function startDevice(start: DeviceStart): Promise<void> {
         return profile;
       },
       budget,
-      ...(config.profile ? {} : { readState: () => readBoardState() }),
+      ...(config.profile ? {} : boardReaders()),
+      heartbeatMs: config.heartbeatMs,
       ...(group === undefined ? {} : { group }),
       data: {
         file: start.data,
@@ -97,6 +99,12 @@ export async function startDevice(start: DeviceStart): Promise<void> {
   }
 }
 
+/** What reads this very board. */
+function boardReaders() {
+  const load = openLoadMeter();
+  return { readState: () => readBoardState(), readLoad: () => load.read() };
+}
+
 /** What needs no task to be seen: labels are checked once there is one. */
 async function checkInputs({ data, textColumn, labelColumn, model, cacheFolder }: DeviceStart) {
   await readTable(data, { textColumn, ...(labelColumn && { labelColumn }) });
@@ -113,7 +121,7 @@ async function profileOf(
   const { signal } = probe;
   const link = await measureLinkWithin(probe, log);
   return measureProfile({
-    measureGemm: () => measureGemm({ ...(threads && { threads }), providers, signal }),
+    measureGemm: () => measureGemmAside({ ...(threads && { threads }), providers, signal }),
     // Known to work, best first.
     probeProviders: async () => providers,
     ...(link ? { measureLink: () => Promise.resolve(link) } : {}),

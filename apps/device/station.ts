@@ -8,24 +8,34 @@ import {
   type LanePlace,
   type Link,
   openPieceFiles,
+  type QueueSize,
   type Reply,
   type Transport,
 } from "../../broker/index.ts";
 import type { BoardState, DeviceBudget, DeviceProfile } from "../../devices/index.ts";
-import { type AnyProtocol, parseTask, type Task, taskFingerprint } from "../../protocols/index.ts";
+import {
+  type AnyProtocol,
+  findProtocol,
+  parseTask,
+  type Task,
+  taskFingerprint,
+} from "../../protocols/index.ts";
 import type { Engine, Example, Tokenizer } from "../../runtime/index.ts";
 import {
   closeSchema,
   prepareSchema,
+  provideSchema,
   readFields,
   refusedSchema,
   startSchema,
 } from "../control-messages.ts";
 import { deviceProgramErrors } from "./errors.ts";
+import { createFetchMeter, type FetchMeter } from "./fetch-meter.ts";
 import type { ModelPlaces } from "./model-store.ts";
+import { createProvisioner, type Provisioner } from "./provisioning.ts";
 import { loadPublicSet } from "./public-set.ts";
 import { createRoundWorker, type RoundWorker } from "./round-worker.ts";
-import { openWorkplace, type PrivateData, type Workplace } from "./workplace.ts";
+import { heldFor, openWorkplace, type PrivateData, type Workplace } from "./workplace.ts";
 
 /** What a device is and has. */
 export interface StationOptions {
@@ -53,6 +63,8 @@ export interface StationOptions {
 
 /** A device that answers its coordinator. */
 export interface Station {
+  /** Requests to the coordinator without an answer yet. */
+  queue(): QueueSize;
   close(): Promise<void>;
 }
 
@@ -67,30 +79,48 @@ export async function openStation(options: StationOptions): Promise<Station> {
     peer: coordinatorId,
     ...deviceLinkTopics(federation, deviceId),
     pieces: openPieceFiles({ folder: join(options.places.stateFolder, "incoming", deviceId), log }),
-    onRequest: (request) => desk.answer(request),
+    onRequest: (request, signal) => desk.answer(request, signal),
     log,
   });
-  return { close: () => desk.close() };
+  const { link } = desk;
+  return { queue: () => link.queue(), close: () => desk.close() };
 }
 
 class Desk {
   link: Link | undefined;
+  #provisioner: Provisioner | undefined;
   readonly #options: StationOptions;
   #workplace: Workplace | undefined;
   #worker: RoundWorker | undefined;
   /** Why this device could not prepare for the task. */
   #fault: unknown;
+  readonly #fetched: FetchMeter;
 
   constructor(options: StationOptions) {
     this.#options = options;
+    this.#fetched = createFetchMeter(options.transport);
   }
 
-  async answer(request: Envelope): Promise<Reply> {
+  get provisioner(): Provisioner {
+    const { deviceId, places, log } = this.#options;
+    this.#provisioner ??= createProvisioner({
+      deviceId,
+      link: this.link as Link,
+      stateFolder: places.stateFolder,
+      log,
+    });
+    return this.#provisioner;
+  }
+
+  async answer(request: Envelope, signal: AbortSignal): Promise<Reply> {
     switch (request.kind) {
       case "describe":
         return { kind: "description", fields: this.#description() };
       case "prepare":
-        return { kind: "ready", fields: await this.#prepare(request) };
+        return { kind: "ready", fields: await this.#prepare(request, signal) };
+      case "provide":
+        await this.#provide(request, signal);
+        return { kind: "provided" };
       case "refused":
         this.#takeRefusal(request);
         return { kind: "refused" };
@@ -126,7 +156,10 @@ class Desk {
     return { profile, budget, protocols: versions, ...(group === undefined ? {} : { group }) };
   }
 
-  async #prepare(request: Envelope): Promise<Readonly<Record<string, unknown>>> {
+  async #prepare(
+    request: Envelope,
+    signal: AbortSignal,
+  ): Promise<Readonly<Record<string, unknown>>> {
     const { deviceId, places, data, log } = this.#options;
     this.#fault = undefined;
     const task = parseTask(readFields(request, prepareSchema).task);
@@ -134,22 +167,22 @@ class Desk {
     this.link?.limitPackets(task.transport.maxPacketBytes);
     if (this.#workplace?.fingerprint !== fingerprint) {
       log(`task "${task.name}": opening model and data`);
-      const workplace = await openWorkplace(task, { deviceId, places, data }).catch((fault) => {
-        this.#fault = fault;
-        throw fault;
-      });
+      const { provisioner } = this;
+      const options = { deviceId, places, data, provisioner, signal };
+      const workplace = await this.#fetching(() => openWorkplace(task, options));
       await this.#worker?.close();
       this.#workplace = workplace;
       this.#worker = this.#createWorker(workplace);
     }
-    const { examples, base, own } = this.#workplace as Workplace;
+    const { examples, base, own, fetchesModel } = this.#workplace as Workplace;
     this.#worker?.markTraffic();
     const delivers = await this.#deliverKept();
     return {
       examples: examples.train,
       holdOut: examples.holdOut,
       fingerprint,
-      hasModel: base !== undefined,
+      hasModel: base !== undefined && !fetchesModel,
+      ...(fetchesModel ? { fetchesModel } : {}),
       ...(own ? { ownModel: own.facts } : {}),
       ...(delivers ? { delivers } : {}),
     };
@@ -161,6 +194,29 @@ class Desk {
     // After the reply: the coordinator keeps the lane once it knows.
     if (kept) setImmediate(() => this.#worker?.deliver(kept));
     return kept?.place;
+  }
+
+  /** Fetches what an assignment needs of the model before the first round does. */
+  async #provide(request: Envelope, signal: AbortSignal): Promise<void> {
+    const workplace = this.#workplace;
+    if (!workplace) throw taskMissing("a model was to be fetched");
+    const { protocol: name, protocolVersion, ...way } = readFields(request, provideSchema);
+    const { deviceId, protocols } = this.#options;
+    const protocol = findProtocol(protocols, name, protocolVersion);
+    const assignment = { deviceId, protocol: name, protocolVersion, reason: "", ...way };
+    const { task, modelWith } = heldFor(workplace, protocol);
+    await this.#fetching(() => modelWith(protocol.tensors?.(task, assignment), signal));
+    this.#worker?.markTraffic();
+  }
+
+  /** Counts what comes meanwhile as provisioning; a failure is this device's own fault. */
+  async #fetching<T>(work: () => Promise<T>): Promise<T> {
+    try {
+      return await this.#fetched.count(work);
+    } catch (fault) {
+      this.#fault = fault;
+      throw fault;
+    }
   }
 
   /** A fault of this device's own ends the program; anything else may be mended at the coordinator. */
@@ -183,10 +239,7 @@ class Desk {
       startSchema,
     );
     if (!this.#workplace || !this.#worker) {
-      throw deviceProgramErrors.error(
-        "DEVICE_TASK_MISSING",
-        "a round was started before a task was announced",
-      );
+      throw taskMissing("a round was started");
     }
     await this.#workplace.state.settle(acceptedLane);
     if (dropped)
@@ -216,6 +269,7 @@ class Desk {
       protocols,
       workplace,
       ...(readState ? { readState } : {}),
+      takeFetchedBytes: () => this.#fetched.take(),
       publicSet: (tokenizer) => {
         const known = publicSets.get(tokenizer);
         const publicSet = known ?? this.#fetchPublicSet(link, workplace.task, tokenizer);
@@ -235,4 +289,8 @@ class Desk {
     };
     return loadPublicSet({ task, tokenizer, stateFolder, fetch });
   }
+}
+
+function taskMissing(what: string): Error {
+  return deviceProgramErrors.error("DEVICE_TASK_MISSING", `${what} before a task was announced`);
 }

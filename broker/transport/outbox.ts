@@ -1,5 +1,6 @@
 // Messages between `publish` and their PUBACK, in the order they were published.
 import { brokerErrors } from "../errors.ts";
+import type { QueueSize } from "./transport.ts";
 
 /** A message on its way out. */
 export interface OutgoingMessage {
@@ -25,6 +26,8 @@ export interface Outbox {
   /** Everything under way waits again, oldest first. */
   requeue(): void;
   rejectAll(reason: Error): void;
+  /** What is not acknowledged yet, under way or not. */
+  size(): QueueSize;
 }
 
 /** An outbox that holds at most `maxWaiting` messages. */
@@ -65,6 +68,13 @@ export function createOutbox(maxWaiting: number): Outbox {
       for (const entry of [...underWay, ...waiting]) {
         entry.reject(reason);
       }
+    },
+    size: () => {
+      let bytes = 0;
+      for (const { message } of [...underWay, ...waiting]) {
+        bytes += message.bytes.byteLength;
+      }
+      return { messages: underWay.size + waiting.size, bytes };
     },
   };
 }

@@ -10,6 +10,7 @@ import type {
   Log,
   MessageHandler,
   PublishOptions,
+  QueueSize,
   Transport,
   TransportMessage,
   Unsubscribe,
@@ -113,6 +114,10 @@ class StandingSession implements Session {
         this.#leaving.set(filter, this.#connection.unsubscribe(filter));
       }
     };
+  }
+
+  queue(): QueueSize {
+    return this.#outbox.size();
   }
 
   onConnected(callback: () => void): Unsubscribe {

@@ -24,6 +24,8 @@ export interface Transport {
    * reconnect. Resolves once the broker granted it; rejects with `BROKER_SUBSCRIPTION_REFUSED`.
    */
   subscribe(filter: string, handler: MessageHandler): Promise<Unsubscribe>;
+  /** What was published and is not acknowledged yet. */
+  queue(): QueueSize;
   /** After each connection, once every subscription is granted again. */
   onConnected(callback: () => void): Unsubscribe;
   onDisconnected(callback: () => void): Unsubscribe;
@@ -31,6 +33,12 @@ export interface Transport {
   onClosed(callback: (reason: TrifoldError | undefined) => void): Unsubscribe;
   /** Ends the connection. The broker discards the last will, unless `will` is "publish". Safe to call twice. */
   close(options?: CloseOptions): Promise<void>;
+}
+
+/** How much waits. */
+export interface QueueSize {
+  readonly messages: number;
+  readonly bytes: number;
 }
 
 /** How a message is published. */

@@ -7,6 +7,7 @@ import { cutLayers, labelRefusal, momentsRefusal } from "./cut.ts";
 import { type SplitDown, type SplitUp, splitDownKinds, splitUpKinds } from "./messages.ts";
 import { rawSplitBytes } from "./raw-bytes.ts";
 import { createSplitServer } from "./server.ts";
+import { splitTensors } from "./tensors.ts";
 
 /** The front on the device, the tail on the coordinator. */
 export const split: Protocol<SplitDown, SplitUp> = {
@@ -14,6 +15,7 @@ export const split: Protocol<SplitDown, SplitUp> = {
   version: 2,
   estimate: estimateSplit,
   cutLayers,
+  tensors: splitTensors,
   refusal: (task) => labelRefusal(task) ?? momentsRefusal(task),
   parseDown: (payload) => parsePayload(payload, splitDownKinds),
   parseUp: (payload) => parsePayload(payload, splitUpKinds),

@@ -1,9 +1,11 @@
 // A frozen base model on disk, as graphs refer to it.
 import type { ModelConfig } from "./config.ts";
 
-/** Where one float32 tensor lies in the weights file. */
+/** Where one float32 tensor lies. */
 export interface WeightLocation {
   readonly shape: readonly number[];
+  /** Absolute path of the tensor's own file, in the folder of the weights file; the model's weights file when left out. */
+  readonly file?: string;
   readonly offsetBytes: number;
   readonly lengthBytes: number;
 }
@@ -32,15 +34,20 @@ export interface QuantisedWeights {
   readonly tensors: ReadonlyMap<string, QuantisedLocation>;
 }
 
-/** A base model whose tensors lie as little-endian float32 in one file that sessions map. */
+/** A base model whose tensors lie as little-endian float32 in files of one folder that sessions map. */
 export interface BaseModel {
   readonly config: ModelConfig;
-  /** Absolute path of the weights file. Never rewritten while mapped. */
+  /** Absolute path of the weights file, absent on disk where every tensor has its own. Never rewritten while mapped. */
   readonly weightsFile: string;
-  /** By checkpoint name without the family's prefix (`wte.weight`, `h.0.attn.c_attn.weight`). */
+  /** By checkpoint name without the family's prefix (`wte.weight`, `h.0.attn.c_attn.weight`); a device with a part of the model has those of its part. */
   readonly weights: ReadonlyMap<string, WeightLocation>;
   /** Present when graphs are to compute with quantised linear layers in place of the float32 ones. */
   readonly quantised?: QuantisedWeights;
   /** sha256 over the configuration and each tensor's own sha256, in name order; equal models have equal ones, quantised or not. */
   readonly sha256: string;
+}
+
+/** The file that a tensor of the model lies in. */
+export function fileOf(model: BaseModel, { file }: WeightLocation): string {
+  return file ?? model.weightsFile;
 }

@@ -1,18 +1,19 @@
 // Quantised copies of a model's linear layers, made once and kept beside its float32 weights. Symmetric, with one
 // float32 scale for each block of rows in a column: w ~ scale * q (the scheme of ONNX DequantizeLinear-21, blocked).
 import { type FileHandle, open, readFile, stat } from "node:fs/promises";
-import { dirname, join } from "node:path";
+import { basename, dirname, join } from "node:path";
 import { z } from "zod";
 import { runtimeErrors } from "../errors.ts";
 import { replaceFile, writeFileAtomic } from "../files.ts";
 import { elementCount } from "../tensor.ts";
-import type {
-  BaseModel,
-  QuantisedFormat,
-  QuantisedLocation,
-  QuantisedWeights,
-  WeightFormat,
-  WeightLocation,
+import {
+  type BaseModel,
+  fileOf,
+  type QuantisedFormat,
+  type QuantisedLocation,
+  type QuantisedWeights,
+  type WeightFormat,
+  type WeightLocation,
 } from "./base-model.ts";
 import { linearModules } from "./families.ts";
 import { writeFault } from "./weights-file.ts";
@@ -23,9 +24,7 @@ import { writeFault } from "./weights-file.ts";
  * `WEIGHTS_WRITE_FAILED` where that folder cannot be written, `MODEL_UNSUPPORTED` for int4 of layers with odd sizes.
  */
 export async function quantiseModel(model: BaseModel, format: QuantisedFormat): Promise<BaseModel> {
-  const folder = dirname(model.weightsFile);
-  const file = join(folder, `weights.${format}`);
-  const indexFile = join(folder, `index.${format}.json`);
+  const { file, indexFile } = quantisedFiles(model, format);
   const expected = quantisedLayout(model, format);
   if (!canQuantise(model, format)) throw oddBlocks(format);
   const known = await readIndex(indexFile);
@@ -40,13 +39,19 @@ export async function quantiseModel(model: BaseModel, format: QuantisedFormat): 
 
 /** The model as `quantiseModel` would make it, without its bytes: enough to build graphs that are measured, never run. */
 export function sketchQuantised(model: BaseModel, format: QuantisedFormat): BaseModel {
-  const file = join(dirname(model.weightsFile), `weights.${format}`);
+  const { file } = quantisedFiles(model, format);
   const quantised: QuantisedWeights = {
     format,
     file,
     tensors: quantisedLayout(model, format).tensors,
   };
   return { ...model, quantised };
+}
+
+/** Beside the float32 weights, whose name they bear: models whose tensors have files of their own share a folder. */
+function quantisedFiles({ weightsFile }: BaseModel, format: QuantisedFormat) {
+  const stem = join(dirname(weightsFile), basename(weightsFile, ".f32"));
+  return { file: `${stem}.${format}`, indexFile: `${stem}.${format}.json` };
 }
 
 /** Whether the model's layers can be stored so: half a byte must not be left at the end of a block. */
@@ -121,18 +126,20 @@ async function writeQuantised(
   { tensors }: Layout,
   file: string,
 ): Promise<void> {
-  const source = await open(model.weightsFile);
   try {
     await replaceFile(file, async (target) => {
       for (const [name, location] of tensors) {
-        const { offsetBytes } = model.weights.get(name) as WeightLocation;
-        await quantiseTensor({ source, target, format }, offsetBytes, location);
+        const weight = model.weights.get(name) as WeightLocation;
+        const source = await open(fileOf(model, weight));
+        try {
+          await quantiseTensor({ source, target, format }, weight.offsetBytes, location);
+        } finally {
+          await source.close();
+        }
       }
     });
   } catch (cause) {
     throw writeFault(cause, file);
-  } finally {
-    await source.close();
   }
 }
 

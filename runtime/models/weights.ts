@@ -4,7 +4,12 @@ import { runtimeErrors } from "../errors.ts";
 import type { GraphBuilder } from "../graph/builder.ts";
 import type { Value, ValueType } from "../graph/ir.ts";
 import type { FileTensor } from "../tensor.ts";
-import type { BaseModel, QuantisedLocation, WeightLocation } from "./base-model.ts";
+import {
+  type BaseModel,
+  fileOf,
+  type QuantisedLocation,
+  type WeightLocation,
+} from "./base-model.ts";
 
 /**
  * A frozen tensor as a graph value. A quantised one is dequantised as soon as `after` exists, which every use of a
@@ -100,7 +105,7 @@ function placesOf(model: BaseModel, name: string): readonly NamedPlace[] {
   }
   const location: WeightLocation | undefined = model.weights.get(name);
   if (location)
-    return [{ name, place: { dtype: "float32", file: model.weightsFile, ...location } }];
+    return [{ name, place: { dtype: "float32", ...location, file: fileOf(model, location) } }];
   throw runtimeErrors.error("MODEL_TENSOR_MISSING", `the weights lack "${name}"`);
 }
 

@@ -40,7 +40,7 @@ t.test("a federation of all three frameworks says what the file says", async (t)
   await federate(world, {
     task,
     run: join(world.folder, "run"),
-    devices: Object.keys(protocols).map((id) => ({ id })),
+    devices: Object.keys(protocols).map((id, place) => ({ id, isBare: place === 0 })),
     addressFor: async (url) => {
       const tap = await startWiretap(Number(new URL(url).port));
       taps.push(tap);

@@ -8,6 +8,7 @@ import type { RunEvent } from "../../apps/coordinator/events.ts";
 import { startCoordinator } from "../../apps/coordinator/start.ts";
 import { startDevice } from "../../apps/device/start.ts";
 import { exitStatusOf, failureText } from "../../apps/failure.ts";
+import { embeddedModelFolder } from "../../apps/package-root.ts";
 import { startBroker } from "../../broker/index.ts";
 import { boardProfile } from "../../devices/index.ts";
 import { float32, randomTensors, saveModelFolder } from "../../runtime/index.ts";
@@ -292,10 +293,10 @@ t.test("a device that cannot serve the task is told so, and so is the coordinato
   const model = world.modelFolder;
   await refuses(t, [
     [
-      device({ broker, id: "modelless" }),
+      device({ broker, id: "modelless", model: embeddedModelFolder() }),
       2,
-      /error DEVICE_MODEL_MISSING: the task needs model [0-9a-f]{12}; looked in .*state.models/,
-      /^hint: Copy .* or start the device with --model FOLDER/m,
+      /error DEVICE_MODEL_MISSING: the task needs model [0-9a-f]{12}, which .*sotu-gpt2 is not/,
+      /^hint: Start the device without --model to fetch it, or copy .*state.models/m,
     ],
     [
       device({ broker, id: "mislabelled", model, data: label }),

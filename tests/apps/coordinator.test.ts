@@ -307,8 +307,8 @@ async function meet(t: Test, { description, ready, onPrepare }: Answers) {
         task,
         offer,
       ),
-    publicBytes: new Uint8Array(0),
     incomingFolder: join(t.testdirName, "incoming"),
+    supplies: { answer: async () => undefined },
     onEvent: (event) => events.push(event),
     log,
   });

@@ -115,6 +115,8 @@ export interface SmallDevice {
   readonly rows?: readonly LabelledText[];
   /** False: its table has no column of labels. */
   readonly hasLabels?: boolean;
+  /** Has no model: it fetches what it needs. */
+  readonly isBare?: boolean;
   /** What its configuration says of a model of its own; it then lacks the task's. */
   readonly ownModel?: { readonly model: string; readonly adapter: object };
 }
@@ -187,7 +189,7 @@ export async function joinDevice(
   const labelColumn = hasLabels && ("label" as const);
   const columns = { textColumn: "text", labelColumn };
   const { modelFolder, cacheFolder } = world;
-  const model = device.ownModel ? {} : { model: modelFolder };
+  const model = device.ownModel || device.isBare ? {} : { model: modelFolder };
   const place = { broker: address, federation: "main", ...model, cacheFolder };
   await startDevice({ id, ...place, ...files, ...columns, signal, log });
 }
@@ -197,6 +199,10 @@ export interface FederateOptions {
   readonly task: string;
   readonly run: string;
   readonly devices: readonly SmallDevice[];
+  /** Processes that run the lanes of `split`. */
+  readonly splitWorkers?: number;
+  /** Called with each line that the coordinator logs. */
+  readonly onLog?: (line: string) => void;
   /** Packages of the coordinator. */
   readonly protocols?: readonly string[];
   /** Another broker than the coordinator's own. */
@@ -242,6 +248,7 @@ export async function federate(world: SmallWorld, options: FederateOptions): Pro
       ...(broker === undefined ? { listen: "mqtt://127.0.0.1:0" } : { broker }),
       threads: 1,
       cacheFolder,
+      ...(options.splitWorkers === undefined ? {} : { splitWorkers: options.splitWorkers }),
       ...(options.protocols ? { protocol: options.protocols } : {}),
       signal: failed.signal,
       onEvent: (event) => {
@@ -250,7 +257,10 @@ export async function federate(world: SmallWorld, options: FederateOptions): Pro
         if (event.kind === "refused") failed.abort(new Error(`${event.code}: ${event.message}`));
       },
       onListening: (url) => void startAll(url).catch((error: unknown) => failed.abort(error)),
-      log: (line) => log.push(`coordinator: ${line}`),
+      log: (line) => {
+        log.push(`coordinator: ${line}`);
+        options.onLog?.(line);
+      },
     });
     await Promise.all(running);
     const records = await readJournal(join(run, "journal", "records.jsonl"));

@@ -137,6 +137,7 @@ function overriding(transport: Transport, methods: Partial<Transport>): Transpor
     },
     publish: (...args) => transport.publish(...args),
     subscribe: (...args) => transport.subscribe(...args),
+    queue: () => transport.queue(),
     onConnected: (callback) => transport.onConnected(callback),
     onDisconnected: (callback) => transport.onDisconnected(callback),
     onClosed: (callback) => transport.onClosed(callback),

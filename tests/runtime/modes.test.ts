@@ -245,7 +245,7 @@ t.test("a quantised file that is cut off or belongs to nothing known is made aga
   const damaged = await open(file, "r+");
   await damaged.write(new Uint8Array(64).fill(1), 0, 64, 0);
   await damaged.close();
-  await writeFile(join(dirname(file), "index.int8.json"), "{");
+  await writeFile(join(dirname(file), "weights.int8.json"), "{");
   await quantiseModel(model, "int8");
   t.ok(sound.equals(await readFile(file)), "no index that can be read");
   t.same(
