@@ -61,7 +61,11 @@ export async function listenerOf(flags: ListenerFlags): Promise<Omit<BrokerOptio
   const credentials =
     flags.credentials === undefined ? undefined : await readCredentials(flags.credentials);
   const tls = isSecure ? await readTls(flags) : undefined;
-  return { host, port, ...(credentials ? { credentials } : {}), ...(tls ? { tls } : {}) };
+  return {
+    listeners: [{ scheme: isSecure ? "mqtts" : "mqtt", host, port }],
+    ...(credentials ? { credentials } : {}),
+    ...(tls ? { tls } : {}),
+  };
 }
 
 /** One `name:password` a line; blank lines and lines that begin with # are skipped. */

@@ -1,28 +1,36 @@
-// The broker inside the coordinator's process: aedes behind a guarded listener. Any other MQTT 3.1.1 broker
+// The broker inside the coordinator's process: aedes behind guarded listeners. Any other MQTT 3.1.1 broker
 // serves as well; this one needs no installation.
-import { createServer, type Server, type Socket } from "node:net";
-import { createServer as createTlsServer } from "node:tls";
+import type { IncomingMessage } from "node:http";
+import type { Socket } from "node:net";
+import type { Duplex } from "node:stream";
 import { Aedes, type AuthenticateError, type Client } from "aedes";
-import type { TrifoldError } from "../runtime/index.ts";
 import { type Identity, refuseConnect, refusePublish, refuseSubscribe } from "./access.ts";
 import { type Credentials, hasPassword } from "./credentials.ts";
 import { brokerErrors } from "./errors.ts";
-import { createPacketGuard } from "./packet-guard.ts";
+import {
+  createListener,
+  isLoopback,
+  type Listener,
+  type ListenerAddress,
+  type ListenerRules,
+  type ListenerTls,
+  type ListeningAddress,
+} from "./listeners.ts";
+import { guardStream } from "./packet-guard.ts";
+import { schemes } from "./transport/broker-address.ts";
 import type { Log } from "./transport/transport.ts";
 
 /** How the broker listens. */
 export interface BrokerOptions {
-  /** 127.0.0.1 unless told; beyond loopback `credentials` are required. */
-  readonly host?: string;
-  /** 0, the default, takes a free port. */
-  readonly port?: number;
+  /** A free port of 127.0.0.1 unless told. Beyond loopback `credentials` are required. */
+  readonly listeners?: readonly ListenerAddress[];
   /** Passwords by user name: each device's id, and "coordinator". */
   readonly credentials?: Credentials;
-  /** PEM texts. With them the listener speaks TLS only; with `ca` it demands client certificates. */
-  readonly tls?: { readonly cert: string; readonly key: string; readonly ca?: string };
+  /** For the listeners `mqtts` and `wss`. */
+  readonly tls?: ListenerTls;
   /** Largest packet of a connected client; 1 MiB unless told. */
   readonly maxPacketBytes?: number;
-  /** Connections at once; 4096 unless told. */
+  /** Connections at once for each listener; 4096 unless told. */
   readonly maxConnections?: number;
   /** A connection that has not said who it is by then is closed; 10 s unless told. */
   readonly connectTimeoutMs?: number;
@@ -31,65 +39,101 @@ export interface BrokerOptions {
   readonly log: Log;
 }
 
-/** A listening broker. */
-export interface Broker {
-  /** For `connectMqtt` on this machine, such as `mqtt://127.0.0.1:40123`. */
-  readonly url: string;
-  readonly host: string;
-  readonly port: number;
+/** A listening broker; `url`, `host` and `port` are those of its first listener. */
+export interface Broker extends ListeningAddress {
+  readonly listeners: readonly ListeningAddress[];
   /** Ids of the clients connected now. */
   clientIds(): readonly string[];
-  /** Ends every connection and frees the port. Safe to call twice. */
+  /** Ends every connection and frees the ports. Safe to call twice. */
   close(): Promise<void>;
 }
 
 /** Starts a broker. Throws `BROKER_LISTENER_UNPROTECTED`, `BROKER_PORT_TAKEN`, `BROKER_LISTEN_FAILED` or `BROKER_TLS_FILES_INVALID`. */
 export async function startBroker(options: BrokerOptions): Promise<Broker> {
-  const { host = "127.0.0.1", port = 0, credentials, tls, log } = options;
-  if (credentials === undefined && !isLoopback(host)) {
+  const { listeners: addresses = [{}] } = options;
+  for (const address of addresses) {
+    checkProtected(address, options);
+  }
+  const streams = new Set<Duplex>();
+  const accept = (stream: Duplex, request?: IncomingMessage) => {
+    streams.add(stream);
+    stream.once("close", () => streams.delete(stream));
+    if (request !== undefined) {
+      lowerSockets.set(stream, request.socket);
+    }
+    guardStream(stream, () => packetLimit(stream, options));
+    aedes.handle(stream, request);
+  };
+  // Made first: unusable TLS files leave nothing to clean up.
+  const rules = listenerRules(options);
+  const listeners = addresses.map((address) => createListener(address, rules, accept));
+  const aedes = await createAedes(options);
+  const close = once(() => closeAll(aedes, listeners));
+  try {
+    const listening = await Promise.all(listeners.map((listener) => listener.listen()));
+    const [first] = listening;
+    if (first === undefined) {
+      throw new RangeError("a broker needs a listener");
+    }
+    const clientIds = () =>
+      [...streams].flatMap((stream) => identities.get(stream)?.clientId ?? []);
+    return { ...first, listeners: listening, clientIds, close };
+  } catch (error) {
+    await close();
+    throw error;
+  }
+}
+
+function checkProtected({ host = "127.0.0.1", scheme }: ListenerAddress, options: BrokerOptions) {
+  const { credentials, tls, log } = options;
+  if (isLoopback(host)) {
+    return;
+  }
+  if (credentials === undefined) {
     throw brokerErrors.error(
       "BROKER_LISTENER_UNPROTECTED",
       `a listener on ${host} without credentials would let anyone on the network in`,
       { hint: "give user names and passwords, or listen on 127.0.0.1" },
     );
   }
-  if (credentials !== undefined && tls === undefined && !isLoopback(host)) {
+  const isSecure = scheme === undefined ? tls !== undefined : schemes[scheme].isSecure;
+  if (!isSecure) {
     log(`passwords cross the network in the clear: the listener on ${host} has no TLS`);
-  }
-  const sockets = new Set<Socket>();
-  // Made first: unusable TLS files leave nothing to clean up.
-  const server = createListener(options, (socket) => {
-    sockets.add(socket);
-    socket.once("close", () => sockets.delete(socket));
-    guardSocket(socket, options);
-    aedes.handle(socket);
-  });
-  const aedes = await createAedes(options);
-  server.maxConnections = options.maxConnections ?? 4096;
-  try {
-    const boundPort = await listen(server, host, port);
-    const close = once(() => closeAll(aedes, server, sockets));
-    const scheme = tls === undefined ? "mqtt" : "mqtts";
-    const shown = host.includes(":") ? `[${host}]` : host;
-    const clientIds = () =>
-      [...sockets].flatMap((socket) => identities.get(socket)?.clientId ?? []);
-    return { url: `${scheme}://${shown}:${boundPort}`, host, port: boundPort, clientIds, close };
-  } catch (error) {
-    await closeAll(aedes, server, sockets);
-    throw error;
   }
 }
 
-/** Whether an address is reachable from this machine only. */
-export function isLoopback(host: string): boolean {
-  return host === "localhost" || host === "::1" || /^(::ffff:)?127(\.\d{1,3}){3}$/.test(host);
+function listenerRules(options: BrokerOptions): ListenerRules {
+  return {
+    tls: options.tls,
+    maxConnections: options.maxConnections ?? 4096,
+    handshakeTimeoutMs: options.connectTimeoutMs ?? 10_000,
+    webSocket: {
+      // A fixed header is five bytes at most, and a client may put several packets into one message.
+      maxMessageBytes: 2 * maxPacketBytesOf(options),
+      strangerBytes: 4 * anonymousPacketBytes,
+      isKnown: (stream) => identities.has(stream),
+      allowBrowsers: options.credentials !== undefined,
+    },
+    log: options.log,
+  };
+}
+
+function packetLimit(stream: Duplex, options: BrokerOptions): number {
+  return identities.has(stream) ? maxPacketBytesOf(options) : anonymousPacketBytes;
+}
+
+function maxPacketBytesOf({ maxPacketBytes = 1024 * 1024 }: BrokerOptions): number {
+  return maxPacketBytes;
 }
 
 /** Bytes of a packet before anyone has said who he is: a CONNECT with will and password fits. */
 const anonymousPacketBytes = 4096;
 
-/** Of the sockets that have authenticated. */
+/** Of the streams that have authenticated. */
 const identities = new WeakMap<object, Identity>();
+
+/** Of the streams that are not sockets themselves. */
+const lowerSockets = new WeakMap<object, Socket>();
 
 async function createAedes(options: BrokerOptions): Promise<Aedes> {
   const { log } = options;
@@ -178,79 +222,9 @@ function refuse(
   return identity === undefined ? "not connected" : rule(identity, topic);
 }
 
-/** Puts the guard between the socket and whoever reads from it. */
-function guardSocket(socket: Socket, { maxPacketBytes = 1024 * 1024 }: BrokerOptions): void {
-  const guard = createPacketGuard(() =>
-    identities.has(socket) ? maxPacketBytes : anonymousPacketBytes,
-  );
-  const read = socket.read.bind(socket);
-  socket.read = (size?: number) => {
-    const chunk = read(size);
-    const refusal = chunk === null ? undefined : guard.inspect(chunk);
-    if (refusal === undefined) {
-      return chunk;
-    }
-    socket.destroy(new Error(refusal));
-    return null;
-  };
-}
-
-function createListener(options: BrokerOptions, accept: (socket: Socket) => void): Server {
-  const { tls } = options;
-  if (tls === undefined) {
-    return createServer({ noDelay: true }, accept);
-  }
-  try {
-    const handshakeTimeout = options.connectTimeoutMs ?? 10_000;
-    const requestCert = tls.ca !== undefined;
-    const server = createTlsServer(
-      { noDelay: true, handshakeTimeout, requestCert, ...tls },
-      accept,
-    );
-    server.on("tlsClientError", (error) => options.log(`TLS handshake failed: ${error.message}`));
-    return server;
-  } catch (cause) {
-    throw brokerErrors.error(
-      "BROKER_TLS_FILES_INVALID",
-      "the listener's TLS files cannot be used",
-      {
-        cause,
-        hint: "give PEM texts: the certificate, its key, and the authority of the clients if any",
-      },
-    );
-  }
-}
-
-function listen(server: Server, host: string, port: number): Promise<number> {
-  return new Promise((resolve, reject) => {
-    server.once("error", (error: NodeJS.ErrnoException) => {
-      reject(listenError(error, host, port));
-    });
-    server.listen({ host, port }, () => {
-      const address = server.address();
-      resolve(typeof address === "object" && address !== null ? address.port : port);
-    });
-  });
-}
-
-function listenError(cause: NodeJS.ErrnoException, host: string, port: number): TrifoldError {
-  if (cause.code === "EADDRINUSE") {
-    const hint = "stop the program that listens there, or choose another port";
-    const text = `port ${port} on ${host} is taken`;
-    return brokerErrors.error("BROKER_PORT_TAKEN", text, { cause, hint });
-  }
-  const text = `cannot listen on ${host}, port ${port} (${cause.code ?? cause.message})`;
-  const hint = "ports below 1024 need rights; the host must be an address of this machine";
-  return brokerErrors.error("BROKER_LISTEN_FAILED", text, { cause, hint });
-}
-
-async function closeAll(aedes: Aedes, server: Server, sockets: ReadonlySet<Socket>): Promise<void> {
-  const closed = new Promise<void>((resolve) => server.close(() => resolve()));
+async function closeAll(aedes: Aedes, listeners: readonly Listener[]): Promise<void> {
   await new Promise<void>((resolve) => aedes.close(() => resolve()));
-  for (const socket of sockets) {
-    socket.destroy();
-  }
-  await closed;
+  await Promise.all(listeners.map((listener) => listener.close()));
 }
 
 function once(action: () => Promise<void>): () => Promise<void> {
@@ -264,7 +238,8 @@ function once(action: () => Promise<void>): () => Promise<void> {
 function describe(client: Client | null): string {
   const identity = client === null ? undefined : identities.get(client.conn);
   const id = identity?.clientId ?? client?.id ?? "a client";
-  const { remoteAddress } = (client?.conn ?? {}) as Partial<Socket>;
+  const conn = client?.conn as (Duplex & Partial<Socket>) | undefined;
+  const remoteAddress = conn && (lowerSockets.get(conn) ?? conn).remoteAddress;
   return remoteAddress === undefined ? shorten(id) : `${shorten(id)} (${remoteAddress})`;
 }
 

@@ -3,7 +3,8 @@ import { defineErrors } from "../runtime/index.ts";
 /** Codes of `broker/`. */
 export const brokerErrors = defineErrors({
   BROKER_UNREACHABLE: "The broker does not answer, or the connection is down.",
-  BROKER_URL_INVALID: "The broker's address is not mqtt://host:port or mqtts://host:port.",
+  BROKER_URL_INVALID:
+    "The broker's address is not mqtt://, mqtts://, ws:// or wss:// with a host and a port.",
   BROKER_CREDENTIALS_REFUSED: "The broker refused the user name or password, or this client id.",
   BROKER_CERTIFICATE_REFUSED: "The broker's certificate is not trusted by this machine.",
   BROKER_TLS_FILES_INVALID: "The certificate, key or authority is not usable PEM.",

@@ -21,11 +21,18 @@ export * from "./errors.ts";
 export { createIntake, type Intake } from "./intake.ts";
 export * from "./link.ts";
 export * from "./link-seam.ts";
+export {
+  isLoopback,
+  type ListenerAddress,
+  type ListenerTls,
+  type ListeningAddress,
+} from "./listeners.ts";
 export * from "./piece-files.ts";
 export * from "./presence.ts";
 export * from "./round-link.ts";
 export * from "./topics.ts";
 export { type BackOff, defaultBackOff } from "./transport/back-off.ts";
+export { type BrokerScheme, isScheme, schemes } from "./transport/broker-address.ts";
 export * from "./transport/memory.ts";
 export * from "./transport/mqtt.ts";
 export * from "./transport/traffic.ts";

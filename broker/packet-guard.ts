@@ -1,6 +1,8 @@
 // Reads only the fixed headers of an MQTT byte stream (MQTT 3.1.1 section 2.2) and refuses a packet by its
 // declared length, before the parser collects its bytes: aedes has no limit of its own and would hold 256 MB.
 
+import type { Duplex } from "node:stream";
+
 /** Sees every chunk of one connection, in order. */
 export interface PacketGuard {
   /** Why the connection must end, or undefined. */
@@ -50,5 +52,20 @@ export function createPacketGuard(limit: () => number): PacketGuard {
       }
       return undefined;
     },
+  };
+}
+
+/** Puts a guard between `stream` and whoever calls its `read`; what is refused destroys it. */
+export function guardStream(stream: Duplex, limit: () => number): void {
+  const guard = createPacketGuard(limit);
+  const read = stream.read.bind(stream);
+  stream.read = (size?: number) => {
+    const chunk = read(size);
+    const refusal = chunk === null ? undefined : guard.inspect(chunk);
+    if (refusal === undefined) {
+      return chunk;
+    }
+    stream.destroy(new Error(refusal));
+    return null;
   };
 }

@@ -2,25 +2,26 @@
 // reconnecting and subscribing again are the session's, because mqtt.js queues without limit while
 // offline and never calls back for what a dropped connection took with it.
 import type { Socket } from "node:net";
+import { createSecureContext } from "node:tls";
 import mqtt, { type IClientOptions, type MqttClient } from "mqtt";
 import type { TrifoldError } from "../../runtime/index.ts";
 import { type Clock, systemClock } from "../clock.ts";
 import { brokerErrors } from "../errors.ts";
 import { checkId } from "../topics.ts";
 import { type BackOff, backOffMs, defaultBackOff } from "./back-off.ts";
-import { type BrokerAddress, parseBrokerUrl } from "./broker-address.ts";
+import { type BrokerAddress, parseBrokerUrl, schemes } from "./broker-address.ts";
 import { type Connection, createSession, type Session } from "./session.ts";
 import { packetBytes } from "./traffic.ts";
 import type { LastWill, Log, Transport, WillOf } from "./transport.ts";
 
 /** How to reach a broker. */
 export interface MqttOptions {
-  /** `mqtt://host:port` or `mqtts://host:port`. */
+  /** `mqtt://host:port`, `mqtts://host:port`, `ws://host:port/path` or `wss://host:port/path`. */
   readonly url: string;
   readonly clientId: string;
   readonly username?: string;
   readonly password?: string;
-  /** PEM texts: authority to trust, own certificate and its key. Need an mqtts URL. */
+  /** PEM texts: authority to trust, own certificate and its key. Need an mqtts or wss URL. */
   readonly ca?: string;
   readonly cert?: string;
   readonly key?: string;
@@ -43,15 +44,29 @@ export interface MqttOptions {
 export async function connectMqtt(options: MqttOptions): Promise<Transport> {
   const address = parseBrokerUrl(options.url);
   checkId("client", options.clientId);
-  const secrets = [options.ca, options.cert, options.key];
-  if (address.protocol === "mqtt" && secrets.some((text) => text !== undefined)) {
-    // mqtt.js would go on in the clear.
-    const text = `TLS files were given for ${address.shown}, which is not encrypted`;
-    const hint = "write the broker's URL as mqtts://HOST:8883";
-    throw brokerErrors.error("BROKER_URL_INVALID", text, { hint });
-  }
+  checkTlsFiles(options, address);
   options.signal?.throwIfAborted();
   return new MqttDriver(options, address).start();
+}
+
+function checkTlsFiles({ ca, cert, key }: MqttOptions, { protocol, shown }: BrokerAddress): void {
+  if ([ca, cert, key].every((text) => text === undefined)) {
+    return;
+  }
+  if (!schemes[protocol].isSecure) {
+    // mqtt.js would go on in the clear.
+    const text = `TLS files were given for ${shown}, which is not encrypted`;
+    const hint = "write the broker's URL as mqtts://HOST:8883 or wss://HOST:PORT";
+    throw brokerErrors.error("BROKER_URL_INVALID", text, { hint });
+  }
+  try {
+    // A WebSocket would report unusable ones like a broker that does not answer.
+    createSecureContext({ ca, cert, key });
+  } catch (cause) {
+    const text = `the TLS files for ${shown} cannot be used`;
+    const hint = "give PEM texts: --ca the authority, --cert the certificate, --key its key";
+    throw brokerErrors.error("BROKER_TLS_FILES_INVALID", text, { cause, hint });
+  }
 }
 
 /** A connection that lasted this long was not refused by a broker that lets in and throws out. */
@@ -104,12 +119,10 @@ class MqttDriver {
   #open(): void {
     this.#connections += 1;
     this.#lastError = undefined;
-    const client = this.#connect();
-    if (client === undefined) {
-      return;
-    }
+    const will = this.#options.will?.(this.#connections);
+    const client = mqtt.connect(clientOptions(this.#options, this.#address, will));
     this.#client = client;
-    // Nagle's algorithm costs 90 ms a round trip; mqtt.js does not turn it off.
+    // Nagle's algorithm costs 90 ms a round trip; mqtt.js does not turn it off, `ws` does.
     (client.stream as Partial<Socket>).setNoDelay?.(true);
     client.on("connect", () => this.#onConnect(client));
     client.on("error", (error) => {
@@ -121,18 +134,6 @@ class MqttDriver {
       this.#session.arrived(message, packet.qos);
     });
     this.#countControl(client);
-  }
-
-  #connect(): MqttClient | undefined {
-    try {
-      const will = this.#options.will?.(this.#connections);
-      return mqtt.connect(clientOptions(this.#options, this.#address, will));
-    } catch (cause) {
-      const text = `the TLS files for ${this.#address.shown} cannot be used`;
-      const hint = "give PEM texts: --ca the authority, --cert the certificate, --key its key";
-      this.#session.failed(brokerErrors.error("BROKER_TLS_FILES_INVALID", text, { cause, hint }));
-      return undefined;
-    }
   }
 
   #onConnect(client: MqttClient): void {
@@ -232,6 +233,8 @@ function createConnection(client: MqttClient): Connection {
   };
 }
 
+const connectTimeoutMs = 10_000;
+
 /** Says goodbye so that the broker discards the will, but waits for a dead network only this long. */
 const goodbyeMs = 1000;
 
@@ -264,8 +267,7 @@ function clientOptions(
   const password = options.password ?? address.password;
   return {
     protocol: address.protocol,
-    hostname: address.host,
-    host: address.host,
+    ...placeOf(address),
     port: address.port,
     clientId: options.clientId,
     protocolVersion: 4,
@@ -273,7 +275,7 @@ function clientOptions(
     resubscribe: false,
     reconnectPeriod: 0,
     queueQoSZero: false,
-    connectTimeout: 10_000,
+    connectTimeout: connectTimeoutMs,
     keepalive: options.keepaliveSeconds ?? 30,
     ...(username === undefined ? {} : { username }),
     ...(password === undefined ? {} : { password }),
@@ -284,6 +286,16 @@ function clientOptions(
       ? {}
       : { will: { topic: will.topic, payload: Buffer.from(will.bytes), qos: 1, retain: true } }),
   };
+}
+
+/** For a WebSocket mqtt.js puts a URL together again, in which an IPv6 address needs its brackets. */
+function placeOf({ host, path }: BrokerAddress): Partial<IClientOptions> {
+  if (path === undefined) {
+    return { hostname: host, host };
+  }
+  const name = host.includes(":") ? `[${host}]` : host;
+  const wsOptions = { perMessageDeflate: false, handshakeTimeout: connectTimeoutMs };
+  return { hostname: name, host: name, path, wsOptions };
 }
 
 /** The error to stop with, when trying again cannot help. */

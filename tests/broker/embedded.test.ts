@@ -11,7 +11,7 @@ import {
 } from "../../broker/index.ts";
 import { createCertificate, opensslMissing } from "./certificate.ts";
 import { collect, listen, startHop } from "./network.ts";
-import { rawClient } from "./raw-client.ts";
+import { openStream, rawClient } from "./raw-client.ts";
 
 const up = "trifold/1/farm/devices/pi-4/up";
 const down = "trifold/1/farm/devices/pi-4/down";
@@ -23,11 +23,16 @@ const credentials = new Map([
 
 t.test("a listener beyond loopback without credentials is refused", async (t) => {
   for (const host of ["0.0.0.0", "::", "192.168.1.4", "example.org", "127.0.0.1.evil.example"]) {
-    await t.rejects(startBroker({ host, log }), { code: "BROKER_LISTENER_UNPROTECTED" }, host);
+    await t.rejects(
+      startBroker({ listeners: [{ host }], log }),
+      { code: "BROKER_LISTENER_UNPROTECTED" },
+      host,
+    );
   }
   t.ok(["127.0.0.1", "127.8.8.8", "::1", "localhost", "::ffff:127.0.0.1"].every(isLoopback));
   const lines: string[] = [];
-  const options = { host: "0.0.0.0", credentials, log: (line: string) => lines.push(line) };
+  const listeners = [{ host: "0.0.0.0" }];
+  const options = { listeners, credentials, log: (line: string) => lines.push(line) };
   const broker = await startBroker(options);
   t.match(lines, [/in the clear/], "allowed with credentials, with a word of warning");
   await broker.close();
@@ -36,9 +41,13 @@ t.test("a listener beyond loopback without credentials is refused", async (t) =>
 t.test("a taken port and a foreign address are said to be so", async (t) => {
   const other = createServer();
   const port = await listen(other);
-  await t.rejects(startBroker({ port, log }), { code: "BROKER_PORT_TAKEN", message: `${port}` });
+  const listeners = [{ scheme: "ws" as const }, { port }];
+  await t.rejects(startBroker({ listeners, log }), {
+    code: "BROKER_PORT_TAKEN",
+    message: `${port}`,
+  });
   other.close();
-  await t.rejects(startBroker({ host: "192.0.2.1", credentials, log }), {
+  await t.rejects(startBroker({ listeners: [{ host: "192.0.2.1" }], credentials, log }), {
     code: "BROKER_LISTEN_FAILED",
   });
 });
@@ -49,7 +58,7 @@ t.test("closing frees the port, ends connections and may be repeated", async (t)
   t.strictSame(broker.clientIds(), ["pi-4"]);
   const ended = once(client.socket, "close");
   await Promise.all([broker.close(), broker.close(), ended]);
-  const again = await startBroker({ port: broker.port, log });
+  const again = await startBroker({ listeners: [{ port: broker.port }], log });
   await again.close();
 });
 
@@ -132,7 +141,7 @@ t.test("waiting for a broker can be given up", async (t) => {
 
 t.test("addresses and client options that cannot work are refused", async (t) => {
   const code = "BROKER_URL_INVALID";
-  for (const url of ["", "localhost", "http://host", "mqtt://", "mqtt:host", "ws://host:80"]) {
+  for (const url of ["", "localhost", "http://host", "mqtt://", "mqtt:host", "wss://"]) {
     await t.rejects(connectMqtt({ url, clientId: "a", log }), { code }, url);
   }
   const url = "mqtt://127.0.0.1:1";
@@ -143,13 +152,13 @@ t.test("addresses and client options that cannot work are refused", async (t) =>
   await t.rejects(connectMqtt({ url, clientId: "a/b", log }), { code: "BROKER_ID_INVALID" });
 });
 
-t.test(
-  "TLS: its authority is trusted, no other",
-  { skip: opensslMissing() ?? false },
-  async (t) => {
+for (const scheme of ["mqtts", "wss"] as const) {
+  const title = `TLS: its authority is trusted, no other: ${scheme}`;
+  t.test(title, { skip: opensslMissing() ?? false }, async (t) => {
     const files = createCertificate(t.testdir());
-    const broker = await start(t, { tls: files, credentials });
-    t.match(broker.url, /^mqtts:/);
+    const listeners = [{ scheme }];
+    const broker = await start(t, { listeners, tls: files, credentials });
+    t.match(broker.url, `${scheme}:`);
     const base = {
       url: broker.url,
       clientId: "pi-4",
@@ -172,10 +181,24 @@ t.test(
     const key = "-----BEGIN PRIVATE KEY-----\nnonsense\n-----END PRIVATE KEY-----";
     const code = "BROKER_TLS_FILES_INVALID";
     await t.rejects(connectMqtt({ ...base, cert: files.cert, key }), { code });
-    await t.rejects(startBroker({ tls: { cert: files.cert, key }, log }), { code });
+    await t.rejects(startBroker({ listeners, tls: { cert: files.cert, key }, log }), { code });
+    await t.rejects(startBroker({ listeners, log }), { code }, "no files at all");
     await Promise.all([transport.close(), coordinator.close()]);
-  },
-);
+  });
+}
+
+t.test("one broker listens in several ways, and messages cross between them", async (t) => {
+  const broker = await start(t, { listeners: [{}, { scheme: "ws" }] });
+  t.match(broker.listeners, [{ url: /^mqtt:/ }, { url: /^ws:.*[/]mqtt$/ }]);
+  const [tcp, webSocket] = broker.listeners;
+  const device = await connectMqtt({ url: webSocket?.url ?? "", clientId: "pi-4", log });
+  const coordinator = await connectMqtt({ url: tcp?.url ?? "", clientId: "coordinator", log });
+  const inbox = await collect(device, down);
+  await coordinator.publish(down, Buffer.from("across"));
+  t.strictSame(await inbox.texts(1), ["across"]);
+  t.strictSame([...broker.clientIds()].sort(), ["coordinator", "pi-4"]);
+  await Promise.all([device.close(), coordinator.close()]);
+});
 
 t.test("the rules are enforced, and denials logged with who and what", async (t) => {
   const lines: string[] = [];
@@ -225,79 +248,95 @@ t.test("a will is held to the same rules", async (t) => {
   await coordinator.close();
 });
 
-t.test("a socket that has not said who it is may declare 4 KB, then 1 MB", async (t) => {
-  const lines: string[] = [];
-  const broker = await start(t, { log: (line) => lines.push(line) });
-  const stranger = connectSocket(broker.port, "127.0.0.1");
-  // A CONNECT that declares 256 MB, the most that MQTT can.
-  stranger.write(Buffer.of(0x10, 0xff, 0xff, 0xff, 0x7f));
-  await once(stranger, "close");
-  const known = await rawClient(t, broker, "pi-4");
-  // A PUBLISH that declares 1 MB and a byte.
-  known.socket.write(Buffer.of(0x32, 0x81, 0x80, 0x40));
-  await known.closed;
-  t.match(lines.join("\n"), /exceeds the limit of 4096[\s\S]*exceeds the limit of 1048576/);
-  const fits = await rawClient(t, broker, "pi-4");
-  const payload = Buffer.alloc(1024 * 1024 - 100);
-  fits.send({
-    cmd: "publish",
-    topic: up,
-    payload,
-    qos: 1,
-    messageId: 9,
-    dup: false,
-    retain: false,
+for (const scheme of ["mqtt", "ws"] as const) {
+  const listeners = [{ scheme }];
+
+  t.test(`a stranger may declare 4 KB, a client 1 MB: ${scheme}`, async (t) => {
+    const lines: string[] = [];
+    const broker = await start(t, { listeners, log: (line) => lines.push(line) });
+    const stranger = openStream(broker.url);
+    stranger.on("error", () => {});
+    // A CONNECT that declares 256 MB, the most that MQTT can.
+    stranger.write(Buffer.of(0x10, 0xff, 0xff, 0xff, 0x7f));
+    await once(stranger.resume(), "close");
+    const known = await rawClient(t, broker, "pi-4");
+    // A PUBLISH that declares 1 MB and a byte.
+    known.socket.write(Buffer.of(0x32, 0x81, 0x80, 0x40));
+    await known.closed;
+    t.match(lines.join("\n"), /exceeds the limit of 4096[\s\S]*exceeds the limit of 1048576/);
+    const fits = await rawClient(t, broker, "pi-4");
+    const payload = Buffer.alloc(1024 * 1024 - 100);
+    const message = { qos: 1, messageId: 9, dup: false, retain: false } as const;
+    fits.send({ cmd: "publish", topic: up, payload, ...message });
+    t.match(await fits.next("puback"), { messageId: 9 });
   });
-  t.match(await fits.next("puback"), { messageId: 9 });
-});
 
-t.test("a socket that says nothing is closed", async (t) => {
-  const broker = await start(t, { connectTimeoutMs: 20 });
-  const silent = connectSocket(broker.port, "127.0.0.1");
-  silent.resume();
-  await once(silent, "close");
-});
+  t.test(`a socket that says nothing is closed: ${scheme}`, async (t) => {
+    const broker = await start(t, { listeners, connectTimeoutMs: 20 });
+    const mute = connectSocket(broker.port, "127.0.0.1");
+    const silent = openStream(broker.url);
+    silent.on("error", () => {});
+    await Promise.all([once(mute.resume(), "close"), once(silent.resume(), "close")]);
+  });
 
-t.test("garbage ends its own connection only", async (t) => {
-  const broker = await start(t, {});
-  const device = await connectMqtt({ url: broker.url, clientId: "pi-4", log });
-  for (const bytes of [
-    Buffer.from("GET / HTTP/1.1\r\n\r\n"),
-    Buffer.of(0, 0),
-    Buffer.of(0x82, 0),
-  ]) {
-    const socket = connectSocket(broker.port, "127.0.0.1");
-    socket.on("error", () => {});
-    socket.resume();
-    socket.write(bytes);
-    await once(socket, "close");
-  }
-  await device.publish(up, Buffer.from("still here"));
-  await device.close();
-});
+  t.test(`garbage ends its own connection only: ${scheme}`, async (t) => {
+    const broker = await start(t, { listeners });
+    const device = await connectMqtt({ url: broker.url, clientId: "pi-4", log });
+    for (const open of [() => connectSocket(broker.port), () => openStream(broker.url)]) {
+      for (const bytes of ["GET / HTTP/1.1\r\n\r\n", "\0\0", "\x82\0\r\n\r\n"]) {
+        const socket = open();
+        socket.on("error", () => {});
+        socket.write(Buffer.from(bytes, "latin1"));
+        await once(socket.resume(), "close");
+      }
+    }
+    await device.publish(up, Buffer.from("still here"));
+    await device.close();
+  });
 
-t.test("a frozen subscriber does not stall another topic", async (t) => {
-  const broker = await start(t, {});
-  const frozen = await rawClient(t, broker, "pi-5");
-  const frozenDown = "trifold/1/farm/devices/pi-5/down";
-  const subscriptions = [{ topic: frozenDown, qos: 0 as const }];
-  frozen.send({ cmd: "subscribe", messageId: 1, subscriptions });
-  await frozen.next("suback");
-  frozen.socket.pause();
-  const coordinator = await connectMqtt({ url: broker.url, clientId: "coordinator", log });
-  const device = await connectMqtt({ url: broker.url, clientId: "pi-4", log });
-  const inbox = await collect(device, down);
-  // 200 x 64 KB is more than the kernel's buffers on both ends of a loopback connection hold.
-  const bulk = Buffer.alloc(64 * 1024);
-  const stuck = Array.from({ length: 200 }, () => coordinator.publish(frozenDown, bulk));
-  const sent = Array.from({ length: 79 }, (_, index) => `${index}`);
-  for (const text of sent) {
-    await coordinator.publish(down, Buffer.from(text));
-  }
-  t.strictSame(await inbox.texts(79), sent);
-  await Promise.all(stuck);
-  await Promise.all([coordinator.close(), device.close()]);
-});
+  t.test(`a frozen subscriber does not stall another topic: ${scheme}`, async (t) => {
+    const broker = await start(t, { listeners });
+    const frozen = await rawClient(t, broker, "pi-5");
+    const frozenDown = "trifold/1/farm/devices/pi-5/down";
+    const subscriptions = [{ topic: frozenDown, qos: 0 as const }];
+    frozen.send({ cmd: "subscribe", messageId: 1, subscriptions });
+    await frozen.next("suback");
+    frozen.socket.pause();
+    const coordinator = await connectMqtt({ url: broker.url, clientId: "coordinator", log });
+    const device = await connectMqtt({ url: broker.url, clientId: "pi-4", log });
+    const inbox = await collect(device, down);
+    // 200 x 64 KB is more than the kernel's buffers on both ends of a loopback connection hold.
+    const bulk = Buffer.alloc(64 * 1024);
+    const stuck = Array.from({ length: 200 }, () => coordinator.publish(frozenDown, bulk));
+    const sent = Array.from({ length: 79 }, (_, index) => `${index}`);
+    for (const text of sent) {
+      await coordinator.publish(down, Buffer.from(text));
+    }
+    t.strictSame(await inbox.texts(79), sent);
+    await Promise.all(stuck);
+    await Promise.all([coordinator.close(), device.close()]);
+  });
+
+  t.test(`a kilobyte goes there and back at QoS 1 without Nagle's delay: ${scheme}`, async (t) => {
+    const broker = await start(t, { listeners });
+    const coordinator = await connectMqtt({ url: broker.url, clientId: "coordinator", log });
+    const device = await connectMqtt({ url: broker.url, clientId: "pi-4", log });
+    await device.subscribe(down, ({ bytes }) => void device.publish(up, bytes));
+    const inbox = await collect(coordinator, up);
+    const timesMs: number[] = [];
+    for (let round = 1; round <= 50; round += 1) {
+      const startMs = performance.now();
+      await coordinator.publish(down, Buffer.alloc(1024));
+      await inbox.texts(round);
+      timesMs.push(performance.now() - startMs);
+    }
+    timesMs.sort((a, b) => a - b);
+    t.comment(`median ${timesMs[25]?.toFixed(2)} ms there and back`);
+    // A PUBACK and a PUBLISH follow each other, so Nagle's algorithm makes the median 40 ms or more.
+    t.ok((timesMs[25] ?? 99) < 30, "no-delay is on at both ends");
+    await Promise.all([coordinator.close(), device.close()]);
+  });
+}
 
 t.test("a persistent session is not kept", async (t) => {
   const broker = await start(t, {});
@@ -308,26 +347,6 @@ t.test("a persistent session is not kept", async (t) => {
   await first.closed;
   const again = await rawClient(t, broker, "pi-4", undefined, false);
   t.equal(again.sessionPresent, false);
-});
-
-t.test("a kilobyte goes to the device and back at QoS 1 without Nagle's delay", async (t) => {
-  const broker = await start(t, {});
-  const coordinator = await connectMqtt({ url: broker.url, clientId: "coordinator", log });
-  const device = await connectMqtt({ url: broker.url, clientId: "pi-4", log });
-  await device.subscribe(down, ({ bytes }) => void device.publish(up, bytes));
-  const inbox = await collect(coordinator, up);
-  const timesMs: number[] = [];
-  for (let round = 1; round <= 50; round += 1) {
-    const startMs = performance.now();
-    await coordinator.publish(down, Buffer.alloc(1024));
-    await inbox.texts(round);
-    timesMs.push(performance.now() - startMs);
-  }
-  timesMs.sort((a, b) => a - b);
-  t.comment(`median ${timesMs[25]?.toFixed(2)} ms there and back`);
-  // A PUBACK and a PUBLISH follow each other, so Nagle's algorithm makes the median 40 ms or more.
-  t.ok((timesMs[25] ?? 99) < 30, "no-delay is on at both ends");
-  await Promise.all([coordinator.close(), device.close()]);
 });
 
 function log(): void {}

@@ -224,7 +224,7 @@ t.test("over MQTT four megabytes survive a cut cable and a restarted broker", as
   hop.restore();
   await until(() => device.counters().sentBytes > 2_000_000);
   await broker.close();
-  broker = await startBroker({ port, log: () => {} });
+  broker = await startBroker({ listeners: [{ port }], log: () => {} });
   t.ok(equal((await request).blobs.get("x"), sent));
   // Two interruptions, each with a window of four frames that may go out once more by the transport and once by the link.
   t.ok(device.counters().repeatedBytes <= 2 * 4 * 33_000, `${device.counters().repeatedBytes}`);

@@ -1,27 +1,40 @@
 import { once } from "node:events";
-import { connect as connectSocket, type Socket } from "node:net";
+import { connect as connectSocket } from "node:net";
+import type { Duplex } from "node:stream";
 import { generate, type Packet, parser } from "mqtt-packet";
 import type { Test } from "tap";
-import type { Broker } from "../../broker/index.ts";
+import { createWebSocketStream, WebSocket } from "ws";
 
 /** An MQTT client that does what a well-behaved library would not. */
 export interface RawClient {
-  readonly socket: Socket;
+  readonly socket: Duplex;
   readonly sessionPresent: boolean;
   readonly closed: Promise<unknown>;
   send(packet: Packet): void;
   next(cmd: Packet["cmd"]): Promise<Packet>;
 }
 
+/** A connection on which nothing has been said yet, to a URL with `mqtt:` or `ws:`. */
+export function openStream(url: string): Duplex {
+  const { protocol, port, hostname: host } = new URL(url);
+  if (protocol !== "ws:") {
+    return connectSocket({ port: Number(port), host, noDelay: true });
+  }
+  const webSocket = new WebSocket(url, "mqtt");
+  const stream = createWebSocketStream(webSocket);
+  webSocket.on("close", () => stream.destroy());
+  return stream;
+}
+
 /** Connects and waits for the broker's answer. */
 export async function rawClient(
   t: Test,
-  broker: Broker,
+  { url }: { readonly url: string },
   clientId: string,
   will?: { topic: string; payload: Buffer; qos: 1; retain: boolean },
   clean = true,
 ): Promise<RawClient> {
-  const socket = connectSocket({ port: broker.port, host: "127.0.0.1", noDelay: true });
+  const socket = openStream(url);
   t.teardown(() => socket.destroy());
   socket.on("error", () => {});
   const closed = once(socket, "close");

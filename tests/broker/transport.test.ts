@@ -210,6 +210,13 @@ t.test("MQTT over the embedded broker", async (t) => {
     mqttHarness(broker.port, () => broker.close()),
   );
 });
+t.test("MQTT over WebSockets of the embedded broker", async (t) => {
+  const broker = await startBroker({ listeners: [{ scheme: "ws" }], log: () => {} });
+  contract(
+    t,
+    mqttHarness(broker.port, () => broker.close(), "ws"),
+  );
+});
 t.test("MQTT over Mosquitto", { skip: mosquittoMissing() ?? false }, async (t) => {
   const mosquitto = await startMosquitto(t.testdir());
   contract(
@@ -238,13 +245,13 @@ function memoryHarness(): Harness {
   };
 }
 
-function mqttHarness(port: number, stop: () => Promise<void>): Harness {
+function mqttHarness(port: number, stop: () => Promise<void>, scheme = "mqtt"): Harness {
   const closing: (() => Promise<void>)[] = [];
   return {
     connect: async (clientId, lastWill) => {
       const hop = await startHop(port);
       const transport = await connectMqtt({
-        url: `mqtt://127.0.0.1:${hop.port}`,
+        url: `${scheme}://127.0.0.1:${hop.port}`,
         clientId,
         log: () => {},
         backOff: { firstMs: 5, maxMs: 20 },

@@ -61,9 +61,11 @@ const CASES: Readonly<Record<string, { readonly legal: string[]; readonly refuse
       "aedes",
       "mqtt",
       "msgpackr",
+      "ws",
     ],
   },
-  "broker/embedded.ts": { legal: ["aedes"], refused: ["mqtt", "../devices/index.ts"] },
+  "broker/websocket.ts": { legal: ["ws"], refused: ["aedes", "mqtt", "../apps/cli.ts"] },
+  "broker/embedded.ts": { legal: ["aedes"], refused: ["mqtt", "ws", "../devices/index.ts"] },
   "broker/transport/mqtt.ts": { legal: ["mqtt"], refused: ["aedes", "../../apps/cli.ts"] },
   "broker/codec/sample.ts": { legal: ["msgpackr"], refused: ["mqtt", "../../runtime/tensor.ts"] },
   "apps/device/sample.ts": {
