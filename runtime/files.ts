@@ -1,7 +1,7 @@
 // Files that a crash leaves either as they were or as they should be: written beside, synced, renamed.
 import { randomBytes } from "node:crypto";
-import { type FileHandle, open, rename, rm } from "node:fs/promises";
-import { dirname } from "node:path";
+import { type FileHandle, mkdir, open, readdir, rename, rm } from "node:fs/promises";
+import { dirname, join, resolve } from "node:path";
 
 /** Replaces the file at `path` as a whole: after a crash it holds the old or the new content, never a part. */
 export async function writeFileAtomic(
@@ -42,6 +42,30 @@ export async function writeSynced(
   } finally {
     await file.close();
   }
+}
+
+/** Creates the folder and those above it that are missing; a power cut does not take it away once this resolves. */
+export async function makeFolder(
+  path: string,
+  { mode }: { readonly mode?: number } = {},
+): Promise<void> {
+  const whole = resolve(path);
+  const first = await mkdir(whole, { recursive: true, ...(mode === undefined ? {} : { mode }) });
+  // Its own name always: a crash may have come between an earlier call's two steps.
+  const names = [whole];
+  while (first !== undefined && names[0] !== first) names.unshift(dirname(names[0] as string));
+  for (const name of names)
+    await syncFolder(dirname(name)).catch((error: NodeJS.ErrnoException) => {
+      // A folder that one may enter and not list was not made here.
+      if (error.code !== "EACCES" && error.code !== "EPERM") throw error;
+    });
+}
+
+/** Removes what a crash left of files that were being replaced in `folder`. */
+export async function removeLeftovers(folder: string): Promise<void> {
+  const names = await readdir(folder);
+  for (const name of names.filter((one) => /\.[0-9a-f]{12}\.new$/.test(one)))
+    await rm(join(folder, name), { force: true });
 }
 
 /** Makes the names in `folder` durable; without it a rename may be lost with the power. */

@@ -2,12 +2,14 @@
 // as if it had not stopped: the change as devices get it, what the encoding has lost, and the server optimizer's state.
 //   checkpoints/round-0001.safetensors  journal/global/round-0001.change  journal/global/round-0001.memory
 import { existsSync } from "node:fs";
-import { mkdir, readFile, rm } from "node:fs/promises";
+import { readFile, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { fromSection, type GlobalModel, intoSection, type Payload } from "../../protocols/index.ts";
 import {
+  makeFolder,
   type Parameters,
   readParameterFile,
+  removeLeftovers,
   writeFileAtomic,
   writeSafetensors,
 } from "../../runtime/index.ts";
@@ -24,7 +26,10 @@ export interface Checkpoints {
 /** Checkpoints below `runFolder`, whose folders are created. */
 export async function openCheckpoints(runFolder: string): Promise<Checkpoints> {
   const [adapters, states] = [join(runFolder, "checkpoints"), join(runFolder, "journal", "global")];
-  for (const folder of [adapters, states]) await mkdir(folder, { recursive: true });
+  for (const folder of [adapters, states]) {
+    await makeFolder(folder);
+    await removeLeftovers(folder);
+  }
   const adapter = (round: number) => join(adapters, `${nameOf(round)}.safetensors`);
   const change = (round: number) => join(states, `${nameOf(round)}.change`);
   const memory = (round: number) => join(states, `${nameOf(round)}.memory`);

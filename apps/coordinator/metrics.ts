@@ -1,7 +1,9 @@
 // metrics.jsonl: what devices and rounds took, one JSON line each, for whoever draws or watches a run. Each line is written
 // before the journal says that its round is closed or scored, and cut off again if a crash came between: none is lost or doubled.
-import { appendFile, readFile } from "node:fs/promises";
-import { writeFileAtomic } from "../../runtime/index.ts";
+import { existsSync } from "node:fs";
+import { open, readFile } from "node:fs/promises";
+import { dirname } from "node:path";
+import { syncFolder, writeFileAtomic } from "../../runtime/index.ts";
 import type { JournalRecord } from "./journal.ts";
 
 /** A line: a lane that ended with a round, a distillation, or a round with its score. */
@@ -12,6 +14,7 @@ export interface MetricsLine extends Readonly<Record<string, unknown>> {
 
 /** The metrics of a run. */
 export interface Metrics {
+  /** Resolves once the lines are on the disk. */
   append(lines: readonly MetricsLine[]): Promise<void>;
 }
 
@@ -34,7 +37,20 @@ export async function openMetrics(
     .filter((line) => isKnown(line, { closed, scored }))
     .join("");
   if (kept !== known) await writeFileAtomic(path, kept);
-  return { append: (lines) => appendFile(path, lines.map(textOf).join("")) };
+  return { append: (lines) => appendSynced(path, lines.map(textOf).join("")) };
+}
+
+/** Metrics are no reason for a new run to have an empty file, so the first lines make it. */
+async function appendSynced(path: string, text: string): Promise<void> {
+  const isNew = !existsSync(path);
+  const file = await open(path, "a");
+  try {
+    await file.appendFile(text);
+    await file.datasync();
+  } finally {
+    await file.close();
+  }
+  if (isNew) await syncFolder(dirname(path));
 }
 
 function isKnown(
@@ -42,8 +58,17 @@ function isKnown(
   { closed, scored }: { readonly closed: number; readonly scored: number },
 ): boolean {
   if (!line.endsWith("\n")) return false;
-  const { kind, round } = JSON.parse(line) as MetricsLine;
-  return round <= (kind === "round" ? scored : closed);
+  const { kind, round } = parsed(line) ?? {};
+  return round !== undefined && round <= (kind === "round" ? scored : closed);
+}
+
+/** Undefined for what a power cut left of a line. */
+function parsed(line: string): Partial<MetricsLine> | undefined {
+  try {
+    return JSON.parse(line) as MetricsLine;
+  } catch {
+    return undefined;
+  }
 }
 
 function textOf(line: MetricsLine): string {

@@ -56,14 +56,17 @@ async function devicesBack({ fleet, signal }: Run, ids: readonly string[]): Prom
 /** The adapter, and the run in figures. */
 async function saveResult({ prepared, folder, fleet }: Run, parameters: Parameters): Promise<void> {
   const { task, model, modelFolder } = prepared;
-  await saveAdapter(join(folder.path, "adapter"), {
-    lora: task.adapter,
-    head: headOf(task),
-    parameters,
-    ...(task.head.kind === "lm" ? {} : { labels: task.head.labels }),
-    baseModelName: modelFolder,
-    baseModelSha256: model.sha256,
-  });
+  await folder.guarded(() =>
+    saveAdapter(join(folder.path, "adapter"), {
+      lora: task.adapter,
+      head: headOf(task),
+      parameters,
+      ...(task.head.kind === "lm" ? {} : { labels: task.head.labels }),
+      baseModelName: modelFolder,
+      baseModelSha256: model.sha256,
+    }),
+  );
   await folder.saveProfiles(fleet.ready.values());
-  await writeReport(folder.path, runReport(await readJournal(journalFile(folder.path)), task));
+  const report = runReport(await readJournal(journalFile(folder.path)), task);
+  await folder.guarded(() => writeReport(folder.path, report));
 }

@@ -1,6 +1,6 @@
 // The run folder: everything a run needs to go on after a crash, and everything it leaves behind.
 //   task.json  profiles.json  metrics.jsonl  journal/  checkpoints/  adapter/  report.json  report.html
-import { mkdir, readdir, readFile, rm } from "node:fs/promises";
+import { readdir, readFile, rm } from "node:fs/promises";
 import { join } from "node:path";
 import type { DeviceBudget, DeviceProfile } from "../../devices/index.ts";
 import {
@@ -11,19 +11,22 @@ import {
   taskFingerprint,
 } from "../../protocols/index.ts";
 import {
+  makeFolder,
   type Parameters,
   readParameterFile,
+  removeLeftovers,
   writeFileAtomic,
   writeSafetensors,
 } from "../../runtime/index.ts";
 import { type Checkpoints, openCheckpoints } from "./checkpoints.ts";
 import { coordinatorErrors } from "./errors.ts";
+import { type FolderGuard, guardFolder } from "./folder-guard.ts";
 import { type Journal, journalFile, openJournal } from "./journal.ts";
 import { type Metrics, openMetrics } from "./metrics.ts";
-import { lockRunFolder } from "./run-lock.ts";
+import { lockRunFolder, type Release } from "./run-lock.ts";
 
-/** A run folder that this process owns. */
-export interface RunFolder {
+/** A run folder that this process owns. A write that fails stops the run. */
+export interface RunFolder extends FolderGuard {
   readonly path: string;
   /** For what has come of messages that are not whole: lost without harm. */
   readonly incomingFolder: string;
@@ -60,60 +63,88 @@ export interface DeviceFacts {
  * `TASK_CHANGED` when the folder belongs to a task with other settings, data or model.
  */
 export async function openRunFolder(path: string, task: Task): Promise<RunFolder> {
-  const uploads = join(path, "journal", "uploads");
-  let checkpoints: Checkpoints;
+  const guard = guardFolder(path);
+  const { checkpoints, release } = await guard.guarded(async () => {
+    for (const folder of [path, join(path, "journal"), uploadsOf(path)]) await makeFolder(folder);
+    const opened = await openCheckpoints(path);
+    return { checkpoints: opened, release: await lockRunFolder(path) };
+  });
   try {
-    await mkdir(uploads, { recursive: true });
-    checkpoints = await openCheckpoints(path);
-  } catch (cause) {
-    throw coordinatorErrors.error("RUN_FOLDER_UNUSABLE", `cannot create the run folder ${path}`, {
-      hint: "Give a folder on a disk with room that this user may write to.",
-      cause,
-    });
-  }
-  const release = await lockRunFolder(path);
-  try {
-    await checkTask(join(path, "task.json"), task);
-    const journal = await openJournal(journalFile(path));
-    const upload = (name: string) => join(uploads, name);
-    return {
-      path,
-      incomingFolder: join(path, "journal", "incoming"),
-      journal,
-      checkpoint: await lastCheckpoint(checkpoints, journal),
-      saveCheckpoint: (global) => checkpoints.save(global),
-      globalAfter: (round) => globalAfter(checkpoints, round, task),
-      saveUpload: async (name, bytes) => {
-        await writeFileAtomic(upload(name), bytes);
-        return name;
-      },
-      readUpload: (name) => readFile(upload(name)),
-      saveUpdate: async (name, update) => {
-        await writeSafetensors(upload(name), update);
-        return name;
-      },
-      readUpdate: (name) => readParameterFile(upload(name)),
-      clearUploads: async (isNeeded) => {
-        for (const name of await readdir(uploads))
-          if (!isNeeded(name)) await rm(upload(name), { force: true });
-      },
-      metrics: await openMetrics(join(path, "metrics.jsonl"), journal.records),
-      saveProfiles: (devices) => saveProfiles(join(path, "profiles.json"), devices),
-      close: async () => {
-        await journal.close();
-        await release();
-      },
-    };
+    return await guard.guarded(() => openOwned({ path, task, guard, checkpoints, release }));
   } catch (error) {
     await release();
     throw error;
   }
 }
 
+interface OwnedFolder {
+  readonly path: string;
+  readonly task: Task;
+  readonly guard: FolderGuard;
+  readonly checkpoints: Checkpoints;
+  readonly release: Release;
+}
+
+async function openOwned(owned: OwnedFolder): Promise<RunFolder> {
+  const { path, task, guard, checkpoints, release } = owned;
+  const { failed, guarded } = guard;
+  await removeLeftovers(path);
+  await checkTask(join(path, "task.json"), task);
+  const journal = await openJournal(journalFile(path));
+  const metrics = await openMetrics(join(path, "metrics.jsonl"), journal.records);
+  return {
+    path,
+    incomingFolder: join(path, "journal", "incoming"),
+    failed,
+    guarded,
+    journal: { ...journal, append: (record) => guarded(() => journal.append(record)) },
+    checkpoint: await lastCheckpoint(checkpoints, journal),
+    saveCheckpoint: (global) => guarded(() => checkpoints.save(global)),
+    globalAfter: (round) => guarded(() => globalAfter(checkpoints, round, task)),
+    ...uploadsIn(uploadsOf(path), guard),
+    metrics: { append: (lines) => guarded(() => metrics.append(lines)) },
+    saveProfiles: (devices) => guarded(() => saveProfiles(join(path, "profiles.json"), devices)),
+    close: async () => {
+      await journal.close();
+      await release();
+    },
+  };
+}
+
+type Uploads = Pick<
+  RunFolder,
+  "saveUpload" | "readUpload" | "saveUpdate" | "readUpdate" | "clearUploads"
+>;
+
+function uploadsIn(folder: string, { guarded }: FolderGuard): Uploads {
+  const upload = (name: string) => join(folder, name);
+  return {
+    saveUpload: async (name, bytes) => {
+      await guarded(() => writeFileAtomic(upload(name), bytes));
+      return name;
+    },
+    readUpload: (name) => guarded(() => readFile(upload(name))),
+    saveUpdate: async (name, update) => {
+      await guarded(() => writeSafetensors(upload(name), update));
+      return name;
+    },
+    readUpdate: (name) => guarded(() => readParameterFile(upload(name))),
+    clearUploads: (isNeeded) =>
+      guarded(async () => {
+        for (const name of await readdir(folder))
+          if (!isNeeded(name)) await rm(upload(name), { force: true });
+      }),
+  };
+}
+
+function uploadsOf(path: string): string {
+  return join(path, "journal", "uploads");
+}
+
 /** Written again only when something was added: every round asks. */
 async function saveProfiles(path: string, devices: Iterable<DeviceFacts>): Promise<void> {
-  const known = await readFile(path, "utf8").catch(() => "{}");
-  const facts = new Map(Object.entries(JSON.parse(known) as Record<string, unknown>));
+  const known = (await readText(path)) ?? "{}";
+  const facts = new Map(Object.entries(parsed(path, known) as Record<string, unknown>));
   for (const { id, profile, budget } of devices) facts.set(id, { profile, budget });
   const inOrder = [...facts].sort(([a], [b]) => compareDeviceIds(a, b));
   const text = `${JSON.stringify(Object.fromEntries(inOrder), undefined, 2)}\n`;
@@ -121,10 +152,10 @@ async function saveProfiles(path: string, devices: Iterable<DeviceFacts>): Promi
 }
 
 async function checkTask(path: string, task: Task): Promise<void> {
-  const known = await readFile(path, "utf8").catch(() => undefined);
+  const known = await readText(path);
   const content = `${JSON.stringify(task, undefined, 2)}\n`;
   if (known === undefined) return writeFileAtomic(path, content);
-  if (taskFingerprint(JSON.parse(known) as Task) === taskFingerprint(task)) return;
+  if (taskFingerprint(parsed(path, known) as Task) === taskFingerprint(task)) return;
   throw coordinatorErrors.error(
     "TASK_CHANGED",
     `${path} was started with other settings, data or model`,
@@ -132,6 +163,25 @@ async function checkTask(path: string, task: Task): Promise<void> {
       hint: "Undo the change to go on with this run, or give another --run folder.",
     },
   );
+}
+
+/** Undefined for a file that is not there; any other failure is one. */
+async function readText(path: string): Promise<string | undefined> {
+  return await readFile(path, "utf8").catch((error: NodeJS.ErrnoException) => {
+    if (error.code === "ENOENT") return undefined;
+    throw error;
+  });
+}
+
+function parsed(path: string, text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch (cause) {
+    throw coordinatorErrors.error("RUN_FOLDER_UNUSABLE", `${path} is not JSON`, {
+      hint: "Restore the run folder from a copy, or start a new run in another folder.",
+      cause,
+    });
+  }
 }
 
 /** The checkpoint that the journal says is finished: a later file may have been written just before a crash. */

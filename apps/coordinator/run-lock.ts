@@ -9,7 +9,7 @@ import { coordinatorErrors } from "./errors.ts";
 /** Gives the run folder back. */
 export type Release = () => Promise<void>;
 
-/** Takes the run folder; throws `RUN_FOLDER_IN_USE` naming the process that owns it. */
+/** Takes the run folder; throws `RUN_FOLDER_IN_USE` naming the process that owns it, else what the file system throws. */
 export async function lockRunFolder(folder: string): Promise<Release> {
   const path = join(folder, "lock");
   for (;;) {
@@ -17,9 +17,10 @@ export async function lockRunFolder(folder: string): Promise<Release> {
       const file = await open(path, "wx", 0o600);
       await file.writeFile(JSON.stringify({ pid: process.pid, started: startOf(process.pid) }));
       await file.close();
-      return () => rm(path, { force: true });
+      // One that cannot be removed names a process that will have ended.
+      return () => rm(path, { force: true }).catch(() => {});
     } catch (cause) {
-      if ((cause as NodeJS.ErrnoException).code !== "EEXIST") throw unusable(folder, cause);
+      if ((cause as NodeJS.ErrnoException).code !== "EEXIST") throw cause;
     }
     const owner = await readOwner(path);
     if (owner && startOf(owner.pid) === owner.started) {
@@ -48,12 +49,14 @@ async function readOwner(path: string): Promise<Owner | undefined> {
   }
 }
 
-/** When a process started: clock ticks since boot on Linux, elsewhere only whether it lives; empty when it does not. */
+/** When a process started: the boot and clock ticks since then on Linux, elsewhere only whether it lives; empty when it does not. */
 function startOf(pid: number): string {
   try {
     const stat = readFileSync(`/proc/${pid}/stat`, "utf8");
+    // A board starts its services alike after each boot, down to the process id.
+    const boot = readFileSync("/proc/sys/kernel/random/boot_id", "utf8").trim();
     // The name in parentheses may hold spaces; field 22 of the whole line is the start time (proc(5)).
-    return stat.slice(stat.lastIndexOf(")") + 2).split(" ")[19] ?? "";
+    return `${boot} ${stat.slice(stat.lastIndexOf(")") + 2).split(" ")[19]}`;
   } catch {
     return process.platform === "linux" ? "" : aliveMark(pid);
   }
@@ -66,15 +69,4 @@ function aliveMark(pid: number): string {
   } catch {
     return "";
   }
-}
-
-function unusable(folder: string, cause: unknown): Error {
-  return coordinatorErrors.error(
-    "RUN_FOLDER_UNUSABLE",
-    `cannot write to the run folder ${folder}`,
-    {
-      hint: "Give a folder on a disk with room that this user may write to.",
-      cause,
-    },
-  );
 }

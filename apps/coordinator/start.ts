@@ -161,7 +161,7 @@ async function runAt(place: Place): Promise<CoordinatorResult> {
     log,
   });
   const stop = new AbortController();
-  const ending = AbortSignal.any([signal, stop.signal]);
+  const ending = AbortSignal.any([signal, stop.signal, folder.failed]);
   transport.onClosed((reason) => reason && stop.abort(reason));
   try {
     return await runPresent(transport, ending, (reason) => stop.abort(reason));

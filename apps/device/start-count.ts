@@ -1,15 +1,15 @@
 // How often the device program was started on this machine: ties a late last will to the process it
 // belongs to.
-import { mkdir, readFile } from "node:fs/promises";
+import { readFile } from "node:fs/promises";
 import { join } from "node:path";
-import { writeFileAtomic } from "../../runtime/index.ts";
+import { makeFolder, writeFileAtomic } from "../../runtime/index.ts";
 import { deviceProgramErrors } from "./errors.ts";
 
 /** Counts this start; throws `DEVICE_STATE_UNUSABLE` when the state folder cannot be written. */
 export async function nextStartCount(stateFolder: string, deviceId: string): Promise<number> {
   const file = join(stateFolder, `${deviceId}.starts`);
   try {
-    await mkdir(stateFolder, { recursive: true, mode: 0o700 });
+    await makeFolder(stateFolder, { mode: 0o700 });
     const known = Number(await readFile(file, "utf8").catch(() => "0"));
     // A damaged counter starts over: the instance id still tells processes apart.
     const count = (Number.isSafeInteger(known) && known > 0 ? known : 0) + 1;

@@ -22,9 +22,10 @@ export function coordinatorOf(
   t: Test,
   { world, task, folder }: KilledRun,
   place: readonly string[],
+  variables: Readonly<Record<string, string>> = {},
 ): Running {
   const flags = ["--task", task, "--run", folder, "--threads", "1", "--json"];
-  const environment = { TRIFOLD_CACHE: world.cacheFolder };
+  const environment = { TRIFOLD_CACHE: world.cacheFolder, ...variables };
   return started(t, startTrifold(["coordinator", ...flags, ...place], environment));
 }
 
@@ -34,12 +35,13 @@ export async function deviceOf(
   { world, task, folder }: KilledRun,
   smallDevice: SmallDevice,
   address: string,
+  variables: Readonly<Record<string, string>> = {},
 ): Promise<Running> {
   const files = await writeDevice(world, smallDevice, { task, run: folder });
   const { id } = smallDevice;
   const flags = { broker: address, id, model: world.modelFolder, ...files };
   const args = Object.entries(flags).flatMap(([name, value]) => [`--${name}`, value]);
-  const environment = { TRIFOLD_CACHE: world.cacheFolder };
+  const environment = { TRIFOLD_CACHE: world.cacheFolder, ...variables };
   return started(t, startTrifold(["device", ...args], environment));
 }
 
