@@ -5,8 +5,10 @@ import { coordinatorId, isDeviceId, parseTopic } from "./topics.ts";
 /** Who a connection is. */
 export interface Identity {
   readonly clientId: string;
-  /** Proven by a password; absent on a loopback listener without credentials, where the client id decides. */
+  /** Proven by a password or a certificate; absent on a loopback listener without either, where the client id decides. */
   readonly username?: string;
+  /** Serial number of the certificate, in lower case. */
+  readonly serial?: string;
 }
 
 /** Why something is not allowed. */
@@ -26,6 +28,11 @@ export function refuseConnect({ clientId, username }: Identity): Refusal | undef
     : `the user ${name} must use its own name as client id, not ${JSON.stringify(clientId.slice(0, 80))}`;
 }
 
+/** Whether a name is that of a client which only shows: `dashboard`, or one that begins with `dashboard-`. */
+export function isDashboard(name: string): boolean {
+  return name === "dashboard" || name.startsWith("dashboard-");
+}
+
 /** Undefined when this identity may publish to `topic`: a device to its own status, up and probe, the coordinator to all of ours. */
 export function refusePublish(identity: Identity, topic: string): Refusal | undefined {
   const parsed = parseTopic(topic);
@@ -35,6 +42,9 @@ export function refusePublish(identity: Identity, topic: string): Refusal | unde
   if (nameOf(identity) === coordinatorId) {
     return undefined;
   }
+  if (isDashboard(nameOf(identity))) {
+    return "a dashboard publishes nothing";
+  }
   if (parsed.kind === "coordinator" || parsed.deviceId !== nameOf(identity)) {
     return "a device publishes only under its own id";
   }
@@ -43,10 +53,13 @@ export function refusePublish(identity: Identity, topic: string): Refusal | unde
     : undefined;
 }
 
-/** Undefined when this identity may read `filter`: a device its own down, status and probe and the coordinator's status. */
+/** Undefined when this identity may read `filter`: a device its own down, status and probe and the coordinator's status, a dashboard every status. */
 export function refuseSubscribe(identity: Identity, filter: string): Refusal | undefined {
   if (nameOf(identity) === coordinatorId) {
     return undefined;
+  }
+  if (isDashboard(nameOf(identity))) {
+    return isStatusFilter(filter) ? undefined : "a dashboard reads statuses only";
   }
   // Wildcards do not parse, so a device gets none.
   const parsed = parseTopic(filter);
@@ -60,6 +73,11 @@ export function refuseSubscribe(identity: Identity, filter: string): Refusal | u
     return "a device reads only topics under its own id";
   }
   return parsed.channel === "up" ? "only the coordinator reads a device's up" : undefined;
+}
+
+/** Statuses of one federation or of all, of one device or of all. */
+function isStatusFilter(filter: string): boolean {
+  return /^trifold\/1\/[^/#]+\/(coordinator|devices\/[^/#]+)\/status$/.test(filter);
 }
 
 function nameOf({ clientId, username }: Identity): string {

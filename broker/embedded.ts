@@ -4,9 +4,10 @@ import type { IncomingMessage } from "node:http";
 import type { Socket } from "node:net";
 import type { Duplex } from "node:stream";
 import { Aedes, type AuthenticateError, type Client } from "aedes";
-import { type Identity, refuseConnect, refusePublish, refuseSubscribe } from "./access.ts";
-import { type Credentials, hasPassword } from "./credentials.ts";
+import { type Identity, refusePublish, refuseSubscribe } from "./access.ts";
+import type { Credentials } from "./credentials.ts";
 import { brokerErrors } from "./errors.ts";
+import { identify, isDenial } from "./identity.ts";
 import {
   createListener,
   isLoopback,
@@ -22,7 +23,7 @@ import type { Log } from "./transport/transport.ts";
 
 /** How the broker listens. */
 export interface BrokerOptions {
-  /** A free port of 127.0.0.1 unless told. Beyond loopback `credentials` are required. */
+  /** A free port of 127.0.0.1 unless told. Beyond loopback `credentials`, or TLS with an authority of the clients, are required. */
   readonly listeners?: readonly ListenerAddress[];
   /** Passwords by user name: each device's id, and "coordinator". */
   readonly credentials?: Credentials;
@@ -44,6 +45,8 @@ export interface Broker extends ListeningAddress {
   readonly listeners: readonly ListeningAddress[];
   /** Ids of the clients connected now. */
   clientIds(): readonly string[];
+  /** Certificates with these serial numbers, hexadecimal, are not believed any more: who is connected with one is dropped now. */
+  revoke(serials: Iterable<string>): void;
   /** Ends every connection and frees the ports. Safe to call twice. */
   close(): Promise<void>;
 }
@@ -67,7 +70,8 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
   // Made first: unusable TLS files leave nothing to clean up.
   const rules = listenerRules(options);
   const listeners = addresses.map((address) => createListener(address, rules, accept));
-  const aedes = await createAedes(options);
+  let revoked: ReadonlySet<string> = new Set();
+  const aedes = await createAedes(options, (serial) => revoked.has(serial));
   const close = once(() => closeAll(aedes, listeners));
   try {
     const listening = await Promise.all(listeners.map((listener) => listener.listen()));
@@ -77,7 +81,17 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
     }
     const clientIds = () =>
       [...streams].flatMap((stream) => identities.get(stream)?.clientId ?? []);
-    return { ...first, listeners: listening, clientIds, close };
+    const revoke = (serials: Iterable<string>) => {
+      revoked = new Set([...serials].map((serial) => serial.toLowerCase()));
+      for (const stream of streams) {
+        const { serial = "", clientId } = identities.get(stream) ?? {};
+        if (revoked.has(serial)) {
+          options.log(`dropped ${clientId}: its certificate ${serial} is revoked`);
+          stream.destroy();
+        }
+      }
+    };
+    return { ...first, listeners: listening, clientIds, revoke, close };
   } catch (error) {
     await close();
     throw error;
@@ -89,14 +103,17 @@ function checkProtected({ host = "127.0.0.1", scheme }: ListenerAddress, options
   if (isLoopback(host)) {
     return;
   }
-  if (credentials === undefined) {
+  const isSecure = scheme === undefined ? tls !== undefined : schemes[scheme].isSecure;
+  const asksForCertificates = isSecure && tls?.ca !== undefined;
+  if (credentials === undefined && !asksForCertificates) {
     throw brokerErrors.error(
       "BROKER_LISTENER_UNPROTECTED",
-      `a listener on ${host} without credentials would let anyone on the network in`,
-      { hint: "give user names and passwords, or listen on 127.0.0.1" },
+      `a listener on ${host} without certificates or passwords would let anyone on the network in`,
+      {
+        hint: "make certificates (trifold keys), give user names and passwords, or listen on 127.0.0.1",
+      },
     );
   }
-  const isSecure = scheme === undefined ? tls !== undefined : schemes[scheme].isSecure;
   if (!isSecure) {
     log(`passwords cross the network in the clear: the listener on ${host} has no TLS`);
   }
@@ -105,6 +122,7 @@ function checkProtected({ host = "127.0.0.1", scheme }: ListenerAddress, options
 function listenerRules(options: BrokerOptions): ListenerRules {
   return {
     tls: options.tls,
+    hasPasswords: options.credentials !== undefined,
     maxConnections: options.maxConnections ?? 4096,
     handshakeTimeoutMs: options.connectTimeoutMs ?? 10_000,
     webSocket: {
@@ -135,7 +153,10 @@ const identities = new WeakMap<object, Identity>();
 /** Of the streams that are not sockets themselves. */
 const lowerSockets = new WeakMap<object, Socket>();
 
-async function createAedes(options: BrokerOptions): Promise<Aedes> {
+async function createAedes(
+  options: BrokerOptions,
+  isRevoked: (serial: string) => boolean,
+): Promise<Aedes> {
   const { log } = options;
   const broker = await Aedes.createBroker({
     // At the defaults one frozen subscriber stalls unrelated topics: 6 of 79 messages arrived, so 79 of 79.
@@ -148,18 +169,18 @@ async function createAedes(options: BrokerOptions): Promise<Aedes> {
       callback(null, true);
     },
     authenticate: (client, username, password, done) => {
-      const refusal = admit(client, username, password, options.credentials);
-      if (refusal === undefined) {
+      const socket = lowerSockets.get(client.conn) ?? (client.conn as Duplex);
+      const claim = { clientId: client.id, username, password };
+      const { credentials } = options;
+      const outcome = identify(socket, claim, { credentials, isRevoked });
+      if (!isDenial(outcome)) {
+        identities.set(client.conn, outcome);
         done(null, true);
         return;
       }
-      log(`refused the connection of ${describe(client)}: ${refusal.message}`);
-      done(
-        Object.assign(new Error(refusal.message), {
-          returnCode: refusal.returnCode,
-        }) as AuthenticateError,
-        false,
-      );
+      const { message, returnCode } = outcome;
+      log(`refused the connection of ${describe(client)}: ${message}`);
+      done(Object.assign(new Error(message), { returnCode }) as AuthenticateError, false);
     },
     authorizePublish: (client, packet, callback) => {
       const refusal = refuse(client, packet.topic, refusePublish);
@@ -181,36 +202,6 @@ async function createAedes(options: BrokerOptions): Promise<Aedes> {
   // An EventEmitter's "error" without a listener would end the process.
   (broker as NodeJS.EventEmitter).on("error", (error: Error) => log(`broker: ${error.message}`));
   return broker;
-}
-
-/** Aedes' AuthErrorCode is an ambient const enum, which isolated modules cannot read. */
-const returnCodes = { identifierRejected: 2, badUserNameOrPassword: 4, notAuthorised: 5 } as const;
-
-interface Admission {
-  readonly message: string;
-  readonly returnCode: number;
-}
-
-function admit(
-  client: Client,
-  username: string | undefined,
-  password: Buffer | undefined,
-  credentials: Credentials | undefined,
-): Admission | undefined {
-  if (credentials !== undefined && !hasPassword(credentials, username, password)) {
-    return {
-      message: "wrong user name or password",
-      returnCode: returnCodes.badUserNameOrPassword,
-    };
-  }
-  const proven = credentials === undefined ? undefined : username;
-  const identity = { clientId: client.id, ...(proven === undefined ? {} : { username: proven }) };
-  const refusal = refuseConnect(identity);
-  if (refusal !== undefined) {
-    return { message: refusal, returnCode: returnCodes.identifierRejected };
-  }
-  identities.set(client.conn, identity);
-  return undefined;
 }
 
 function refuse(

@@ -7,6 +7,8 @@ export const brokerErrors = defineErrors({
     "The broker's address is not mqtt://, mqtts://, ws:// or wss:// with a host and a port.",
   BROKER_CREDENTIALS_REFUSED: "The broker refused the user name or password, or this client id.",
   BROKER_CERTIFICATE_REFUSED: "The broker's certificate is not trusted by this machine.",
+  CLOCK_NOT_SET:
+    "A certificate is not valid at this machine's time: its clock is wrong, or soon will not be.",
   BROKER_TLS_FILES_INVALID: "The certificate, key or authority is not usable PEM.",
   BROKER_SUBSCRIPTION_REFUSED: "The broker does not let this client read a topic.",
   BROKER_OVERLOADED: "More messages wait for the broker than this client holds.",

@@ -25,7 +25,7 @@ export interface ListenerAddress {
   readonly port?: number;
 }
 
-/** PEM texts; with `ca` the listener demands client certificates. */
+/** PEM texts; with `ca` the listener asks for client certificates, and demands them where there are no passwords. */
 export interface ListenerTls {
   readonly cert: string;
   readonly key: string;
@@ -35,6 +35,8 @@ export interface ListenerTls {
 /** What all listeners of a broker share. */
 export interface ListenerRules {
   readonly tls: ListenerTls | undefined;
+  /** A client without a certificate may still have a password. */
+  readonly hasPasswords: boolean;
   readonly maxConnections: number;
   /** For the TLS handshake and the request of a WebSocket, each. */
   readonly handshakeTimeoutMs: number;
@@ -125,12 +127,14 @@ function createServer(scheme: BrokerScheme, rules: ListenerRules, accept: Accept
   }
 }
 
-function tlsOptions({ tls, handshakeTimeoutMs }: ListenerRules) {
+function tlsOptions({ tls, hasPasswords, handshakeTimeoutMs }: ListenerRules) {
   if (tls === undefined) {
     throw new Error("a listener with TLS needs a certificate and its key");
   }
   const requestCert = tls.ca !== undefined;
-  return { noDelay: true, handshakeTimeout: handshakeTimeoutMs, requestCert, ...tls };
+  const rejectUnauthorized = requestCert && !hasPasswords;
+  const timing = { noDelay: true, handshakeTimeout: handshakeTimeoutMs };
+  return { ...timing, requestCert, rejectUnauthorized, ...tls };
 }
 
 function httpOptions({ handshakeTimeoutMs }: ListenerRules) {

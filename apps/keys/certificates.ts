@@ -127,6 +127,11 @@ export async function createRevocationList(
   return pem("X509 CRL", list.rawData);
 }
 
+/** Serial numbers on a list, hexadecimal. */
+export function serialsOf(list: string): readonly string[] {
+  return new x509.X509Crl(list).entries.map(({ serialNumber }) => serialNumber.toLowerCase());
+}
+
 function newKeys(): Promise<webcrypto.CryptoKeyPair> {
   return webcrypto.subtle.generateKey(curve, true, ["sign", "verify"]);
 }

@@ -11,6 +11,7 @@ import {
   type Holder,
   issueCertificate,
   type KeyPair,
+  serialsOf,
 } from "./certificates.ts";
 import { keyErrors } from "./errors.ts";
 
@@ -90,6 +91,15 @@ export async function revokeKeys(folder: string, name: string): Promise<number> 
   }
   await save(folder, authority, revoked(record, name, new Date().toISOString()));
   return count;
+}
+
+/** Serial numbers, hexadecimal, of the certificates that a list revokes; throws `KEYS_DAMAGED`. */
+export async function revokedSerials(file: string): Promise<readonly string[]> {
+  try {
+    return serialsOf(await readFile(file, "utf8"));
+  } catch (cause) {
+    throw keyErrors.error("KEYS_DAMAGED", `${file} is not a revocation list`, { cause });
+  }
 }
 
 function revoked(record: Record, name: string, at: string): Record {

@@ -4,12 +4,12 @@
 import type { Socket } from "node:net";
 import { createSecureContext } from "node:tls";
 import mqtt, { type IClientOptions, type MqttClient } from "mqtt";
-import type { TrifoldError } from "../../runtime/index.ts";
 import { type Clock, systemClock } from "../clock.ts";
 import { brokerErrors } from "../errors.ts";
 import { checkId } from "../topics.ts";
 import { type BackOff, backOffMs, defaultBackOff } from "./back-off.ts";
 import { type BrokerAddress, parseBrokerUrl, schemes } from "./broker-address.ts";
+import { finalRefusal, passingTrouble } from "./refusals.ts";
 import { type Connection, createSession, type Session } from "./session.ts";
 import { packetBytes } from "./traffic.ts";
 import type { LastWill, Log, Transport, WillOf } from "./transport.ts";
@@ -159,7 +159,7 @@ class MqttDriver {
       return;
     }
     this.#session.lost();
-    const final = finalRefusal(this.#lastError, this.#options.clientId, this.#address);
+    const final = finalRefusal(this.#lastError, this.#options.clientId, this.#address.shown);
     if (final !== undefined) {
       this.#session.failed(final);
       return;
@@ -170,11 +170,9 @@ class MqttDriver {
   #retry(): void {
     const random = this.#options.random ?? Math.random;
     const delayMs = backOffMs(this.#options.backOff ?? defaultBackOff, this.#failures, random);
-    const why = reasonOf(this.#lastError);
     const { shown } = this.#address;
-    this.#options.log(
-      `BROKER_UNREACHABLE: no connection to ${shown} (${why}); next try in ${(delayMs / 1000).toFixed(1)} s`,
-    );
+    const next = `next try in ${(delayMs / 1000).toFixed(1)} s`;
+    this.#options.log(`${passingTrouble(this.#lastError, shown)}; ${next}`);
     this.#cancelRetry = this.#clock.after(delayMs, () => this.#open());
   }
 
@@ -296,46 +294,6 @@ function placeOf({ host, path }: BrokerAddress): Partial<IClientOptions> {
   const name = host.includes(":") ? `[${host}]` : host;
   const wsOptions = { perMessageDeflate: false, handshakeTimeout: connectTimeoutMs };
   return { hostname: name, host: name, path, wsOptions };
-}
-
-/** The error to stop with, when trying again cannot help. */
-function finalRefusal(
-  error: Error | undefined,
-  clientId: string,
-  { shown }: BrokerAddress,
-): TrifoldError | undefined {
-  const code = (error as { code?: unknown } | undefined)?.code;
-  if (code === 2 || code === 4 || code === 5) {
-    return brokerErrors.error(
-      "BROKER_CREDENTIALS_REFUSED",
-      `${shown} refused the client ${clientId} (CONNACK ${code}, ${connackMeanings[code]})`,
-      { cause: error, hint: "check user name and password; a device's user name is its id" },
-    );
-  }
-  if (typeof code === "string" && untrusted.test(code)) {
-    return brokerErrors.error(
-      "BROKER_CERTIFICATE_REFUSED",
-      `the certificate of ${shown} is not trusted (${code})`,
-      { cause: error, hint: "pass the broker's authority with --ca, and use the name it is for" },
-    );
-  }
-  return undefined;
-}
-
-const connackMeanings = {
-  2: "client id refused",
-  4: "wrong user name or password",
-  5: "not authorised",
-} as const;
-
-/** Validity dates are left out: a board without a clock chip is wrong about them until it has asked a time server. */
-const untrusted =
-  /SELF_SIGNED|UNABLE_TO_(VERIFY|GET_ISSUER)|CERT_(UNTRUSTED|REVOKED|REJECTED|SIGNATURE_FAILURE)|ALTNAME_INVALID/;
-
-function reasonOf(error: Error | undefined): string {
-  const code = (error as { code?: unknown } | undefined)?.code;
-  const text = error?.message === "" ? undefined : error?.message;
-  return typeof code === "string" ? code : (text ?? "the connection ended");
 }
 
 /** MQTT 3.1.1 section 3.1: ten bytes of protocol name, level, flags and keepalive, then length-prefixed fields. */
