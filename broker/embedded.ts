@@ -2,7 +2,7 @@
 // serves as well; this one needs no installation.
 import type { IncomingMessage } from "node:http";
 import type { Socket } from "node:net";
-import type { Duplex } from "node:stream";
+import { type Duplex, duplexPair } from "node:stream";
 import { Aedes, type AuthenticateError, type Client } from "aedes";
 import { type Identity, refuseConnect, refusePublish, refuseSubscribe } from "./access.ts";
 import { type Credentials, hasPassword } from "./credentials.ts";
@@ -17,6 +17,7 @@ import {
   type ListeningAddress,
 } from "./listeners.ts";
 import { guardStream } from "./packet-guard.ts";
+import { coordinatorId } from "./topics.ts";
 import { schemes } from "./transport/broker-address.ts";
 import type { Log } from "./transport/transport.ts";
 
@@ -44,6 +45,8 @@ export interface Broker extends ListeningAddress {
   readonly listeners: readonly ListeningAddress[];
   /** Ids of the clients connected now. */
   clientIds(): readonly string[];
+  /** A connection inside this process, for `connectMqtt`; it is the coordinator without having to prove it. */
+  openInside(): Duplex;
   /** Ends every connection and frees the ports. Safe to call twice. */
   close(): Promise<void>;
 }
@@ -77,11 +80,27 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
     }
     const clientIds = () =>
       [...streams].flatMap((stream) => identities.get(stream)?.clientId ?? []);
-    return { ...first, listeners: listening, clientIds, close };
+    const openInside = () => connectInside(accept);
+    return { ...first, listeners: listening, clientIds, openInside, close };
   } catch (error) {
     await close();
     throw error;
   }
+}
+
+/** The end of an insider; the other one is the broker's. */
+function connectInside(accept: (stream: Duplex) => void): Duplex {
+  const [near, far] = duplexPair();
+  for (const [one, other] of [
+    [near, far],
+    [far, near],
+  ] as const) {
+    // A pair passes an end on by itself, but not that one side was destroyed.
+    one.once("close", () => one.writableFinished || other.destroy());
+  }
+  insiders.add(far);
+  accept(far);
+  return near;
 }
 
 function checkProtected({ host = "127.0.0.1", scheme }: ListenerAddress, options: BrokerOptions) {
@@ -132,6 +151,9 @@ const anonymousPacketBytes = 4096;
 /** Of the streams that have authenticated. */
 const identities = new WeakMap<object, Identity>();
 
+/** Streams that begin in this process: they are the coordinator. */
+const insiders = new WeakSet<object>();
+
 /** Of the streams that are not sockets themselves. */
 const lowerSockets = new WeakMap<object, Socket>();
 
@@ -148,6 +170,11 @@ async function createAedes(options: BrokerOptions): Promise<Aedes> {
       callback(null, true);
     },
     authenticate: (client, username, password, done) => {
+      if (insiders.has(client.conn)) {
+        identities.set(client.conn, { clientId: client.id, username: coordinatorId });
+        done(null, true);
+        return;
+      }
       const refusal = admit(client, username, password, options.credentials);
       if (refusal === undefined) {
         done(null, true);
