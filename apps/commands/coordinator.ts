@@ -26,6 +26,10 @@ export function coordinatorCommand(program: Command): void {
       several,
     )
     .option("--broker <url>", "another broker to use in place of the embedded one")
+    .option(
+      "--trust-broker",
+      "use --broker without trying whether strangers may command devices there",
+    )
     .option("--federation <name>", "name that coordinator and devices share", "main")
     .option("--credentials <file>", "name:password lines for the embedded broker, one a device")
     .option("--anonymous", "the embedded broker lets in every program of this machine")

@@ -23,6 +23,7 @@ import {
 } from "../connection.ts";
 import { packageVersion } from "../package-root.ts";
 import { withBuiltIns } from "../protocol-packages.ts";
+import { checkBroker } from "./broker-check.ts";
 import { runCoordinator } from "./coordinator.ts";
 import type { OnEvent } from "./events.ts";
 import { type PreparedTask, prepareTask } from "./prepared-task.ts";
@@ -36,6 +37,8 @@ export interface CoordinatorFlags extends ConnectionFlags, ListenerFlags {
   readonly federation: string;
   /** Address of another broker; without one the coordinator listens itself. */
   readonly broker?: string;
+  /** Whether that broker is used without trying what strangers may do there. */
+  readonly trustBroker?: boolean;
   readonly threads?: number;
   /** Packages or files with protocols beside the built-in ones. */
   readonly protocol?: readonly string[];
@@ -137,6 +140,10 @@ async function runAt(place: Place): Promise<CoordinatorResult> {
   const ending = AbortSignal.any([signal, stop.signal]);
   transport.onClosed((reason) => reason && stop.abort(reason));
   try {
+    if (broker === undefined && start.trustBroker !== true) {
+      const { ca } = secrets;
+      await checkBroker({ url, federation, transport, ...(ca === undefined ? {} : { ca }) });
+    }
     return await runPresent(transport, ending, (reason) => stop.abort(reason));
   } finally {
     await transport.close();

@@ -239,7 +239,9 @@ export async function federate(world: SmallWorld, options: FederateOptions): Pro
       task,
       run,
       federation: "main",
-      ...(broker === undefined ? { listen: ["mqtt://127.0.0.1:0"], anonymous: true } : { broker }),
+      ...(broker === undefined
+        ? { listen: ["mqtt://127.0.0.1:0"], anonymous: true }
+        : { broker, trustBroker: true }),
       threads: 1,
       cacheFolder,
       ...(options.protocols ? { protocol: options.protocols } : {}),

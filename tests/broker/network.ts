@@ -124,13 +124,15 @@ export function mosquittoMissing(): string | undefined {
 /** A Mosquitto with no-delay on a free port; its files go to `folder`. */
 export async function startMosquitto(
   folder: string,
+  settings: readonly string[] = ["allow_anonymous true"],
 ): Promise<{ port: number; close(): Promise<void> }> {
   const probe = createServer();
   const port = await listen(probe);
   probe.close();
   await once(probe, "close");
   const config = join(folder, "mosquitto.conf");
-  writeFileSync(config, `listener ${port} 127.0.0.1\nallow_anonymous true\nset_tcp_nodelay true\n`);
+  const lines = [`listener ${port} 127.0.0.1`, "set_tcp_nodelay true", ...settings];
+  writeFileSync(config, `${lines.join("\n")}\n`);
   const child = spawn("mosquitto", ["-c", config], { env: searchPath() });
   await running(child);
   return {
