@@ -2,7 +2,7 @@
 // serves as well; this one needs no installation.
 import type { IncomingMessage } from "node:http";
 import type { Socket } from "node:net";
-import type { Duplex } from "node:stream";
+import { type Duplex, duplexPair } from "node:stream";
 import { Aedes, type AuthenticateError, type Client } from "aedes";
 import { type Identity, refusePublish, refuseSubscribe } from "./access.ts";
 import type { Credentials } from "./credentials.ts";
@@ -18,6 +18,7 @@ import {
   type ListeningAddress,
 } from "./listeners.ts";
 import { guardStream } from "./packet-guard.ts";
+import { coordinatorId } from "./topics.ts";
 import { schemes } from "./transport/broker-address.ts";
 import type { Log } from "./transport/transport.ts";
 
@@ -47,6 +48,8 @@ export interface Broker extends ListeningAddress {
   clientIds(): readonly string[];
   /** Certificates with these serial numbers, hexadecimal, are not believed any more: who is connected with one is dropped now. */
   revoke(serials: Iterable<string>): void;
+  /** A connection inside this process, for `connectMqtt`; it is the coordinator without having to prove it. */
+  openInside(): Duplex;
   /** Ends every connection and frees the ports. Safe to call twice. */
   close(): Promise<void>;
 }
@@ -91,11 +94,27 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
         }
       }
     };
-    return { ...first, listeners: listening, clientIds, revoke, close };
+    const openInside = () => connectInside(accept);
+    return { ...first, listeners: listening, clientIds, revoke, openInside, close };
   } catch (error) {
     await close();
     throw error;
   }
+}
+
+/** The end of an insider; the other one is the broker's. */
+function connectInside(accept: (stream: Duplex) => void): Duplex {
+  const [near, far] = duplexPair();
+  for (const [one, other] of [
+    [near, far],
+    [far, near],
+  ] as const) {
+    // A pair passes an end on by itself, but not that one side was destroyed.
+    one.once("close", () => one.writableFinished || other.destroy());
+  }
+  insiders.add(far);
+  accept(far);
+  return near;
 }
 
 function checkProtected({ host = "127.0.0.1", scheme }: ListenerAddress, options: BrokerOptions) {
@@ -150,6 +169,9 @@ const anonymousPacketBytes = 4096;
 /** Of the streams that have authenticated. */
 const identities = new WeakMap<object, Identity>();
 
+/** Streams that begin in this process: they are the coordinator. */
+const insiders = new WeakSet<object>();
+
 /** Of the streams that are not sockets themselves. */
 const lowerSockets = new WeakMap<object, Socket>();
 
@@ -169,6 +191,11 @@ async function createAedes(
       callback(null, true);
     },
     authenticate: (client, username, password, done) => {
+      if (insiders.has(client.conn)) {
+        identities.set(client.conn, { clientId: client.id, username: coordinatorId });
+        done(null, true);
+        return;
+      }
       const socket = lowerSockets.get(client.conn) ?? (client.conn as Duplex);
       const claim = { clientId: client.id, username, password };
       const { credentials } = options;

@@ -12,7 +12,8 @@ export const brokerErrors = defineErrors({
   BROKER_TLS_FILES_INVALID: "The certificate, key or authority is not usable PEM.",
   BROKER_SUBSCRIPTION_REFUSED: "The broker does not let this client read a topic.",
   BROKER_OVERLOADED: "More messages wait for the broker than this client holds.",
-  BROKER_LISTENER_UNPROTECTED: "A listener beyond loopback was asked for without credentials.",
+  BROKER_LISTENER_UNPROTECTED:
+    "A listener lets anyone in: beyond loopback never, on loopback only with --anonymous.",
   BROKER_PORT_TAKEN: "Another program listens on the port.",
   BROKER_LISTEN_FAILED: "The broker cannot listen on that address.",
   BROKER_ID_INVALID: "An id is not 1 to 64 letters, digits, dashes or underscores, or is reserved.",

@@ -30,6 +30,7 @@ export interface ListenerTls {
   readonly cert: string;
   readonly key: string;
   readonly ca?: string;
+  /** Certificates that are revoked, of the authority `ca`. */
 }
 
 /** What all listeners of a broker share. */

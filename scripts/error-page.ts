@@ -8,6 +8,7 @@ import { demoErrors } from "../apps/demo/errors.ts";
 import { deviceProgramErrors } from "../apps/device/errors.ts";
 import { appErrors } from "../apps/errors.ts";
 import { exitStatusOf } from "../apps/failure.ts";
+import { keyErrors } from "../apps/keys/errors.ts";
 import { virtualBoardErrors } from "../apps/virtual-boards/errors.ts";
 import { brokerErrors } from "../broker/index.ts";
 import { deviceErrors } from "../devices/index.ts";
@@ -19,6 +20,7 @@ export const catalogues: Readonly<Record<string, Catalogue>> = {
   appErrors: { area: "Programs", meanings: appErrors.meanings },
   coordinatorErrors: { area: "Coordinator", meanings: coordinatorErrors.meanings },
   deviceProgramErrors: { area: "Device program", meanings: deviceProgramErrors.meanings },
+  keyErrors: { area: "Keys", meanings: keyErrors.meanings },
   compareErrors: { area: "Comparisons", meanings: compareErrors.meanings },
   virtualBoardErrors: { area: "Virtual boards", meanings: virtualBoardErrors.meanings },
   demoErrors: { area: "Demo", meanings: demoErrors.meanings },

@@ -3,7 +3,7 @@ import type { Command } from "commander";
 import { log, printResult } from "../command-result.ts";
 import type { ListenerFlags } from "../connection.ts";
 import { interruptSignal } from "../interrupt.ts";
-import { examples } from "./option-values.ts";
+import { examples, several } from "./option-values.ts";
 
 interface BrokerFlags extends ListenerFlags {
   readonly json?: boolean;
@@ -15,15 +15,20 @@ export function brokerCommand(program: Command): void {
     .command("broker")
     .summary("run the embedded MQTT broker alone")
     .description(
-      "Runs the embedded MQTT 3.1.1 broker until Ctrl-C. Beyond this machine it listens only with credentials.",
+      "Runs the embedded MQTT 3.1.1 broker until Ctrl-C. It listens beyond this machine only with --credentials; TLS with\nclient certificates (--keys, or --ca) besides is recommended there.",
     )
     .option(
       "--listen <url>",
-      "address to listen on; port 0 takes a free one",
-      "mqtt://127.0.0.1:1883",
+      "mqtt, mqtts, ws or wss address; may be repeated; port 0 takes a free one (default: mqtt://127.0.0.1:1883)",
+      several,
     )
     .option("--credentials <file>", "name:password lines, one for each device and for coordinator")
-    .option("--cert <file>", "PEM of the certificate, for mqtts://")
+    .option("--anonymous", "let in every program of this machine; on loopback addresses only")
+    .option(
+      "--keys <folder>",
+      "folder of `trifold keys`: clients then show certificates, and revocations count at once",
+    )
+    .option("--cert <file>", "PEM of the certificate, for mqtts:// and wss://")
     .option("--key <file>", "PEM of the certificate's key")
     .option("--ca <file>", "PEM of the authority that clients' certificates must come from")
     .option("--json", "print one JSON document when it listens")
@@ -31,7 +36,8 @@ export function brokerCommand(program: Command): void {
       "after",
       examples(
         "broker",
-        "broker --listen mqtt://0.0.0.0:1883 --credentials users.txt",
+        "broker --anonymous",
+        "broker --listen mqtts://0.0.0.0:8883 --listen wss://0.0.0.0:8884 --keys ./keys",
         "broker --listen mqtts://0.0.0.0:8883 --credentials users.txt --cert cert.pem --key key.pem",
       ),
     )
@@ -39,20 +45,24 @@ export function brokerCommand(program: Command): void {
 }
 
 async function run({ json, ...flags }: BrokerFlags): Promise<void> {
-  const { listenerOf } = await import("../connection.ts");
+  const { listenersOf } = await import("../connection.ts");
   const { startBroker } = await import("../../broker/index.ts");
+  const { followRevocations } = await import("../keys/revocations.ts");
   const { signal, close } = interruptSignal();
   try {
-    const broker = await startBroker({ ...(await listenerOf(flags)), log });
+    const broker = await startBroker({ ...(await listenersOf(flags)), log });
+    const unfollow = await followRevocations({ broker, keys: flags.keys, log });
     const { url, host, port } = broker;
+    const listeners = broker.listeners.map((listener) => listener.url);
     await printResult(
-      { json: { url, host, port }, text: `listening on ${url}` },
+      { json: { url, host, port, listeners }, text: `listening on ${listeners.join(", ")}` },
       json ? { json } : {},
     );
     await new Promise<void>((resolve) => {
       if (signal.aborted) resolve();
       signal.addEventListener("abort", () => resolve(), { once: true });
     });
+    unfollow();
     await broker.close();
     log("stopped");
   } finally {

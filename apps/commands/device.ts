@@ -21,7 +21,10 @@ export function deviceCommand(program: Command): void {
     .description(
       "Measures this board, announces it, and takes part until the coordinator says that the task is finished.\nThe data never leave the board. Ctrl-C leaves; the same command comes back.",
     )
-    .requiredOption("--broker <url>", "mqtt://HOST:PORT or mqtts://HOST:PORT")
+    .requiredOption(
+      "--broker <url>",
+      "mqtt, mqtts, ws or wss address: mqtts://HOST:PORT, wss://HOST:PORT/mqtt",
+    )
     .requiredOption("--id <name>", "this device's id: letters, digits, dashes, underscores")
     .requiredOption("--data <file>", "CSV file with this board's own texts and labels")
     .option("--text-column <name>", "column of the texts", "text")

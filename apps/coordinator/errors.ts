@@ -3,6 +3,7 @@ import { defineErrors } from "../../runtime/index.ts";
 
 /** Codes of `apps/coordinator`. */
 export const coordinatorErrors = defineErrors({
+  BROKER_OPEN: "The broker lets anyone who connects command the devices.",
   TASK_FILE_MISSING: "The task file cannot be read.",
   TASK_FILE_INVALID: "The task file is not YAML, or a field is missing, unknown or out of range.",
   TASK_CHANGED: "The run folder belongs to a task with other settings, data or model.",

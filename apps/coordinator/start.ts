@@ -5,7 +5,6 @@ import { resolve } from "node:path";
 import {
   announcePresence,
   type Broker,
-  type BrokerOptions,
   checkId,
   connectMqtt,
   coordinatorId,
@@ -16,10 +15,17 @@ import {
 } from "../../broker/index.ts";
 import { type AnyProtocol, protocolErrors, type Task } from "../../protocols/index.ts";
 import { type Engine, ortEngine, type Score } from "../../runtime/index.ts";
-import { type ConnectionFlags, listenerOf, readSecrets } from "../connection.ts";
-import { appErrors } from "../errors.ts";
+import {
+  type ConnectionFlags,
+  type ConnectionSecrets,
+  type ListenerFlags,
+  listenersOf,
+  readSecrets,
+} from "../connection.ts";
+import { followRevocations } from "../keys/revocations.ts";
 import { packageVersion } from "../package-root.ts";
 import { withBuiltIns } from "../protocol-packages.ts";
+import { checkBroker } from "./broker-check.ts";
 import { runCoordinator } from "./coordinator.ts";
 import type { OnEvent } from "./events.ts";
 import { type PreparedTask, prepareTask } from "./prepared-task.ts";
@@ -27,13 +33,14 @@ import { openRunFolder, type RunFolder } from "./run-folder.ts";
 import { readTaskFile } from "./task-file.ts";
 
 /** What the command line gives. */
-export interface CoordinatorFlags extends ConnectionFlags {
+export interface CoordinatorFlags extends ConnectionFlags, ListenerFlags {
   readonly task: string;
   readonly run: string;
   readonly federation: string;
-  readonly listen?: string;
+  /** Address of another broker; without one the coordinator listens itself. */
   readonly broker?: string;
-  readonly credentials?: string;
+  /** Whether that broker is used without trying what strangers may do there. */
+  readonly trustBroker?: boolean;
   readonly threads?: number;
   /** Processes that run the lanes of `split`; 0, the default, runs them in this one. */
   readonly splitWorkers?: number;
@@ -64,19 +71,27 @@ export async function startCoordinator(start: CoordinatorStart): Promise<Coordin
   const prepared = await prepareTask(await readTaskFile(start.task), start.cacheFolder);
   const protocols = await withBuiltIns({ names: start.protocol ?? [], folder: "." });
   checkOrder(prepared.task, protocols);
-  const listener = start.broker === undefined ? await listenerFor(start) : undefined;
-  const secrets = await secretsFor(start, listener);
+  const listeners = start.broker === undefined ? await listenersOf(start) : undefined;
+  // At its own broker it has nothing to prove.
+  const secrets =
+    listeners === undefined ? await readSecrets({ ...start, holder: coordinatorId }) : {};
   // Owned before anything listens or connects: at another broker a second coordinator would take over the first one's id.
   const folder = await openRunFolder(resolve(start.run), prepared.task);
   const engine = ortEngine(threads === undefined ? { signal } : { threads, signal });
   let broker: Broker | undefined;
+  let unfollow = () => {};
   try {
-    broker = listener ? await startBroker({ ...listener, log }) : undefined;
+    broker = listeners ? await startBroker({ ...listeners, log }) : undefined;
+    if (broker) unfollow = await followRevocations({ broker, keys: start.keys, log });
     const url = start.broker ?? (broker as Broker).url;
     start.onListening?.(url);
-    log(`task "${prepared.task.name}" at ${url}, federation "${start.federation}"`);
-    return await runAt({ start, url, secrets, prepared, protocols, folder, engine });
+    const addresses = broker?.listeners.map((listener) => listener.url) ?? [url];
+    log(
+      `task "${prepared.task.name}" at ${addresses.join(", ")}, federation "${start.federation}"`,
+    );
+    return await runAt({ start, url, broker, secrets, prepared, protocols, folder, engine });
   } finally {
+    unfollow();
     await engine.close();
     await broker?.close();
     await folder.close();
@@ -95,32 +110,6 @@ function checkOrder({ selection }: Task, protocols: readonly AnyProtocol[]): voi
   );
 }
 
-/** The embedded broker: without TLS, which takes a broker of its own (`trifold broker`). */
-async function listenerFor(start: CoordinatorStart): Promise<Omit<BrokerOptions, "log">> {
-  const { listen: url = "mqtt://127.0.0.1:1883", credentials } = start;
-  if (!url.startsWith("mqtt://")) {
-    throw appErrors.error(
-      "OPTION_INVALID",
-      `--listen ${url}: the coordinator's own broker speaks mqtt:// only`,
-      {
-        hint: "For TLS run `trifold broker --listen mqtts://...` beside it and give the coordinator --broker and --ca.",
-      },
-    );
-  }
-  return listenerOf({ listen: url, ...(credentials === undefined ? {} : { credentials }) });
-}
-
-/** At its own broker the coordinator is one of the users in the credentials file. */
-async function secretsFor(
-  start: CoordinatorStart,
-  listener: Omit<BrokerOptions, "log"> | undefined,
-) {
-  const secrets = await readSecrets(start);
-  const password =
-    secrets.password ?? listener?.credentials?.get(secrets.username ?? coordinatorId);
-  return { ...secrets, ...(password === undefined ? {} : { password }) };
-}
-
 /** The workers share the processors unless told how many threads each one gets. */
 function splitWorkersOf({ splitWorkers: workers = 0, threads }: CoordinatorStart) {
   if (workers === 0) return {};
@@ -131,7 +120,8 @@ function splitWorkersOf({ splitWorkers: workers = 0, threads }: CoordinatorStart
 interface Place {
   readonly start: CoordinatorStart;
   readonly url: string;
-  readonly secrets: Awaited<ReturnType<typeof readSecrets>>;
+  readonly broker: Broker | undefined;
+  readonly secrets: ConnectionSecrets;
   readonly prepared: PreparedTask;
   readonly protocols: readonly AnyProtocol[];
   readonly folder: RunFolder;
@@ -139,7 +129,7 @@ interface Place {
 }
 
 async function runAt(place: Place): Promise<CoordinatorResult> {
-  const { start, url, secrets, prepared, protocols, folder, engine } = place;
+  const { start, url, broker, secrets, prepared, protocols, folder, engine } = place;
   const { federation, signal, onEvent, log } = start;
   const identity = {
     topic: topicsOf(federation).coordinatorStatus,
@@ -153,6 +143,7 @@ async function runAt(place: Place): Promise<CoordinatorResult> {
   const will = presenceWill(identity);
   const transport = await connectMqtt({
     url,
+    ...(broker === undefined ? {} : { open: broker.openInside }),
     clientId: coordinatorId,
     ...secrets,
     ...name,
@@ -164,6 +155,10 @@ async function runAt(place: Place): Promise<CoordinatorResult> {
   const ending = AbortSignal.any([signal, stop.signal, folder.failed]);
   transport.onClosed((reason) => reason && stop.abort(reason));
   try {
+    if (broker === undefined && start.trustBroker !== true) {
+      const { ca } = secrets;
+      await checkBroker({ url, federation, transport, ...(ca === undefined ? {} : { ca }) });
+    }
     return await runPresent(transport, ending, (reason) => stop.abort(reason));
   } finally {
     await transport.close();

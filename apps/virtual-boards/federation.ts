@@ -60,7 +60,8 @@ export async function runVirtualFederation(options: VirtualFederation): Promise<
       task: taskFile,
       run: runFolder,
       federation,
-      listen: "mqtt://127.0.0.1:0",
+      listen: ["mqtt://127.0.0.1:0"],
+      anonymous: true,
       // Boards wait while the coordinator folds a round, so it may use what they leave.
       threads: 2,
       cacheFolder,

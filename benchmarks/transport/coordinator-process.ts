@@ -17,7 +17,9 @@ await startCoordinator({
   task,
   run,
   federation: "main",
-  ...(listen.startsWith("at ") ? { broker: listen.slice(3) } : { listen }),
+  ...(listen.startsWith("at ")
+    ? { broker: listen.slice(3), trustBroker: true }
+    : { listen: [listen], anonymous: true }),
   threads: 1,
   cacheFolder: defaultCacheFolder(),
   signal: ending.signal,

@@ -2,8 +2,9 @@
 // reconnecting and subscribing again are the session's, because mqtt.js queues without limit while
 // offline and never calls back for what a dropped connection took with it.
 import type { Socket } from "node:net";
+import type { Duplex } from "node:stream";
 import { createSecureContext } from "node:tls";
-import mqtt, { type IClientOptions, type MqttClient } from "mqtt";
+import mqtt, { type IClientOptions, MqttClient } from "mqtt";
 import { type Clock, systemClock } from "../clock.ts";
 import { brokerErrors } from "../errors.ts";
 import { checkId } from "../topics.ts";
@@ -18,6 +19,8 @@ import type { LastWill, Log, Transport, WillOf } from "./transport.ts";
 export interface MqttOptions {
   /** `mqtt://host:port`, `mqtts://host:port`, `ws://host:port/path` or `wss://host:port/path`. */
   readonly url: string;
+  /** Opens a stream to the broker in place of a connection to `url`, which then is its name in logs. */
+  readonly open?: () => Duplex;
   readonly clientId: string;
   readonly username?: string;
   readonly password?: string;
@@ -120,7 +123,9 @@ class MqttDriver {
     this.#connections += 1;
     this.#lastError = undefined;
     const will = this.#options.will?.(this.#connections);
-    const client = mqtt.connect(clientOptions(this.#options, this.#address, will));
+    const { open } = this.#options;
+    const settings = clientOptions(this.#options, this.#address, will);
+    const client = open === undefined ? mqtt.connect(settings) : new MqttClient(open, settings);
     this.#client = client;
     // Nagle's algorithm costs 90 ms a round trip; mqtt.js does not turn it off, `ws` does.
     (client.stream as Partial<Socket>).setNoDelay?.(true);

@@ -199,7 +199,7 @@ t.test("a coordinator killed with updates in its buffer folds each of them once"
   const task = await writeTask(world, "killed", settings);
   const killed = { world, task, folder: run("killed") };
   const port = await freePort();
-  const place = ["--listen", `mqtt://127.0.0.1:${port}`];
+  const place = ["--anonymous", "--listen", `mqtt://127.0.0.1:${port}`];
   const devices = ["a", "b"].map((id) =>
     deviceHere(t, killed, { id }, { address: `mqtt://127.0.0.1:${port}` }),
   );

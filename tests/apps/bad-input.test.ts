@@ -60,7 +60,7 @@ function isRefusal(
 
 const coordinator = (task: string, ...args: readonly string[]) => [
   "coordinator",
-  ...["--task", task, "--run", at("run"), "--listen", "mqtt://127.0.0.1:0"],
+  ...["--task", task, "--run", at("run"), "--anonymous", "--listen", "mqtt://127.0.0.1:0"],
   ...args,
 ];
 
@@ -176,7 +176,7 @@ t.test("files and names beside the data are refused in the same form", async (t)
   const columns = { textColumn: "text", labelColumn: "label" };
   const files = { data: goodData, config: goodConfig, state: at("state") };
   const good = { id: "pi", broker: "mqtt://127.0.0.1:1", ...place, ...columns, ...files };
-  const run = { task: goodTask, run: at("run"), listen: "mqtt://127.0.0.1:0", onEvent: () => {} };
+  const run = { task: goodTask, run: at("run"), anonymous: true, onEvent: () => {} };
   const config = await file("bad-device.yaml", "threads: 0\n");
   const budget = await file("bad-budget.yaml", "budget:\n  trainingMemoryBytes: 48 parsecs\n");
   const below = join(goodData, "x");
@@ -210,7 +210,7 @@ t.test("files and names beside the data are refused in the same form", async (t)
       /RUN_FOLDER_UNUSABLE: .*good\.csv/,
     ],
     [
-      () => startCoordinator({ ...place, ...run, listen: "here" }),
+      () => startCoordinator({ ...place, ...run, listen: ["here"] }),
       2,
       /OPTION_INVALID: --listen here/,
     ],
@@ -277,7 +277,8 @@ t.test("a device that cannot serve the task is told so, and so is the coordinato
     }),
     run: at("strict-run"),
     federation: "main",
-    listen: "mqtt://127.0.0.1:0",
+    listen: ["mqtt://127.0.0.1:0"],
+    anonymous: true,
     threads: 1,
     cacheFolder: world.cacheFolder,
     signal: ending.signal,

@@ -39,7 +39,7 @@ t.test("a coordinator killed after an upload goes on without asking for it again
   const port = await freePort();
   const hop = await startHop(port);
   t.teardown(() => hop.close());
-  const listener = ["--listen", `mqtt://127.0.0.1:${port}`];
+  const listener = ["--anonymous", "--listen", `mqtt://127.0.0.1:${port}`];
   const first = coordinator(t, folder, listener);
   // One device is cut off while it trains, the other one delivers.
   const a = joined(t, { id: "a" }, folder, `mqtt://127.0.0.1:${port}`);
@@ -232,7 +232,7 @@ t.test("a run folder has one owner, until that one has died", async (t) => {
   await (await lockRunFolder(folder))();
 });
 
-const anyPort = ["--listen", "mqtt://127.0.0.1:0"];
+const anyPort = ["--anonymous", "--listen", "mqtt://127.0.0.1:0"];
 
 /** The coordinator as a person starts it. */
 function coordinator(

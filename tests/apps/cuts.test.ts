@@ -86,7 +86,7 @@ t.test(
     const killed = { world, task, folder: join(root, "runs", "killed") };
     await mkdir(killed.folder, { recursive: true });
     const near = `mqtt://127.0.0.1:${port}`;
-    const first = coordinatorOf(t, killed, ["--listen", near]);
+    const first = coordinatorOf(t, killed, ["--anonymous", "--listen", near]);
     const joined = devices.map((device) => {
       // One device is cut off while it trains, so that the round stays open.
       const onLine = (line: string) => {
@@ -97,7 +97,7 @@ t.test(
     });
     await journaled(killed.folder, (one) => one.kind === "report" && one.deviceId === "a");
     await kill(first);
-    const second = coordinatorOf(t, killed, ["--listen", near]);
+    const second = coordinatorOf(t, killed, ["--anonymous", "--listen", near]);
     await second.said(/going on with round 1, attempt 1/);
     hop.restore();
     const { status, stderr } = await second.finished;

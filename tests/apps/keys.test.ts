@@ -7,8 +7,8 @@ import { brokerRules } from "../../apps/keys/broker-rules.ts";
 import { createAuthority, issueCertificate } from "../../apps/keys/certificates.ts";
 import { initKeys, issueKeys, revokeKeys } from "../../apps/keys/key-folder.ts";
 import { connectMqtt, type Transport, topicsOf } from "../../broker/index.ts";
-import { collect, mosquittoMissing, startMosquitto } from "../broker/network.ts";
-import { runTrifold } from "./program.ts";
+import { collect, disconnected, mosquittoMissing, startMosquitto } from "../broker/network.ts";
+import { runTrifold, startTrifold } from "./program.ts";
 
 const openssl = spawnSync("openssl", ["version"]).status === 0;
 const without = openssl ? false : "openssl is not installed";
@@ -65,24 +65,28 @@ t.test("what is revoked is on the list, which OpenSSL believes", { skip: without
 
 t.test("nothing is overwritten, and what is missing is said", async (t) => {
   const folder = join(t.testdir(), "keys");
-  const fails = async (args: readonly string[], code: RegExp) => {
-    const { status, stdout, stderr } = await runTrifold(["keys", ...args, "--keys", folder]);
-    t.match({ stdout, stderr }, { stdout: "", stderr: code });
-    t.not(status, 0);
-  };
-  await fails(["device", "pi-4"], /^error KEYS_MISSING: .*no authority\nhint: .*keys init/);
-  await keys(t, ["init"], folder);
+  const device = (name: string) => issueKeys(folder, { name, file: name });
+  await t.rejects(device("pi-4"), {
+    code: "KEYS_MISSING",
+    message: /no authority/,
+    hint: /keys init/,
+  });
+  await initKeys(folder);
   const before = readFileSync(join(folder, "ca.key"));
-  await fails(["init"], /^error KEYS_EXIST/);
+  await t.rejects(initKeys(folder), { code: "KEYS_EXIST" });
   t.ok(readFileSync(join(folder, "ca.key")).equals(before));
-  await keys(t, ["device", "pi-4"], folder);
-  await fails(["device", "pi-4"], /^error KEYS_EXIST: .*\nhint: .*--renew/);
-  await fails(["device", "coordinator"], /^error BROKER_ID_INVALID/);
-  await fails(["device", "server"], /^error OPTION_INVALID/);
-  await fails(["device", "../pi"], /^error BROKER_ID_INVALID/);
-  await fails(["revoke", "pi-5"], /^error KEYS_MISSING: .*\nhint: .*coordinator, pi-4/);
+  await device("pi-4");
+  await t.rejects(device("pi-4"), { code: "KEYS_EXIST", hint: /--renew/ });
+  await t.rejects(revokeKeys(folder, "pi-5"), { code: "KEYS_MISSING", hint: /to: pi-4\./ });
   writeFileSync(join(folder, "issued.json"), "{");
-  await fails(["revoke", "pi-4"], /^error KEYS_DAMAGED/);
+  await t.rejects(revokeKeys(folder, "pi-4"), { code: "KEYS_DAMAGED" });
+  for (const [name, code] of [
+    ["coordinator", /^error BROKER_ID_INVALID/],
+    ["server", /^error OPTION_INVALID/],
+  ] as const) {
+    const { stdout, stderr } = await runTrifold(["keys", "device", name, "--keys", folder]);
+    t.match({ stdout, stderr }, { stdout: "", stderr: code });
+  }
 });
 
 t.test("certificates of a serial's lifetime are what they say", { skip: without }, async (t) => {
@@ -97,6 +101,30 @@ t.test("certificates of a serial's lifetime are what they say", { skip: without 
   t.match(stdout.toLowerCase(), new RegExp(`serial=${issued.serial}`));
 });
 
+t.test(
+  "the program's broker asks for certificates, and hears of a revocation at once",
+  async (t) => {
+    const folder = await withDevices(t, ["pi-4", "pi-5"]);
+    await issueKeys(folder, { name: "localhost", hosts: ["127.0.0.1"], file: "server" });
+    const running = startTrifold(["broker", "--listen", "mqtts://127.0.0.1:0", "--keys", folder]);
+    t.teardown(() => void running.process.kill("SIGKILL"));
+    const line = await new Promise<string>((resolve) =>
+      running.process.stdout?.once("data", (bytes) => resolve(String(bytes))),
+    );
+    const url = /mqtts:\S+/.exec(line)?.[0] ?? "";
+    const four = await connectWith(folder, "pi-4", url);
+    const five = await connectWith(folder, "pi-5", url);
+    const gone = disconnected(four);
+    await revokeKeys(folder, "pi-4");
+    await gone;
+    t.equal(five.connected, true);
+    await t.rejects(connectWith(folder, "pi-4", url), { code: "BROKER_CREDENTIALS_REFUSED" });
+    await Promise.all([four.close(), five.close()]);
+    running.process.kill("SIGINT");
+    t.equal((await running.finished).status, 0);
+  },
+);
+
 t.test("Mosquitto lives by the rules", { skip: mosquittoMissing() ?? false }, async (t) => {
   const folder = await withDevices(t, ["coordinator", "pi-4", "pi-5", "pi-6", "dashboard"]);
   await issueKeys(folder, { name: "localhost", hosts: ["127.0.0.1"], file: "server" });
@@ -106,15 +134,13 @@ t.test("Mosquitto lives by the rules", { skip: mosquittoMissing() ?? false }, as
   chmodSync(folder, 0o755);
   const [settings = "", acl = ""] = brokerRules("mosquitto", folder).split(/^# .*mosquitto\.acl$/m);
   writeFileSync(join(folder, "mosquitto.acl"), acl);
-  const mosquitto = await startMosquitto(t.testdirName, settings.replace(/^listener .*$/m, ""));
+  const mosquitto = await startMosquitto(
+    t.testdirName,
+    settings.replace(/^listener .*$/m, "").split("\n"),
+  );
   t.teardown(() => mosquitto.close());
-  const connect = (name: string) => {
-    const pem = (file: string) => readFileSync(join(folder, file), "utf8");
-    const secrets = { ca: pem("ca.pem"), cert: pem(`${name}.pem`), key: pem(`${name}.key`) };
-    const url = `mqtts://127.0.0.1:${mosquitto.port}`;
-    const signal = AbortSignal.timeout(5000);
-    return connectMqtt({ url, clientId: name, ...secrets, signal, log: () => {} });
-  };
+  const connect = (name: string) =>
+    connectWith(folder, name, `mqtts://127.0.0.1:${mosquitto.port}`);
   const coordinator = await connect("coordinator");
   const [four, five] = [await connect("pi-4"), await connect("pi-5")];
   const dashboard = await connect("dashboard");
@@ -137,6 +163,14 @@ t.test("Mosquitto lives by the rules", { skip: mosquittoMissing() ?? false }, as
   await t.rejects(connect("pi-6"), "revoked");
   await Promise.all([coordinator, four, five, dashboard].map((one) => one.close()));
 });
+
+/** Connects with the certificate of that name. */
+function connectWith(folder: string, name: string, url: string): Promise<Transport> {
+  const pem = (file: string) => readFileSync(join(folder, file), "utf8");
+  const secrets = { ca: pem("ca.pem"), cert: pem(`${name}.pem`), key: pem(`${name}.key`) };
+  const signal = AbortSignal.timeout(5000);
+  return connectMqtt({ url, clientId: name, ...secrets, signal, log: () => {} });
+}
 
 async function withDevices(t: Test, names: readonly string[]): Promise<string> {
   const folder = join(t.testdir(), "keys");

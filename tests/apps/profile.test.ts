@@ -116,7 +116,13 @@ t.test("an aborted measurement stops", async (t) => {
 });
 
 t.test("the broker alone serves clients until it is told to stop", async (t) => {
-  const running = startTrifold(["broker", "--listen", "mqtt://127.0.0.1:0", "--json"]);
+  const running = startTrifold([
+    "broker",
+    "--anonymous",
+    "--listen",
+    "mqtt://127.0.0.1:0",
+    "--json",
+  ]);
   const line = await new Promise<string>((resolve) => {
     running.process.stdout?.once("data", (bytes: Buffer) => resolve(bytes.toString()));
   });
@@ -124,7 +130,7 @@ t.test("the broker alone serves clients until it is told to stop", async (t) => 
   t.equal(url, `mqtt://127.0.0.1:${port}`);
   const client = await connectMqtt({ url, clientId: "board-1", log: () => undefined });
   t.ok(client.connected);
-  const taken = await runTrifold(["broker", "--listen", url]);
+  const taken = await runTrifold(["broker", "--anonymous", "--listen", url]);
   t.equal(taken.status, 1, "the port is taken: a failure, not a wrong command");
   t.match(taken.stderr, /^error BROKER_PORT_TAKEN: /);
   await client.close();
@@ -136,8 +142,11 @@ t.test("the broker alone serves clients until it is told to stop", async (t) => 
 t.test("a broker that would be open to the network is refused", async (t) => {
   const cases: readonly (readonly [readonly string[], RegExp])[] = [
     [["--listen", "mqtt://0.0.0.0:0"], /^error BROKER_LISTENER_UNPROTECTED: /],
+    [["--anonymous", "--listen", "ws://0.0.0.0:0"], /^error BROKER_LISTENER_UNPROTECTED: .*beyond/],
+    [[], /^error BROKER_LISTENER_UNPROTECTED: .*\n.*--credentials FILE .*--anonymous/],
+    [["--anonymous", "--credentials", "users.txt"], /^error OPTION_INVALID: .*exclude/],
     [["--listen", "here"], /^error OPTION_INVALID: --listen here/],
-    [["--listen", "mqtts://127.0.0.1:0"], /^error OPTION_INVALID: .*--cert and --key/],
+    [["--anonymous", "--listen", "wss://127.0.0.1:0"], /^error OPTION_INVALID: .*--cert and --key/],
   ];
   for (const [args, text] of cases) {
     const { status, stdout, stderr } = await runTrifold(["broker", ...args]);

@@ -245,7 +245,9 @@ export async function federate(world: SmallWorld, options: FederateOptions): Pro
       task,
       run,
       federation: "main",
-      ...(broker === undefined ? { listen: "mqtt://127.0.0.1:0" } : { broker }),
+      ...(broker === undefined
+        ? { listen: ["mqtt://127.0.0.1:0"], anonymous: true }
+        : { broker, trustBroker: true }),
       threads: 1,
       cacheFolder,
       ...(options.splitWorkers === undefined ? {} : { splitWorkers: options.splitWorkers }),

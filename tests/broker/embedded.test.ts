@@ -200,6 +200,29 @@ t.test("one broker listens in several ways, and messages cross between them", as
   await Promise.all([device.close(), coordinator.close()]);
 });
 
+t.test("a stream inside the process is the coordinator without a password", async (t) => {
+  const broker = await start(t, { credentials });
+  const status = "trifold/1/farm/coordinator/status";
+  const will = () => ({ topic: status, bytes: Buffer.from("lost") });
+  const inside = { url: broker.url, open: broker.openInside, clientId: "coordinator", will, log };
+  const asDevice = { username: "pi-4", password: "board key" };
+  const device = await connectMqtt({ url: broker.url, clientId: "pi-4", ...asDevice, log });
+  const [commands, statuses] = [await collect(device, down), await collect(device, status)];
+  const clean = await connectMqtt(inside);
+  await clean.publish(down, Buffer.alloc(500_000, "x"));
+  t.match(await commands.texts(1), [/^x{500000}$/]);
+  await clean.close();
+  const abrupt = await connectMqtt(inside);
+  await abrupt.publish(status, Buffer.from("online"));
+  await statuses.texts(1);
+  await abrupt.close({ will: "publish" });
+  t.strictSame(await statuses.texts(2), ["online", "lost"], "a clean end discards the will");
+  await t.rejects(connectMqtt({ url: broker.url, clientId: "coordinator", log }), {
+    code: "BROKER_CREDENTIALS_REFUSED",
+  });
+  await device.close();
+});
+
 t.test("the rules are enforced, and denials logged with who and what", async (t) => {
   const lines: string[] = [];
   const broker = await start(t, { log: (line) => lines.push(line) });

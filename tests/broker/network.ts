@@ -121,20 +121,18 @@ export function mosquittoMissing(): string | undefined {
   return error === undefined ? undefined : "mosquitto is not installed";
 }
 
-/** Lets everyone do everything. */
-const openSettings = "allow_anonymous true\nset_tcp_nodelay true\n";
-
 /** A Mosquitto with these settings below its listener on a free port; its files go to `folder`. */
 export async function startMosquitto(
   folder: string,
-  settings: string = openSettings,
+  settings: readonly string[] = ["allow_anonymous true"],
 ): Promise<{ port: number; close(): Promise<void> }> {
   const probe = createServer();
   const port = await listen(probe);
   probe.close();
   await once(probe, "close");
   const config = join(folder, "mosquitto.conf");
-  writeFileSync(config, `listener ${port} 127.0.0.1\n${settings}`);
+  const lines = [`listener ${port} 127.0.0.1`, "set_tcp_nodelay true", ...settings];
+  writeFileSync(config, `${lines.join("\n")}\n`);
   const child = spawn("mosquitto", ["-c", config], { env: searchPath() });
   await running(child);
   return {

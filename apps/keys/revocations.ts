@@ -1,0 +1,35 @@
+// Keeps a running broker at the revocation list of a keys folder: a revocation counts from the moment in which it is written.
+import { existsSync, watch } from "node:fs";
+import { join } from "node:path";
+import type { Broker } from "../../broker/index.ts";
+import { revokedSerials } from "./key-folder.ts";
+
+/** What is followed, and for whom. */
+export interface FollowOptions {
+  readonly broker: Pick<Broker, "revoke">;
+  /** Folder with crl.pem; nothing is followed without one. */
+  readonly keys: string | undefined;
+  readonly log: (message: string) => void;
+}
+
+/** Applies the list now and whenever it changes, until the result is called. Throws `KEYS_DAMAGED` when it cannot be read now. */
+export async function followRevocations({ broker, keys, log }: FollowOptions): Promise<() => void> {
+  const file = join(keys ?? "", "crl.pem");
+  if (keys === undefined || !existsSync(file)) return () => {};
+  let revoked = await revokedSerials(file);
+  broker.revoke(revoked);
+  const apply = async (): Promise<void> => {
+    try {
+      revoked = await revokedSerials(file);
+      broker.revoke(revoked);
+    } catch (error) {
+      // What was revoked stays so.
+      log(error instanceof Error ? error.message : String(error));
+    }
+  };
+  // The folder: the file is replaced, not written into.
+  const watcher = watch(keys, { persistent: false }, (_event, name) => {
+    if (name === "crl.pem") void apply();
+  });
+  return () => watcher.close();
+}
