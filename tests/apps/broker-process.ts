@@ -18,7 +18,9 @@ export async function startBrokerProcess(
   t: Pick<Test, "teardown">,
   port: number,
 ): Promise<BrokerProcess> {
-  const { process } = startTrifold(["broker", "--listen", `mqtt://127.0.0.1:${port}`]);
+  const { process } = startTrifold([
+    ...["broker", "--anonymous", "--listen", `mqtt://127.0.0.1:${port}`],
+  ]);
   return listening(t, process, port);
 }
 

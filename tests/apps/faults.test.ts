@@ -51,7 +51,13 @@ for (const [kind, code, hint] of [
 t.test("a file that may not grow is a full disk by the system's own word", async (t) => {
   const run = { world, task, folder: runFolder("limited") };
   // Blocks of 1024 bytes; task.json fits, and the profiles of the first round do not.
-  const limited = coordinatorOf(t, run, ["--listen", "mqtt://127.0.0.1:0"], {}, { fileBlocks: 1 });
+  const limited = coordinatorOf(
+    t,
+    run,
+    ["--anonymous", "--listen", "mqtt://127.0.0.1:0"],
+    {},
+    { fileBlocks: 1 },
+  );
   const { status, stderr } = await limited.finished;
   t.equal(status, 1);
   t.match(stderr, /error RUN_FOLDER_UNUSABLE: .*limited: EFBIG/);
