@@ -1,4 +1,5 @@
-// Studies `malformed` and `idle-device`: what strangers send, and what a device takes that has nothing to do.
+// Studies `malformed`, `idle-device` and `soak`: what strangers send, what a device takes that has nothing to do, and half an
+// hour in which everything breaks.
 import { spawn } from "node:child_process";
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -7,6 +8,7 @@ import { fileURLToPath } from "node:url";
 import type { Row } from "../row.ts";
 import { memoryOf, openFleetGround, startCoordinatorProcess } from "./fleet-ground.ts";
 import { tryMalformed } from "./malformed.ts";
+import { soak } from "./soak.ts";
 import { commandOf, type StudyOptions } from "./study.ts";
 
 /** A hundred thousand cases, seeded. */
@@ -87,6 +89,34 @@ export async function idleDeviceRows({ log }: StudyOptions): Promise<readonly Ro
       mustReach: { relation: "<=", limit: 110 },
       spread: 0,
       command: commandOf("idle-device"),
+    },
+  ];
+}
+
+/** Small federations of every framework under seeded faults. */
+export async function soakRows({ log }: StudyOptions): Promise<readonly Row[]> {
+  const { faults, byKind, roundsClosed, roundsLost, wrongNumbers } = await soak({
+    minutes: 30,
+    seed: 1,
+    log,
+  });
+  const kinds = Object.entries(byKind).map(([kind, times]) => `${times} x ${kind}`);
+  log(`${roundsClosed} rounds; ${kinds.join(", ")}`);
+  const row = { unit: "", spread: 0, command: commandOf("soak") };
+  const none = { relation: "<=", limit: 0 } as const;
+  return [
+    {
+      ...row,
+      figure: "faults injected in a soak of 30 minutes",
+      value: faults,
+      mustReach: { relation: ">=", limit: 200 },
+    },
+    { ...row, figure: "rounds lost in it", value: roundsLost, mustReach: none },
+    {
+      ...row,
+      figure: "federations with other numbers in it",
+      value: wrongNumbers,
+      mustReach: none,
     },
   ];
 }
