@@ -121,7 +121,7 @@ class Storm {
     const done = Promise.all(["coordinator", ...devices.map(({ id }) => id)].map(start));
     const storm = async (): Promise<void> => {
       while (!this.#isOver) {
-        await delay(2000 + random.below(6000));
+        await delay(1000 + random.below(3500));
         if (this.#isOver) return;
         const kind = kinds[random.below(kinds.length)] ?? "partition";
         await this.#befall(kind, {
