@@ -61,6 +61,8 @@ export interface ListenerFlags {
   readonly anonymous?: boolean;
   /** Folder of `trifold keys`, for `ca`, `cert` and `key`; its crl.pem is followed. */
   readonly keys?: string;
+  /** Folder of what the broker retains over restarts. */
+  readonly persistence?: string;
   readonly ca?: string;
   readonly cert?: string;
   readonly key?: string;
@@ -87,7 +89,13 @@ export async function listenersOf(flags: ListenerFlags): Promise<Omit<BrokerOpti
   const credentials = file === undefined ? undefined : await readCredentials(file);
   const isSecure = listeners.some(({ scheme }) => schemes[scheme].isSecure);
   const tls = isSecure ? await readTls(flags) : undefined;
-  return { listeners, ...(credentials ? { credentials } : {}), ...(tls ? { tls } : {}) };
+  const { persistence } = flags;
+  return {
+    listeners,
+    ...(credentials ? { credentials } : {}),
+    ...(tls ? { tls } : {}),
+    ...(persistence === undefined ? {} : { persistence }),
+  };
 }
 
 function listenerAddress(text: string) {

@@ -18,6 +18,7 @@ import {
   type ListeningAddress,
 } from "./listeners.ts";
 import { guardStream } from "./packet-guard.ts";
+import { openPersistence, type Persistence } from "./persistence.ts";
 import { coordinatorId } from "./topics.ts";
 import { schemes } from "./transport/broker-address.ts";
 import type { Log } from "./transport/transport.ts";
@@ -38,6 +39,8 @@ export interface BrokerOptions {
   readonly connectTimeoutMs?: number;
   /** A client that takes nothing for so long is disconnected; 15 s unless told. */
   readonly drainTimeoutMs?: number;
+  /** Folder of what is retained, over restarts; in memory alone when left out. */
+  readonly persistence?: string;
   readonly log: Log;
 }
 
@@ -54,7 +57,7 @@ export interface Broker extends ListeningAddress {
   close(): Promise<void>;
 }
 
-/** Starts a broker. Throws `BROKER_LISTENER_UNPROTECTED`, `BROKER_PORT_TAKEN`, `BROKER_LISTEN_FAILED` or `BROKER_TLS_FILES_INVALID`. */
+/** Starts a broker. Throws `BROKER_LISTENER_UNPROTECTED`, `BROKER_PORT_TAKEN`, `BROKER_LISTEN_FAILED`, `BROKER_STORE_UNUSABLE` or `BROKER_TLS_FILES_INVALID`. */
 export async function startBroker(options: BrokerOptions): Promise<Broker> {
   const { listeners: addresses = [{}] } = options;
   for (const address of addresses) {
@@ -74,8 +77,13 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
   const rules = listenerRules(options);
   const listeners = addresses.map((address) => createListener(address, rules, accept));
   let revoked: ReadonlySet<string> = new Set();
-  const aedes = await createAedes(options, (serial) => revoked.has(serial));
-  const close = once(() => closeAll(aedes, listeners));
+  const store =
+    options.persistence === undefined ? undefined : await openPersistence(options.persistence);
+  const aedes = await createAedes(options, (serial) => revoked.has(serial), store);
+  const close = once(async () => {
+    await closeAll(aedes, listeners);
+    await store?.close();
+  });
   try {
     const listening = await Promise.all(listeners.map((listener) => listener.listen()));
     const [first] = listening;
@@ -178,9 +186,11 @@ const lowerSockets = new WeakMap<object, Socket>();
 async function createAedes(
   options: BrokerOptions,
   isRevoked: (serial: string) => boolean,
+  store: Persistence | undefined,
 ): Promise<Aedes> {
   const { log } = options;
   const broker = await Aedes.createBroker({
+    ...(store === undefined ? {} : { persistence: store.aedes }),
     // At the defaults one frozen subscriber stalls unrelated topics: 6 of 79 messages arrived, so 79 of 79.
     concurrency: 5000,
     drainTimeout: options.drainTimeoutMs ?? 15_000,

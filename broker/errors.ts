@@ -14,6 +14,7 @@ export const brokerErrors = defineErrors({
   BROKER_OVERLOADED: "More messages wait for the broker than this client holds.",
   BROKER_LISTENER_UNPROTECTED:
     "A listener lets anyone in: beyond loopback never, on loopback only with --anonymous.",
+  BROKER_STORE_UNUSABLE: "The folder of what the broker retains cannot be opened.",
   BROKER_PORT_TAKEN: "Another program listens on the port.",
   BROKER_LISTEN_FAILED: "The broker cannot listen on that address.",
   BROKER_ID_INVALID: "An id is not 1 to 64 letters, digits, dashes or underscores, or is reserved.",

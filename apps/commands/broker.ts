@@ -31,6 +31,10 @@ export function brokerCommand(program: Command): void {
     .option("--cert <file>", "PEM of the certificate, for mqtts:// and wss://")
     .option("--key <file>", "PEM of the certificate's key")
     .option("--ca <file>", "PEM of the authority that clients' certificates must come from")
+    .option(
+      "--persistence <folder>",
+      "keep what is retained (statuses) over restarts, in this folder",
+    )
     .option("--json", "print one JSON document when it listens")
     .addHelpText(
       "after",
