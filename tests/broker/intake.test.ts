@@ -59,7 +59,8 @@ t.test(
     const request = device.request({ kind: "upload", blobs: new Map([["x", sent]]) });
     await until(() => device.counters().sentBytes > 4 * 4096);
     for (let i = 0; i < 100; i += 1) await new Promise((resolve) => setImmediate(resolve));
-    t.ok(device.counters().sentBytes < 5 * 4300, `${device.counters().sentBytes}`);
+    // A window, and one more for the answer to the question that a peer's hello raises.
+  t.ok(device.counters().sentBytes < 9 * 4300, `${device.counters().sentBytes}`);
     other.leave();
     t.strictSame((await request).fields, { isWhole: true });
   },
