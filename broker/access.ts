@@ -1,6 +1,6 @@
 // Who may publish and subscribe to what. Pure; enforced by the embedded broker, and the template for an
 // access list of any other. A refusal is a text that says why, for the log.
-import { coordinatorId, isDeviceId, parseTopic } from "./topics.ts";
+import { coordinatorId, isDashboard, isDeviceId, parseTopic } from "./topics.ts";
 
 /** Who a connection is. */
 export interface Identity {
@@ -26,11 +26,6 @@ export function refuseConnect({ clientId, username }: Identity): Refusal | undef
   return clientId === name
     ? undefined
     : `the user ${name} must use its own name as client id, not ${JSON.stringify(clientId.slice(0, 80))}`;
-}
-
-/** Whether a name is that of a client which only shows: `dashboard`, or one that begins with `dashboard-`. */
-export function isDashboard(name: string): boolean {
-  return name === "dashboard" || name.startsWith("dashboard-");
 }
 
 /** Undefined when this identity may publish to `topic`: a device to its own status, up and probe, the coordinator to all of ours. */

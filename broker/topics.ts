@@ -65,9 +65,14 @@ export function isDeviceId(id: string): boolean {
   return idPattern.test(id) && id !== coordinatorId;
 }
 
+/** Whether a name is that of a client which only shows: `dashboard`, or one that begins with `dashboard-`. */
+export function isDashboard(name: string): boolean {
+  return name === "dashboard" || name.startsWith("dashboard-");
+}
+
 /** Returns `id`, or throws `BROKER_ID_INVALID`. */
 export function checkDeviceId(id: string): string {
-  if (id === coordinatorId) {
+  if (id === coordinatorId || isDashboard(id)) {
     throw brokerErrors.error("BROKER_ID_INVALID", `the device id "${id}" is reserved`, {
       hint: "choose another id for this device",
     });

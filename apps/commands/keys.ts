@@ -74,8 +74,8 @@ async function server(hosts: readonly string[], { keys, json, renew }: Flags): P
 
 async function device(name: string, { keys, json, renew }: Flags): Promise<void> {
   const { issueKeys } = await import("../keys/key-folder.ts");
-  const { checkDeviceId } = await import("../../broker/index.ts");
-  const id = checkDeviceId(name);
+  const { checkDeviceId, checkId, isDashboard } = await import("../../broker/index.ts");
+  const id = isDashboard(name) ? checkId("dashboard", name) : checkDeviceId(name);
   if (["ca", "server", "crl"].includes(id)) {
     throw appErrors.error("OPTION_INVALID", `a device cannot be called ${id} here`, {
       hint: "The keys folder has files of that name; choose another id.",
