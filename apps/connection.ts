@@ -64,6 +64,8 @@ export interface ListenerFlags {
   readonly ca?: string;
   readonly cert?: string;
   readonly key?: string;
+  /** Folder for retained messages. */
+  readonly persistence?: string;
 }
 
 /** Where and how to listen, and whom to let in. Throws `OPTION_INVALID`, `SECRET_FILE_UNREADABLE` or `BROKER_LISTENER_UNPROTECTED`. */
@@ -87,7 +89,12 @@ export async function listenersOf(flags: ListenerFlags): Promise<Omit<BrokerOpti
   const credentials = file === undefined ? undefined : await readCredentials(file);
   const isSecure = listeners.some(({ scheme }) => schemes[scheme].isSecure);
   const tls = isSecure ? await readTls(flags) : undefined;
-  return { listeners, ...(credentials ? { credentials } : {}), ...(tls ? { tls } : {}) };
+  return {
+    listeners,
+    ...(credentials ? { credentials } : {}),
+    ...(tls ? { tls } : {}),
+    ...(flags.persistence === undefined ? {} : { persistenceFolder: flags.persistence }),
+  };
 }
 
 function listenerAddress(text: string) {
