@@ -3,6 +3,7 @@
 import type { Row } from "./row.ts";
 import { idleFleetRows, largeRoundRows, resendRows } from "./transport/fleet-rows.ts";
 import { controlRows, goodputRows, lossRows } from "./transport/link-rows.ts";
+import { idleDeviceRows, malformedRows, soakRows } from "./transport/robustness-rows.ts";
 import type { Study, StudyOptions } from "./transport/study.ts";
 import { bulkRows, roundTripRows } from "./transport/timing-rows.ts";
 
@@ -15,7 +16,10 @@ const studies: Readonly<Record<string, Study>> = {
   control: controlRows,
   "idle-fleet": idleFleetRows,
   "large-round": largeRoundRows,
+  "idle-device": idleDeviceRows,
   resend: resendRows,
+  malformed: malformedRows,
+  soak: soakRows,
 };
 
 /** Runs every study, or the one that `only` names. */

@@ -13,6 +13,7 @@ export {
   type WireError,
   wireVersion,
 } from "./codec/envelope.ts";
+export { decodeFrame, encodeFrame, type Frame } from "./codec/frames.ts";
 export { headerSchema } from "./codec/header.ts";
 export type { Credentials } from "./credentials.ts";
 export type { DeliveryCounters } from "./delivery.ts";

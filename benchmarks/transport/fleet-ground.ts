@@ -98,7 +98,7 @@ export async function startCoordinatorProcess(
 }
 
 /** Resident bytes of a process, as Linux accounts them. */
-function memoryOf(pid: number): { readonly nowBytes: number; readonly peakBytes: number } {
+export function memoryOf(pid: number): { readonly nowBytes: number; readonly peakBytes: number } {
   const status = readFileSync(`/proc/${pid}/status`, "utf8");
   const bytes = (field: string) =>
     1024 * Number(new RegExp(`^${field}:\\s+(\\d+) kB`, "m").exec(status)?.[1] ?? Number.NaN);

@@ -7,7 +7,7 @@ import { dirname } from "node:path";
 import type { Test } from "tap";
 import { type JournalRecord, journalFile, readJournal } from "../../apps/coordinator/journal.ts";
 import { listen } from "../broker/network.ts";
-import { type Running, startTrifold } from "./program.ts";
+import { type ProgramLimits, type Running, startTrifold } from "./program.ts";
 import { joinDevice, type SmallDevice, type SmallWorld, writeDevice } from "./small-federation.ts";
 
 /** Where a run that may be killed takes place. */
@@ -19,19 +19,22 @@ export interface KilledRun {
 
 /** The coordinator as a person starts it. */
 export function coordinatorOf(
-  t: Test,
+  t: Pick<Test, "teardown">,
   { world, task, folder }: KilledRun,
   place: readonly string[],
   variables: Readonly<Record<string, string>> = {},
+  limits: ProgramLimits = {},
 ): Running {
-  const flags = ["--task", task, "--run", folder, "--threads", "1", "--json"];
+  // Brokers of these tests let everyone do everything.
+  const trust = place.includes("--broker") ? ["--trust-broker"] : [];
+  const flags = ["--task", task, "--run", folder, "--threads", "1", "--json", ...trust];
   const environment = { TRIFOLD_CACHE: world.cacheFolder, ...variables };
-  return started(t, startTrifold(["coordinator", ...flags, ...place], environment));
+  return started(t, startTrifold(["coordinator", ...flags, ...place], environment, limits));
 }
 
 /** A device as a person starts it; the same call starts it again. */
 export async function deviceOf(
-  t: Test,
+  t: Pick<Test, "teardown">,
   { world, task, folder }: KilledRun,
   smallDevice: SmallDevice,
   address: string,
@@ -47,7 +50,7 @@ export async function deviceOf(
 
 /** A device in this process, at its address and with an ear for its log; gives the log once the task is finished. */
 export function deviceHere(
-  t: Test,
+  t: Pick<Test, "teardown">,
   { world, task, folder }: KilledRun,
   smallDevice: SmallDevice,
   { address, onLine = () => {} }: { readonly address: string; onLine?(line: string): void },
@@ -106,7 +109,7 @@ export function recordsOf(folder: string): Promise<readonly JournalRecord[]> {
 }
 
 /** Ends with the test, whatever becomes of it. */
-function started(t: Test, running: Running): Running {
+function started(t: Pick<Test, "teardown">, running: Running): Running {
   t.teardown(() => void running.process.kill("SIGKILL"));
   return running;
 }

@@ -21,6 +21,12 @@ export const cuts = ["synced", "names", "torn", "zeros", "everything"] as const;
 /** One of `cuts`. */
 export type Cut = (typeof cuts)[number];
 
+/** Whether a cut right after that change leaves something that no other one does. */
+export function isTelling(cut: Cut, { op }: DiskChange): boolean {
+  if (cut === "synced" || cut === "names") return op !== "write" && op !== "create";
+  return cut === "everything" ? op !== "sync" : op === "write";
+}
+
 interface FileNode {
   readonly kind: "file";
   bytes: Buffer;

@@ -20,13 +20,23 @@ export interface Running {
   said(pattern: RegExp): Promise<string>;
 }
 
+/** What the system refuses the program. */
+export interface ProgramLimits {
+  /** Largest file that it may write, in blocks of 1024 bytes (`ulimit -f` of bash). */
+  readonly fileBlocks?: number;
+}
+
 /** Starts `trifold` with these arguments and additional environment variables. */
 export function startTrifold(
   args: readonly string[],
   environment: Readonly<Record<string, string>> = {},
+  { fileBlocks }: ProgramLimits = {},
 ): Running {
   const program = fileURLToPath(new URL("../../apps/cli.js", import.meta.url));
-  const child = spawn(process.execPath, [program, ...args], {
+  const command = [process.execPath, program, ...args];
+  const limit = ["bash", "-c", `ulimit -f ${fileBlocks}; exec "$0" "$@"`];
+  const [file = "", ...rest] = fileBlocks === undefined ? command : [...limit, ...command];
+  const child = spawn(file, rest, {
     env: { ...process.env, TRIFOLD_DEBUG: "", ...environment },
     stdio: ["ignore", "pipe", "pipe"],
   });
