@@ -25,7 +25,11 @@ export function coordinatorCommand(program: Command): void {
     .option("--broker <url>", "another broker to use in place of the embedded one")
     .option(
       "--trust-broker",
-      "use --broker without trying whether strangers may command devices there",
+      "use --broker without trying whether others may command devices there",
+    )
+    .option(
+      "--visitor-password-file <file>",
+      "file with the password of the user visitor, with which that is tried (default: visitor.pem of --keys)",
     )
     .option("--federation <name>", "name that coordinator and devices share", "main")
     .option(
