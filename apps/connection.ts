@@ -78,11 +78,11 @@ export interface ListenerFlags {
   readonly anonymous?: boolean;
   /** Folder of `trifold keys`, for `ca`, `cert` and `key`; its crl.pem is followed. */
   readonly keys?: string;
+  /** Folder of what the broker retains over restarts. */
+  readonly persistence?: string;
   readonly ca?: string;
   readonly cert?: string;
   readonly key?: string;
-  /** Folder for retained messages. */
-  readonly persistence?: string;
 }
 
 /** Where and how to listen, and whom to let in. Throws `OPTION_INVALID`, `SECRET_FILE_UNREADABLE` or `BROKER_LISTENER_UNPROTECTED`. */
@@ -106,11 +106,12 @@ export async function listenersOf(flags: ListenerFlags): Promise<Omit<BrokerOpti
   const credentials = file === undefined ? undefined : await readCredentials(file);
   const isSecure = listeners.some(({ scheme }) => schemes[scheme].isSecure);
   const tls = isSecure ? await readTls(flags) : undefined;
+  const { persistence } = flags;
   return {
     listeners,
     ...(credentials ? { credentials } : {}),
     ...(tls ? { tls } : {}),
-    ...(flags.persistence === undefined ? {} : { persistenceFolder: flags.persistence }),
+    ...(persistence === undefined ? {} : { persistence }),
   };
 }
 

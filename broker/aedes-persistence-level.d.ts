@@ -1,6 +1,5 @@
-// The package has no types of its own.
+// The package has no types of its own; Aedes takes any persistence.
 declare module "aedes-persistence-level" {
-  /** What aedes takes as its `persistence`, which aedes does not type either. */
-  const levelPersistence: (database: import("classic-level").ClassicLevel) => unknown;
-  export = levelPersistence;
+  // biome-ignore lint/style/noDefaultExport: it is the package's own
+  export default function createPersistence(database: unknown): unknown;
 }

@@ -39,8 +39,8 @@ export interface BrokerOptions {
   readonly connectTimeoutMs?: number;
   /** A client that takes nothing for so long is disconnected; 15 s unless told. */
   readonly drainTimeoutMs?: number;
-  /** Folder for what outlives this process: retained messages, and the wills of whoever is connected. Memory alone unless told. */
-  readonly persistenceFolder?: string;
+  /** Folder of what is retained, over restarts; in memory alone when left out. */
+  readonly persistence?: string;
   /** With that folder: who was connected when a former broker died and has not come back by then is lost; 240 s unless told. */
   readonly lostAfterMs?: number;
   readonly log: Log;
@@ -59,7 +59,7 @@ export interface Broker extends ListeningAddress {
   close(): Promise<void>;
 }
 
-/** Starts a broker. Throws `BROKER_LISTENER_UNPROTECTED`, `BROKER_PORT_TAKEN`, `BROKER_LISTEN_FAILED`, `BROKER_TLS_FILES_INVALID` or `BROKER_PERSISTENCE_UNUSABLE`. */
+/** Starts a broker. Throws `BROKER_LISTENER_UNPROTECTED`, `BROKER_PORT_TAKEN`, `BROKER_LISTEN_FAILED`, `BROKER_STORE_UNUSABLE` or `BROKER_TLS_FILES_INVALID`. */
 export async function startBroker(options: BrokerOptions): Promise<Broker> {
   const { listeners: addresses = [{}] } = options;
   for (const address of addresses) {
@@ -79,11 +79,13 @@ export async function startBroker(options: BrokerOptions): Promise<Broker> {
   const rules = listenerRules(options);
   const listeners = addresses.map((address) => createListener(address, rules, accept));
   let revoked: ReadonlySet<string> = new Set();
-  const { persistenceFolder } = options;
-  const disk =
-    persistenceFolder === undefined ? undefined : await openPersistence(persistenceFolder);
-  const aedes = await createAedes(options, (serial) => revoked.has(serial), disk);
-  const close = once(() => closeAll(aedes, listeners, disk));
+  const store =
+    options.persistence === undefined ? undefined : await openPersistence(options.persistence);
+  const aedes = await createAedes(options, (serial) => revoked.has(serial), store);
+  const close = once(async () => {
+    await closeAll(aedes, listeners);
+    await store?.close();
+  });
   try {
     const listening = await Promise.all(listeners.map((listener) => listener.listen()));
     const [first] = listening;
@@ -186,13 +188,13 @@ const lowerSockets = new WeakMap<object, Socket>();
 async function createAedes(
   options: BrokerOptions,
   isRevoked: (serial: string) => boolean,
-  disk: Persistence | undefined,
+  store: Persistence | undefined,
 ): Promise<Aedes> {
   const { log, lostAfterMs = 240_000 } = options;
   const broker = await Aedes.createBroker({
-    ...(disk === undefined ? {} : { persistence: disk.persistence }),
-    // aedes publishes the wills of dead brokers every fourth heartbeat.
+    // aedes publishes the stored wills of dead brokers at every fourth heartbeat.
     heartbeatInterval: lostAfterMs / 4,
+    ...(store === undefined ? {} : { persistence: store.aedes }),
     // At the defaults one frozen subscriber stalls unrelated topics: 6 of 79 messages arrived, so 79 of 79.
     concurrency: 5000,
     drainTimeout: options.drainTimeoutMs ?? 15_000,
@@ -244,7 +246,7 @@ async function createAedes(
   return broker;
 }
 
-/** A message without a client is a will that was kept on disk when its client had been let in, and the broker died before it. */
+/** A message without a client is a will that was stored when its client had been let in, and the broker died before it. */
 function authorOfWill(packet: object): Identity | undefined {
   const { clientId } = packet as { readonly clientId?: unknown };
   return typeof clientId === "string" ? { clientId } : undefined;
@@ -258,14 +260,9 @@ function refuse(
   return identity === undefined ? "not connected" : rule(identity, topic);
 }
 
-async function closeAll(
-  aedes: Aedes,
-  listeners: readonly Listener[],
-  disk: Persistence | undefined,
-): Promise<void> {
+async function closeAll(aedes: Aedes, listeners: readonly Listener[]): Promise<void> {
   await new Promise<void>((resolve) => aedes.close(() => resolve()));
   await Promise.all(listeners.map((listener) => listener.close()));
-  await disk?.close();
 }
 
 function once(action: () => Promise<void>): () => Promise<void> {

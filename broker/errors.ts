@@ -14,9 +14,9 @@ export const brokerErrors = defineErrors({
   BROKER_OVERLOADED: "More messages wait for the broker than this client holds.",
   BROKER_LISTENER_UNPROTECTED:
     "A listener lets anyone in: beyond loopback never, on loopback only with --anonymous.",
+  BROKER_STORE_UNUSABLE: "The folder of what the broker retains cannot be opened.",
   BROKER_PORT_TAKEN: "Another program listens on the port.",
   BROKER_LISTEN_FAILED: "The broker cannot listen on that address.",
-  BROKER_PERSISTENCE_UNUSABLE: "The folder for a broker's retained messages cannot be used.",
   BROKER_ID_INVALID: "An id is not 1 to 64 letters, digits, dashes or underscores, or is reserved.",
   DEVICE_ID_IN_USE: "Another live process uses this device's id.",
   ENVELOPE_INVALID: "A message is damaged, malformed, or holds what may not travel.",

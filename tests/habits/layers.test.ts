@@ -68,7 +68,7 @@ const CASES: Readonly<Record<string, { readonly legal: string[]; readonly refuse
   "broker/embedded.ts": { legal: ["aedes"], refused: ["mqtt", "ws", "../devices/index.ts"] },
   "broker/transport/mqtt.ts": { legal: ["mqtt"], refused: ["aedes", "../../apps/cli.ts"] },
   "broker/persistence.ts": {
-    legal: ["aedes-persistence-level", "classic-level"],
+    legal: ["aedes-persistence-level", "level"],
     refused: ["aedes", "../apps/cli.ts"],
   },
   "broker/codec/sample.ts": { legal: ["msgpackr"], refused: ["mqtt", "../../runtime/tensor.ts"] },
