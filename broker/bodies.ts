@@ -64,7 +64,7 @@ class StandingBodies implements Bodies {
   /** Reported as whole and no longer here. */
   readonly #used = new Set<string>();
   /** By name; several messages may speak of one body. */
-  readonly #waiting = new Map<string, Set<(bytes: Uint8Array) => void>>();
+  readonly #waiting = new Map<string, Set<Waiter>>();
   /** Looked up in the store since this process began. */
   readonly #recalled = new Set<string>();
   readonly #tickets = new Map<string, Ticket>();
@@ -133,6 +133,10 @@ class StandingBodies implements Bodies {
     this.#assembler.drop(name);
     this.#whole.delete(name);
     this.#forget(name);
+    for (const { withdrawn } of this.#waiting.get(name) ?? []) {
+      withdrawn();
+    }
+    this.#waiting.delete(name);
   }
 
   forgetReports(): void {
@@ -171,15 +175,21 @@ class StandingBodies implements Bodies {
     return new Promise((resolve, reject) => {
       const waiting = this.#waiting.get(name) ?? new Set();
       this.#waiting.set(name, waiting);
-      const onBody = (bytes: Uint8Array) => {
-        signal.removeEventListener("abort", onAbort);
-        resolve(bytes);
+      const waiter = {
+        arrived: (bytes: Uint8Array) => {
+          signal.removeEventListener("abort", onAbort);
+          resolve(bytes);
+        },
+        withdrawn: () => {
+          signal.removeEventListener("abort", onAbort);
+          reject(brokerErrors.error("ENVELOPE_INVALID", "the peer withdrew the message"));
+        },
       };
       const onAbort = () => {
-        waiting.delete(onBody);
+        waiting.delete(waiter);
         reject(signal.reason);
       };
-      waiting.add(onBody);
+      waiting.add(waiter);
       signal.addEventListener("abort", onAbort, { once: true });
       if (this.#used.delete(name)) {
         this.#options.report(name);
@@ -189,15 +199,23 @@ class StandingBodies implements Bodies {
 
   #isHere(name: string, bytes: Uint8Array): void {
     this.#whole.set(name, bytes);
-    const [oldest] = this.#whole.keys();
-    if (this.#whole.size > maxOpen && oldest !== undefined) {
-      this.#whole.delete(oldest);
-      this.#used.add(oldest);
-    }
-    for (const onBody of this.#waiting.get(name) ?? []) {
-      onBody(bytes);
+    for (const { arrived } of this.#waiting.get(name) ?? []) {
+      arrived(bytes);
     }
     this.#waiting.delete(name);
+    this.#makeRoom();
+  }
+
+  /** Whole bodies that nobody takes go, the oldest first: whoever speaks of one later gets it sent again. */
+  #makeRoom(): void {
+    const bytes = () => [...this.#whole.values()].reduce((sum, one) => sum + one.byteLength, 0);
+    const isTooMuch = () => this.#whole.size > maxOpen || bytes() > 2 * this.#options.maxBytes;
+    while (this.#whole.size > 1 && isTooMuch()) {
+      const [oldest = ""] = this.#whole.keys();
+      this.#whole.delete(oldest);
+      this.#used.add(oldest);
+      this.#forget(oldest);
+    }
   }
 
   /** What an earlier process of this end received, once. */
@@ -215,6 +233,12 @@ class StandingBodies implements Bodies {
       }
     }
   }
+}
+
+/** A message that waits for its body. */
+interface Waiter {
+  readonly arrived: (bytes: Uint8Array) => void;
+  readonly withdrawn: () => void;
 }
 
 /** Keeps the newest names. */

@@ -20,6 +20,9 @@ export interface IncomingOptions
   readonly onEnvelope: (envelope: Envelope) => Promise<void>;
 }
 
+/** Messages of one peer whose bodies are awaited; each may hold a header of 64 KiB. */
+const maxReading = 128;
+
 /** Reads one peer. */
 export class Incoming {
   readonly counters = {
@@ -54,6 +57,10 @@ export class Incoming {
     this.counters.receivedMessageBytes += bytes.byteLength;
     const head = this.#readHead(bytes);
     if (head === undefined || this.#isRepeat(head)) {
+      return;
+    }
+    if (this.#reading.size >= maxReading) {
+      this.refuse(`${maxReading} messages wait for their bodies already`);
       return;
     }
     const name = nameOf(head);

@@ -2,9 +2,26 @@
 import { existsSync, readdirSync, statSync, truncateSync, writeFileSync } from "node:fs";
 import { join as joinPath } from "node:path";
 import t, { type Test } from "tap";
-import { openPieceFiles, type RequestHandler } from "../../broker/index.ts";
+import { encodeParted } from "../../broker/codec/envelope.ts";
+import {
+  deviceLinkTopics,
+  encodeFrame,
+  openPieceFiles,
+  type RequestHandler,
+} from "../../broker/index.ts";
 import { createManualClock } from "./manual-clock.ts";
-import { echo, equal, join, lossy, noise, settle, until, withTime } from "./peers.ts";
+import {
+  deviceId,
+  echo,
+  equal,
+  federation,
+  join,
+  lossy,
+  noise,
+  settle,
+  until,
+  withTime,
+} from "./peers.ts";
 
 const fixedWindow = { pieceBytes: 4096, pieces: 4 };
 /** Four pieces with their headers, and the message that speaks of the body. */
@@ -83,6 +100,50 @@ t.test("bodies get through a network that loses, doubles and reorders", async (t
     await Promise.all([device.close(), coordinator.close()]);
   }
 });
+
+t.test("a peer that speaks of bodies and sends none is held to a number of them", async (t) => {
+  const log: string[] = [];
+  const { device, coordinator, transports } = await join(t, sizes, {
+    log: (line) => log.push(line),
+  });
+  const { outbound } = deviceLinkTopics(federation, deviceId);
+  for (let i = 0; i < 140; i += 1) {
+    const { message } = await encodeParted({
+      ...{ federation, task: "", round: 0, attempt: 0, lane: 0, sender: deviceId, kind: "upload" },
+      ...{ instance: "00112233445566ff", sequence: i + 1, fields: {}, tensors: new Map() },
+      blobs: new Map([["x", noise(20_000, i)]]),
+    });
+    const place = { offset: 0, totalBytes: message.byteLength, payload: message };
+    const name = i.toString(16).padStart(16, "0");
+    const chunk = { kind: "chunk", instance: "00112233445566ff", message: name } as const;
+    await transports.device.publish(outbound, encodeFrame({ ...chunk, isBody: false, ...place }));
+  }
+  await until(() => coordinator.counters().refusedEnvelopes === 12);
+  t.match(log.join("\n"), /128 messages wait for their bodies already/);
+  await device.close();
+});
+
+t.test(
+  "a request that is given up while its body travels is forgotten at the other end",
+  async (t) => {
+    const seen: string[] = [];
+    const { device, coordinator } = await join(
+      t,
+      async ({ kind }) => {
+        seen.push(kind);
+        return { kind: "done" };
+      },
+      { fixedWindow },
+    );
+    const abort = new AbortController();
+    const upload = device.request({ kind: "upload", blobs }, { signal: abort.signal });
+    await until(() => coordinator.counters().receivedBytes > 100_000);
+    abort.abort(new Error("no longer"));
+    await t.rejects(upload, { message: "no longer" });
+    t.equal((await device.request({ kind: "after" })).kind, "done");
+    t.strictSame(seen, ["after"]);
+  },
+);
 
 t.test("a store that cannot write costs the resumption and not the message", async (t) => {
   const log: string[] = [];
