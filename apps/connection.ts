@@ -1,5 +1,6 @@
 // How a program reaches or offers a broker: options of the command line turned into what `broker/` takes.
 // Passwords come from files or the environment, never from arguments, which every user of a machine can read.
+import { existsSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import {
@@ -50,6 +51,22 @@ export async function readSecrets(flags: ConnectionFlags): Promise<ConnectionSec
     key: await file("--key", flags.key ?? inKeys(`${holder}.key`)),
   };
   return Object.fromEntries(Object.entries(found).filter(([, value]) => value !== undefined));
+}
+
+/** Secrets of another client than this program is: in the folder of `trifold keys`, or a password file; undefined without either. */
+export async function secretsOf(
+  holder: string,
+  { keys, passwordFile }: { readonly keys?: string; readonly passwordFile?: string },
+): Promise<ConnectionSecrets | undefined> {
+  if (passwordFile !== undefined) {
+    const password = await readSecret(`--${holder}-password-file`, passwordFile);
+    return { password: password.replace(/\r?\n$/, "") };
+  }
+  if (keys === undefined || !existsSync(join(keys, `${holder}.key`))) {
+    return undefined;
+  }
+  const [cert, key] = [join(keys, `${holder}.pem`), join(keys, `${holder}.key`)];
+  return { cert: await readSecret("--keys", cert), key: await readSecret("--keys", key) };
 }
 
 /** Flags of everything that listens. */

@@ -1,4 +1,5 @@
 // What a broker retains, on disk: after a restart the statuses of devices and coordinator stand again before anyone has connected.
+// The wills of whoever is connected are kept too: who does not come back after a kill of the broker is lost by its will.
 // Loaded only where it is asked for.
 import { mkdir } from "node:fs/promises";
 import { brokerErrors } from "./errors.ts";
@@ -9,7 +10,11 @@ export interface Persistence {
   close(): Promise<void>;
 }
 
-/** Opens the store in `folder`, created when missing; throws `BROKER_STORE_UNUSABLE`, also when another broker has it open. */
+/**
+ * Opens the store in `folder`, created when missing. What is stored survives a kill of this process; aedes acknowledges a message
+ * shortly before, and a power cut may take the last ones: statuses, which are published again on the next connection.
+ * Throws `BROKER_STORE_UNUSABLE`, also when another broker has it open.
+ */
 export async function openPersistence(folder: string): Promise<Persistence> {
   const [{ Level }, { default: createPersistence }] = await Promise.all([
     import("level"),

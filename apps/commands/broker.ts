@@ -3,7 +3,8 @@ import type { Command } from "commander";
 import { log, printResult } from "../command-result.ts";
 import type { ListenerFlags } from "../connection.ts";
 import { interruptSignal } from "../interrupt.ts";
-import { examples, several } from "./option-values.ts";
+import { listenerOptions } from "./listener-options.ts";
+import { examples } from "./option-values.ts";
 
 interface BrokerFlags extends ListenerFlags {
   readonly json?: boolean;
@@ -11,35 +12,20 @@ interface BrokerFlags extends ListenerFlags {
 
 /** Registers `broker`. Serving until it is told to stop is its work, so Ctrl-C ends it with status 0. */
 export function brokerCommand(program: Command): void {
-  program
+  const command = program
     .command("broker")
     .summary("run the embedded MQTT broker alone")
     .description(
-      "Runs the embedded MQTT 3.1.1 broker until Ctrl-C. It listens beyond this machine only with --credentials; TLS with\nclient certificates (--keys, or --ca) besides is recommended there.",
-    )
-    .option(
-      "--listen <url>",
-      "mqtt, mqtts, ws or wss address; may be repeated; port 0 takes a free one (default: mqtt://127.0.0.1:1883)",
-      several,
-    )
-    .option("--credentials <file>", "name:password lines, one for each device and for coordinator")
-    .option("--anonymous", "let in every program of this machine; on loopback addresses only")
-    .option(
-      "--keys <folder>",
-      "folder of `trifold keys`: clients then show certificates, and revocations count at once",
-    )
+      "Runs the embedded MQTT 3.1.1 broker until Ctrl-C. Beyond this machine it listens only with client certificates\n(--keys, or --ca with --cert and --key) or passwords (--credentials).",
+    );
+  listenerOptions(command)
     .option("--cert <file>", "PEM of the certificate, for mqtts:// and wss://")
     .option("--key <file>", "PEM of the certificate's key")
     .option("--ca <file>", "PEM of the authority that clients' certificates must come from")
-    .option(
-      "--persistence <folder>",
-      "keep what is retained (statuses) over restarts, in this folder",
-    )
     .option("--json", "print one JSON document when it listens")
     .addHelpText(
       "after",
       examples(
-        "broker",
         "broker --anonymous",
         "broker --listen mqtts://0.0.0.0:8883 --listen wss://0.0.0.0:8884 --keys ./keys",
         "broker --listen mqtts://0.0.0.0:8883 --credentials users.txt --cert cert.pem --key key.pem",

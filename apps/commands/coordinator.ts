@@ -4,6 +4,7 @@ import { defaultCacheFolder } from "../cache-folder.ts";
 import { log, printResult } from "../command-result.ts";
 import type { CoordinatorFlags } from "../coordinator/start.ts";
 import { interruptSignal } from "../interrupt.ts";
+import { listenerOptions } from "./listener-options.ts";
 import { examples, several, wholeNumber } from "./option-values.ts";
 
 interface Flags extends CoordinatorFlags {
@@ -12,31 +13,25 @@ interface Flags extends CoordinatorFlags {
 
 /** Registers `coordinator`. */
 export function coordinatorCommand(program: Command): void {
-  program
+  const command = program
     .command("coordinator")
     .summary("run a task with the devices that join")
     .description(
-      "Runs the rounds of a task and saves the adapter in the run folder. The same command goes on after any\nstop or crash. Without --broker it listens itself, beyond this\nmachine only with --credentials; TLS with client certificates (--keys, or --ca) besides is recommended there.",
+      "Runs the rounds of a task and saves the adapter in the run folder. The same command goes on after any\nstop or crash. Without --broker it listens itself, beyond this machine only with client certificates\n(--keys, or --ca with --cert and --key) or passwords (--credentials).",
     )
     .requiredOption("--task <file>", "task file (YAML)")
-    .option("--run <folder>", "run folder", "run")
-    .option(
-      "--listen <url>",
-      "mqtt, mqtts, ws or wss address of the embedded broker; may be repeated (default: mqtt://127.0.0.1:1883)",
-      several,
-    )
+    .option("--run <folder>", "run folder", "run");
+  listenerOptions(command)
     .option("--broker <url>", "another broker to use in place of the embedded one")
     .option(
       "--trust-broker",
-      "use --broker without trying whether strangers may command devices there",
+      "use --broker without trying whether others may command devices there",
+    )
+    .option(
+      "--visitor-password-file <file>",
+      "file with the password of the user visitor, with which that is tried (default: visitor.pem of --keys)",
     )
     .option("--federation <name>", "name that coordinator and devices share", "main")
-    .option("--credentials <file>", "name:password lines for the embedded broker, one a device")
-    .option("--anonymous", "the embedded broker lets in every program of this machine")
-    .option(
-      "--keys <folder>",
-      "folder of `trifold keys`: clients then show certificates, and revocations count at once",
-    )
     .option(
       "--username <name>",
       "user name at another broker (default: coordinator, if there is a password)",
@@ -67,7 +62,7 @@ export function coordinatorCommand(program: Command): void {
       "after",
       examples(
         "coordinator --task task.yaml --run ./run --anonymous",
-        "coordinator --task task.yaml --listen mqtts://0.0.0.0:8883 --credentials users.txt --keys ./keys",
+        "coordinator --task task.yaml --listen mqtts://0.0.0.0:8883 --keys ./keys",
         "coordinator --task task.yaml --broker mqtt://mosquitto.local:1883 --password-file secret",
       ),
     )

@@ -56,9 +56,12 @@ export function keysCommand(program: Command): void {
 
 async function init({ keys, json }: Flags): Promise<void> {
   const { initKeys, issueKeys } = await import("../keys/key-folder.ts");
+  const { visitorId } = await import("../coordinator/broker-check.ts");
   const folder = resolve(keys);
   await initKeys(folder);
   const coordinator = await issueKeys(folder, { name: "coordinator", file: "coordinator" });
+  // With it a coordinator tries what devices may do at another broker.
+  await issueKeys(folder, { name: visitorId, file: visitorId });
   const text = `${folder} has an authority, and the coordinator's certificate\nkeep ca.key there: whoever has it can be anyone`;
   await printResult({ json: { folder, ...coordinator }, text }, asked(json));
 }

@@ -21,11 +21,12 @@ import {
   type ListenerFlags,
   listenersOf,
   readSecrets,
+  secretsOf,
 } from "../connection.ts";
 import { followRevocations } from "../keys/revocations.ts";
 import { packageVersion } from "../package-root.ts";
 import { withBuiltIns } from "../protocol-packages.ts";
-import { checkBroker } from "./broker-check.ts";
+import { checkBroker, visitorId } from "./broker-check.ts";
 import { runCoordinator } from "./coordinator.ts";
 import type { OnEvent } from "./events.ts";
 import { type PreparedTask, prepareTask } from "./prepared-task.ts";
@@ -41,6 +42,8 @@ export interface CoordinatorFlags extends ConnectionFlags, ListenerFlags {
   readonly broker?: string;
   /** Whether that broker is used without trying what strangers may do there. */
   readonly trustBroker?: boolean;
+  /** File with the password of the device `visitor` there, which shows what devices may do. */
+  readonly visitorPasswordFile?: string;
   readonly threads?: number;
   /** Processes that run the lanes of `split`; 0, the default, runs them in this one. */
   readonly splitWorkers?: number;
@@ -156,8 +159,7 @@ async function runAt(place: Place): Promise<CoordinatorResult> {
   transport.onClosed((reason) => reason && stop.abort(reason));
   try {
     if (broker === undefined && start.trustBroker !== true) {
-      const { ca } = secrets;
-      await checkBroker({ url, federation, transport, ...(ca === undefined ? {} : { ca }) });
+      await checkOther(place, transport);
     }
     return await runPresent(transport, ending, (reason) => stop.abort(reason));
   } finally {
@@ -199,4 +201,21 @@ async function runAt(place: Place): Promise<CoordinatorResult> {
       await presence.close();
     }
   }
+}
+
+/** Refuses a broker where others may command devices, as far as that can be tried with what the flags give. */
+async function checkOther({ start, url, secrets }: Place, transport: Transport): Promise<void> {
+  const { federation, keys, visitorPasswordFile: passwordFile, log } = start;
+  const visitor = await secretsOf(visitorId, {
+    ...(keys === undefined ? {} : { keys }),
+    ...(passwordFile === undefined ? {} : { passwordFile }),
+  });
+  await checkBroker({
+    url,
+    federation,
+    transport,
+    ...(secrets.ca === undefined ? {} : { ca: secrets.ca }),
+    ...(visitor === undefined ? {} : { visitor }),
+    log,
+  });
 }

@@ -65,7 +65,7 @@ authorization {
 
 %% ${folder}/acl.conf
 {allow, {username, "coordinator"}, all, ["trifold/1/#"]}.
-{allow, {username, "dashboard"}, subscribe, ["trifold/1/+/coordinator/status", "trifold/1/+/devices/+/status"]}.
+{allow, {username, {re, "^dashboard(-|$)"}}, subscribe, ["trifold/1/+/coordinator/status", "trifold/1/+/devices/+/status"]}.
 {allow, all, all, ["trifold/1/+/devices/\${username}/status", "trifold/1/+/devices/\${username}/probe"]}.
 {allow, all, publish, ["trifold/1/+/devices/\${username}/up"]}.
 {allow, all, subscribe, ["trifold/1/+/devices/\${username}/down", "trifold/1/+/coordinator/status"]}.

@@ -16,20 +16,25 @@ export interface FollowOptions {
 export async function followRevocations({ broker, keys, log }: FollowOptions): Promise<() => void> {
   const file = join(keys ?? "", "crl.pem");
   if (keys === undefined || !existsSync(file)) return () => {};
-  let revoked = await revokedSerials(file);
-  broker.revoke(revoked);
-  const apply = async (): Promise<void> => {
-    try {
-      revoked = await revokedSerials(file);
-      broker.revoke(revoked);
-    } catch (error) {
-      // What was revoked stays so.
-      log(error instanceof Error ? error.message : String(error));
-    }
+  // One reading after the other: an older list must not come after a newer one.
+  let last = Promise.resolve();
+  const apply = (): Promise<void> => {
+    const now = last.then(async () => broker.revoke(await revokedSerials(file)));
+    last = now.catch(() => {});
+    return now;
   };
-  // The folder: the file is replaced, not written into.
+  const note = (error: unknown) => log(error instanceof Error ? error.message : String(error));
+  // The folder: the file is replaced, not written into. Watched before it is read, so that no revocation falls in between.
   const watcher = watch(keys, { persistent: false }, (_event, name) => {
-    if (name === "crl.pem") void apply();
+    // What was revoked stays so when the new list cannot be read.
+    if (name === "crl.pem") apply().catch(note);
   });
+  watcher.on("error", note);
+  try {
+    await apply();
+  } catch (error) {
+    watcher.close();
+    throw error;
+  }
   return () => watcher.close();
 }

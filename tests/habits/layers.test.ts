@@ -67,6 +67,10 @@ const CASES: Readonly<Record<string, { readonly legal: string[]; readonly refuse
   "broker/websocket.ts": { legal: ["ws"], refused: ["aedes", "mqtt", "../apps/cli.ts"] },
   "broker/embedded.ts": { legal: ["aedes"], refused: ["mqtt", "ws", "../devices/index.ts"] },
   "broker/transport/mqtt.ts": { legal: ["mqtt"], refused: ["aedes", "../../apps/cli.ts"] },
+  "broker/persistence.ts": {
+    legal: ["aedes-persistence-level", "level"],
+    refused: ["aedes", "../apps/cli.ts"],
+  },
   "broker/codec/sample.ts": { legal: ["msgpackr"], refused: ["mqtt", "../../runtime/tensor.ts"] },
   "apps/device/sample.ts": {
     legal: [
@@ -86,8 +90,10 @@ const CASES: Readonly<Record<string, { readonly legal: string[]; readonly refuse
       "onnxruntime-node/dist/backend.js",
       "mqtt",
       "systeminformation",
+      "@peculiar/x509",
     ],
   },
+  "apps/keys/certificates.ts": { legal: ["@peculiar/x509"], refused: ["aedes"] },
   "scripts/sample.ts": {
     legal: ["../runtime/index.ts", "../apps/demo/corpus.ts"],
     refused: ["../runtime/tensor.ts"],
