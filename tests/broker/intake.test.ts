@@ -60,7 +60,7 @@ t.test(
     await until(() => device.counters().sentBytes > 4 * 4096);
     for (let i = 0; i < 100; i += 1) await new Promise((resolve) => setImmediate(resolve));
     // A window, and one more for the answer to the question that a peer's hello raises.
-  t.ok(device.counters().sentBytes < 9 * 4300, `${device.counters().sentBytes}`);
+    t.ok(device.counters().sentBytes < 9 * 4300, `${device.counters().sentBytes}`);
     other.leave();
     t.strictSame((await request).fields, { isWhole: true });
   },
