@@ -40,7 +40,8 @@ async function listening(
 ): Promise<BrokerProcess> {
   t.teardown(() => void child.kill("SIGKILL"));
   const exited = once(child, "exit");
-  while (child.exitCode === null && !(await answers(port)));
+  const isAlive = () => child.exitCode === null && child.signalCode === null;
+  while (isAlive() && !(await answers(port)));
   return {
     kill: async () => {
       child.kill("SIGKILL");
