@@ -59,10 +59,15 @@ t.test("docs/task.md lists every field with its range and default", (t) => {
 
 t.test("commands and flags in the documents exist", async (t) => {
   const overview = (await runTrifold(["--help"])).stdout;
-  const commands = [...overview.matchAll(/^ {2}(\w+) \[options\]/gm)].map(([, name]) => name ?? "");
+  const commands = namedIn(overview);
   const helps = new Map<string, string>();
-  for (const command of commands)
-    helps.set(command, (await runTrifold([command, "--help"])).stdout);
+  for (const command of commands) {
+    const { stdout: help } = await runTrifold([command, "--help"]);
+    // What `keys` does has flags of its own.
+    const parts = namedIn(help).map((part) => runTrifold([command, part, "--help"]));
+    const texts = (await Promise.all(parts)).map(({ stdout }) => stdout);
+    helps.set(command, [help, ...texts].join("\n"));
+  }
   for (const { file, command, flags } of documents().flatMap(programCalls)) {
     t.ok(helps.has(command), `${file}: trifold ${command}`);
     for (const flag of flags) {
@@ -72,6 +77,13 @@ t.test("commands and flags in the documents exist", async (t) => {
   const readme = readFileSync("README.md", "utf8");
   for (const command of commands) t.match(readme, `\`${command}\``, `README names ${command}`);
 });
+
+/** Commands that a help text lists. */
+function namedIn(help: string): string[] {
+  const [, list = ""] = help.split("\nCommands:\n");
+  const names = [...list.matchAll(/^ {2}(\w+)(?= )/gm)].map(([, name]) => name ?? "");
+  return names.filter((name) => name !== "help");
+}
 
 t.test("scripts in the documents exist", (t) => {
   const { scripts } = z
