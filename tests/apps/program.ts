@@ -34,7 +34,11 @@ export function startTrifold(
 ): Running {
   const program = fileURLToPath(new URL("../../apps/cli.js", import.meta.url));
   const command = [process.execPath, program, ...args];
-  const limit = ["bash", "-c", `ulimit -f ${fileBlocks}; exec "$0" "$@"`];
+  // The test runner's own notes on each process would not fit either; a signal would end it before it could say why.
+  const limit = [
+    ...["bash", "-c"],
+    `unset NODE_OPTIONS; trap "" XFSZ; ulimit -f ${fileBlocks}; exec "$0" "$@"`,
+  ];
   const [file = "", ...rest] = fileBlocks === undefined ? command : [...limit, ...command];
   const child = spawn(file, rest, {
     env: { ...process.env, TRIFOLD_DEBUG: "", ...environment },
