@@ -79,7 +79,7 @@ t.test("a worker that is killed takes its lanes along, which begin anew", async 
 t.test("a worker ends with a coordinator that is killed", async (t) => {
   const folder = join(world.folder, "orphans");
   const args = ["coordinator", "--task", task, "--run", folder, "--split-workers", "1"];
-  const listen = ["--listen", "mqtt://127.0.0.1:0", "--threads", "1"];
+  const listen = ["--anonymous", "--listen", "mqtt://127.0.0.1:0", "--threads", "1"];
   const coordinator = startTrifold([...args, ...listen], { TRIFOLD_CACHE: world.cacheFolder });
   const address = /at (mqtt:\S+),/.exec(await coordinator.said(/at mqtt:/))?.[1] as string;
   const stop = new AbortController();
