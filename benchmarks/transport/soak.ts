@@ -6,6 +6,7 @@ import { join } from "node:path";
 import { type RandomStream, randomStream } from "../../runtime/index.ts";
 import { startBrokerProcess } from "../../tests/apps/broker-process.ts";
 import { watchedDisk } from "../../tests/apps/disk-plan.ts";
+import { type FaultProxy, startFaultProxy } from "../../tests/apps/fault-proxy.ts";
 import { coordinatorOf, deviceOf, freePort, recordsOf } from "../../tests/apps/killed-run.ts";
 import type { Running } from "../../tests/apps/program.ts";
 import {
@@ -17,7 +18,6 @@ import {
   type SmallWorld,
   writeTask,
 } from "../../tests/apps/small-federation.ts";
-import { type FaultProxy, startFaultProxy } from "./fault-proxy.ts";
 
 /** What a soak is made of. */
 export interface SoakOptions {

@@ -14,8 +14,11 @@ export interface Hop {
   close(): Promise<void>;
 }
 
-/** Starts a hop to `target` on loopback. */
-export async function startHop(target: number): Promise<Hop> {
+/** Starts a hop to `target` on loopback; `pass` carries the bytes of one socket to the other. */
+export async function startHop(
+  target: number,
+  pass: (from: Socket, to: Socket) => void = (from, to) => void from.pipe(to),
+): Promise<Hop> {
   const sockets = new Set<Socket>();
   let isCut = false;
   const server = createServer({ noDelay: true }, (near) => {
@@ -34,7 +37,7 @@ export async function startHop(target: number): Promise<Hop> {
         sockets.delete(socket);
         other.destroy();
       });
-      socket.pipe(other);
+      pass(socket, other);
     }
   });
   const cut = () => {

@@ -1,7 +1,7 @@
 // A hop before a broker that understands MQTT: it cuts the wire, and doubles, holds back or spoils packets of links on their way.
-import { once } from "node:events";
-import { type AddressInfo, connect, createServer, type Socket } from "node:net";
+import type { Socket } from "node:net";
 import { generate, type IPublishPacket, type Packet, parser } from "mqtt-packet";
+import { startHop } from "../broker/network.ts";
 
 /** What befalls one packet of a link. */
 export type PacketFault = "duplicate" | "reorder" | "corrupt";
@@ -18,8 +18,6 @@ export interface FaultProxy {
 
 /** Starts a hop to a port of loopback. */
 export async function startFaultProxy(target: number): Promise<FaultProxy> {
-  const sockets = new Set<Socket>();
-  let isCut = false;
   let next: { readonly fault: PacketFault; readonly onDone: () => void } | undefined;
   const take = (packet: Packet): PacketFault | undefined => {
     if (!next || packet.cmd !== "publish" || !/\/(up|down)$/.test(packet.topic)) return undefined;
@@ -28,47 +26,17 @@ export async function startFaultProxy(target: number): Promise<FaultProxy> {
     onDone();
     return fault;
   };
-  const server = createServer({ noDelay: true }, (near) => {
-    if (isCut) {
-      near.destroy();
-      return;
-    }
-    const far = connect({ port: target, host: "127.0.0.1", noDelay: true });
-    for (const [socket, other] of [
-      [near, far],
-      [far, near],
-    ] as const) {
-      sockets.add(socket);
-      socket.on("error", () => {});
-      socket.on("close", () => {
-        sockets.delete(socket);
-        other.destroy();
-      });
-      pass(socket, other, take);
-    }
-  });
-  server.listen(0, "127.0.0.1");
-  await once(server, "listening");
-  const cut = (): void => {
-    isCut = true;
-    for (const socket of sockets) socket.resetAndDestroy();
-  };
+  const { port, cut, restore, close } = await startHop(target, (from, to) => pass(from, to, take));
   return {
-    url: `mqtt://127.0.0.1:${(server.address() as AddressInfo).port}`,
+    url: `mqtt://127.0.0.1:${port}`,
     harm: (fault, onDone) => {
       if (next) return false;
       next = { fault, onDone };
       return true;
     },
     cut,
-    restore: () => {
-      isCut = false;
-    },
-    close: async () => {
-      cut();
-      server.close();
-      await once(server, "close");
-    },
+    restore,
+    close,
   };
 }
 
