@@ -1,9 +1,9 @@
 // One owner for a run folder: a lock file that names a living process. A lock left by a killed process is
 // taken over at once, because the process id is checked together with the process's start time.
 
-import { readFileSync } from "node:fs";
 import { open, readFile, rm } from "node:fs/promises";
 import { join } from "node:path";
+import { startOf } from "../processes.ts";
 import { coordinatorErrors } from "./errors.ts";
 
 /** Gives the run folder back. */
@@ -46,27 +46,5 @@ async function readOwner(path: string): Promise<Owner | undefined> {
   } catch {
     // Torn by a crash while it was written: nobody who lives wrote it.
     return undefined;
-  }
-}
-
-/** When a process started: the boot and clock ticks since then on Linux, elsewhere only whether it lives; empty when it does not. */
-function startOf(pid: number): string {
-  try {
-    const stat = readFileSync(`/proc/${pid}/stat`, "utf8");
-    // A board starts its services alike after each boot, down to the process id.
-    const boot = readFileSync("/proc/sys/kernel/random/boot_id", "utf8").trim();
-    // The name in parentheses may hold spaces; field 22 of the whole line is the start time (proc(5)).
-    return `${boot} ${stat.slice(stat.lastIndexOf(")") + 2).split(" ")[19]}`;
-  } catch {
-    return process.platform === "linux" ? "" : aliveMark(pid);
-  }
-}
-
-function aliveMark(pid: number): string {
-  try {
-    process.kill(pid, 0);
-    return "alive";
-  } catch {
-    return "";
   }
 }

@@ -18,7 +18,9 @@ let server: Promise<ServerSide<Payload, Payload>> | undefined;
 let global: GlobalModel | undefined;
 
 // The channel ends with the coordinator, a kill included. Native code may be in the way of a polite end.
-process.once("disconnect", () => process.kill(process.pid, "SIGKILL"));
+const end = () => process.kill(process.pid, "SIGKILL");
+process.once("disconnect", end);
+if (!process.connected) end();
 // Ctrl-C reaches the whole group; the coordinator decides when its workers end.
 process.on("SIGINT", () => {});
 process.on("message", (message: WorkerTask | WorkerRequest) => {

@@ -4,6 +4,7 @@ import { randomBytes } from "node:crypto";
 import { existsSync } from "node:fs";
 import { mkdir, readdir, readFile, rmdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
+import { isAlive } from "../processes.ts";
 
 /** What a board may take of this machine. */
 export interface BoardLimit {
@@ -66,15 +67,6 @@ async function removeOrphans(folder: string): Promise<void> {
     // Files of a control group cannot be removed and need not be.
     for (const board of await readdir(group)) await rmdir(join(group, board)).catch(() => {});
     await rmdir(group).catch(() => {});
-  }
-}
-
-function isAlive(pid: number): boolean {
-  try {
-    process.kill(pid, 0);
-    return true;
-  } catch (error) {
-    return (error as NodeJS.ErrnoException).code !== "ESRCH";
   }
 }
 

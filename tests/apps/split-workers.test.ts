@@ -2,6 +2,7 @@
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import t from "tap";
+import { isAlive } from "../../apps/processes.ts";
 import { startTrifold } from "./program.ts";
 import {
   type Federated,
@@ -35,14 +36,7 @@ function pidsIn(log: readonly string[]): number[] {
 }
 
 async function untilGone(pid: number): Promise<void> {
-  for (;;) {
-    try {
-      process.kill(pid, 0);
-    } catch {
-      return;
-    }
-    await delay(20);
-  }
+  while (isAlive(pid)) await delay(20);
 }
 
 t.test("two workers give the bytes of one process, and end with it", async (t) => {
