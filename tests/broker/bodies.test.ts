@@ -8,9 +8,11 @@ import {
   encodeFrame,
   openPieceFiles,
   type RequestHandler,
+  type Transport,
 } from "../../broker/index.ts";
 import { createManualClock } from "./manual-clock.ts";
 import {
+  dam,
   deviceId,
   echo,
   equal,
@@ -33,8 +35,9 @@ const sizes: RequestHandler = async ({ blobs: got }) => {
 };
 
 t.test("a receiver that restarts is sent what it has not had", async (t) => {
-  const { world, request, store } = await interrupted(t);
+  const { world, request, store, open } = await interrupted(t);
   await world.transports.coordinator.close({ will: "publish" });
+  open();
   await settle();
   const before = world.device.counters().sentBytes;
   const again = await world.startCoordinator(sizes, { pieces: store() });
@@ -48,8 +51,9 @@ t.test("a receiver that restarts is sent what it has not had", async (t) => {
 });
 
 t.test("what a power cut left of a piece file is told by its checks, and sent again", async (t) => {
-  const { world, request, store } = await interrupted(t);
+  const { world, request, store, open } = await interrupted(t);
   await world.transports.coordinator.close({ will: "publish" });
+  open();
   await settle();
   const [name = ""] = files(t);
   const file = joinPath(folderOf(t), name);
@@ -61,10 +65,11 @@ t.test("what a power cut left of a piece file is told by its checks, and sent ag
 });
 
 t.test("a sender that restarts asks what is there and sends the rest", async (t) => {
-  const { world, request } = await interrupted(t);
+  const { world, request, open } = await interrupted(t);
   const lost = t.rejects(request, { code: "LINK_CLOSED" });
   await world.transports.device.close({ will: "publish" });
   await lost;
+  open();
   const device = await world.startDevice();
   const reply = await device.request({ kind: "upload", blobs }, { mayBeThere: true });
   t.strictSame(reply.fields, { isWhole: true });
@@ -155,15 +160,19 @@ t.test("a store that cannot write costs the resumption and not the message", asy
   t.equal(log.length, 1, "said once");
 });
 
-/** An upload of which half is there. */
+/** An upload of which half is there; the rest stays where it is until `open`. */
 async function interrupted(t: Test) {
   const folder = folderOf(t);
   const store = () => openPieceFiles({ folder, log: () => {} });
-  const world = await join(t, sizes, { fixedWindow, pieces: store() });
+  const { pieceBytes } = fixedWindow;
+  const half = Math.floor(total / 2 / pieceBytes);
+  const { holds, open, wrap: hold } = dam(half, { ofBytes: pieceBytes });
+  const wrap = (transport: Transport) =>
+    transport.clientId === deviceId ? hold(transport) : transport;
+  const world = await join(t, sizes, { fixedWindow, pieces: store(), wrap });
   const request = world.device.request({ kind: "upload", blobs });
-  await until(() => world.device.counters().sentBytes >= total / 2);
-  await until(() => bytesIn(folder) > 0.45 * total);
-  return { world, request, store };
+  await until(() => holds() && bytesIn(folder) >= half * pieceBytes);
+  return { world, request, store, open };
 }
 
 function bytesIn(folder: string): number {

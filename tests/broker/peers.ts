@@ -98,6 +98,29 @@ function pausable(transport: Transport, isPaused: () => boolean): Transport {
   });
 }
 
+/** Lets so many frames of this length pass, and holds back what comes after them until it is opened. */
+export function dam(frames: number, { ofBytes }: { readonly ofBytes: number }) {
+  let passed = 0;
+  const held: (() => void)[] = [];
+  let isOpen = false;
+  return {
+    /** Whether it holds anything back. */
+    holds: () => held.length > 0,
+    open: () => {
+      isOpen = true;
+      for (const pass of held.splice(0)) pass();
+    },
+    wrap: (transport: Transport): Transport =>
+      overriding(transport, {
+        publish: async (topic, frame, options) => {
+          if (passed === frames && !isOpen) await new Promise<void>((pass) => held.push(pass));
+          passed += frame.byteLength >= ofBytes && !isOpen ? 1 : 0;
+          await transport.publish(topic, frame, options);
+        },
+      }),
+  };
+}
+
 /** A third of the frames is lost, doubled or late. */
 export function lossy(transport: Transport, seed: number): Transport {
   const random = randomStream("lossy", seed, transport.clientId);
