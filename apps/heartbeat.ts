@@ -77,9 +77,9 @@ export function withHeartbeat(options: HeartbeatOptions): BeatingPresence {
       return publish();
     },
     rest,
-    close: () => {
+    close: (last) => {
       rest();
-      return presence.close();
+      return presence.close(last);
     },
   };
 }

@@ -44,8 +44,8 @@ export function presenceWill(identity: PresenceIdentity): WillOf {
 export interface Presence {
   /** Publishes other details. */
   update(details: StatusDetails): Promise<void>;
-  /** Publishes `offline` if connected. Call before closing the transport. Safe to call twice. */
-  close(): Promise<void>;
+  /** Publishes `offline` if connected, with these last details. Call before closing the transport. Safe to call twice. */
+  close(details?: StatusDetails): Promise<void>;
 }
 
 /** How to be present. */
@@ -157,11 +157,12 @@ class StandingPresence implements Presence {
     }
   }
 
-  async close(): Promise<void> {
+  async close(details: StatusDetails = {}): Promise<void> {
     if (this.#ended) {
       return;
     }
     this.#end();
+    this.#details = details;
     if (this.#options.transport.connected) {
       const signal = AbortSignal.timeout(goodbyeMs);
       await this.#publish("offline", signal).catch((error: Error) => {
@@ -248,7 +249,7 @@ class StandingPresence implements Presence {
   #publish(state: "online" | "offline", signal?: AbortSignal): Promise<void> {
     const { transport, identity } = this.#options;
     const { connection } = transport;
-    const details = state === "online" ? this.#details : {};
+    const details = this.#details;
     const bytes = encodeStatus({ ...bare(identity), state, connection, details });
     const stopping = signal === undefined ? {} : { signal };
     return transport.publish(identity.topic, bytes, { retain: true, ...stopping });

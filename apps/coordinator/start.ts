@@ -9,6 +9,7 @@ import {
   connectMqtt,
   coordinatorId,
   presenceWill,
+  type StatusDetails,
   startBroker,
   type Transport,
   topicsOf,
@@ -172,13 +173,10 @@ async function runAt(place: Place): Promise<CoordinatorResult> {
     onReplaced: (reason: Error) => void,
   ) {
     const details = { task: prepared.task.name };
-    const presence = await announcePresence({
-      transport: connected,
-      identity,
-      details,
-      onReplaced,
-      log,
-    });
+    const own = { transport: connected, identity, details, onReplaced, log };
+    const presence = await announcePresence(own);
+    // A device that missed the end reads it here.
+    let last: StatusDetails = {};
     try {
       const options = {
         prepared,
@@ -196,9 +194,10 @@ async function runAt(place: Place): Promise<CoordinatorResult> {
         transport: connected,
         signal: until,
       });
+      last = { ...details, finished: true };
       return { runFolder: folder.path, rounds: global.round, ...score };
     } finally {
-      await presence.close();
+      await presence.close(last);
     }
   }
 }

@@ -15,6 +15,7 @@ import {
 import type { BoardLoad, DeviceProfile } from "../../devices/index.ts";
 import { defaultHeartbeatMs, type Heartbeat, withHeartbeat } from "../heartbeat.ts";
 import { packageVersion } from "../package-root.ts";
+import { watchCoordinator } from "./coordinator-watch.ts";
 import { nextStartCount } from "./start-count.ts";
 import { openStation, type Station, type StationOptions } from "./station.ts";
 
@@ -55,6 +56,7 @@ export async function runAgent(options: AgentOptions): Promise<void> {
   ended.catch(() => {});
   let presence: Presence | undefined;
   let station: Station | undefined;
+  let unwatch = () => {};
   try {
     const profile = await profileOver(transport);
     const board = profile.board.model;
@@ -73,6 +75,8 @@ export async function runAgent(options: AgentOptions): Promise<void> {
       onReplaced: fail,
       log,
     });
+    const { task } = station;
+    unwatch = await watchCoordinator({ transport, federation, task, onFinished: finish, log });
     const read = heartbeatOf({ ...options, transport, station });
     const intervalMs = options.heartbeatMs ?? defaultHeartbeatMs;
     presence = withHeartbeat({
@@ -86,6 +90,7 @@ export async function runAgent(options: AgentOptions): Promise<void> {
     await ended;
   } finally {
     signal.removeEventListener("abort", stop);
+    unwatch();
     // Freeing the model takes a moment, and the broker may be gone by then.
     const closing = station?.close();
     await presence?.close();

@@ -65,6 +65,8 @@ export interface StationOptions {
 export interface Station {
   /** Requests to the coordinator without an answer yet. */
   queue(): QueueSize;
+  /** Name of the task that it is prepared for. */
+  task(): string | undefined;
   close(): Promise<void>;
 }
 
@@ -83,7 +85,7 @@ export async function openStation(options: StationOptions): Promise<Station> {
     log,
   });
   const { link } = desk;
-  return { queue: () => link.queue(), close: () => desk.close() };
+  return { queue: () => link.queue(), task: () => desk.task, close: () => desk.close() };
 }
 
 class Desk {
@@ -99,6 +101,10 @@ class Desk {
   constructor(options: StationOptions) {
     this.#options = options;
     this.#fetched = createFetchMeter(options.transport);
+  }
+
+  get task(): string | undefined {
+    return this.#workplace?.task.name;
   }
 
   get provisioner(): Provisioner {
