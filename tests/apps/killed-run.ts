@@ -1,4 +1,5 @@
 // The programs of a run that a test kills: coordinator and devices as a person starts them, and the journal that they leave.
+import { randomInt } from "node:crypto";
 import { once } from "node:events";
 import { watch } from "node:fs";
 import { mkdir } from "node:fs/promises";
@@ -6,7 +7,6 @@ import { createServer } from "node:net";
 import { dirname } from "node:path";
 import type { Test } from "tap";
 import { type JournalRecord, journalFile, readJournal } from "../../apps/coordinator/journal.ts";
-import { listen } from "../broker/network.ts";
 import { type ProgramLimits, type Running, startTrifold } from "./program.ts";
 import { joinDevice, type SmallDevice, type SmallWorld, writeDevice } from "./small-federation.ts";
 
@@ -75,13 +75,21 @@ export async function kill({ process, finished }: Running): Promise<void> {
   await finished;
 }
 
-/** A port that was free a moment ago, for a listener that must come back to it. */
+/** A free port for a listener that must come back to it: below those of outgoing connections and of port 0 (from 32768, ip(7)), which might take it meanwhile. */
 export async function freePort(): Promise<number> {
-  const server = createServer();
-  const port = await listen(server);
-  server.close();
-  await once(server, "close");
-  return port;
+  for (;;) {
+    const port = randomInt(10_000, 32_000);
+    const server = createServer().listen(port, "127.0.0.1");
+    try {
+      await once(server, "listening");
+    } catch {
+      // Somebody is there.
+      continue;
+    }
+    server.close();
+    await once(server, "close");
+    return port;
+  }
 }
 
 /** Waits until the journal holds a record that fits. */
