@@ -1,7 +1,7 @@
 // `npm test` once installed and built: lint, unused code, tests. Each check counts as one test in the last line,
 // which counts tests and not assertions (tap-results.ts says what one test is). With files: only those tests.
-import { spawn } from "node:child_process";
-import { readdirSync } from "node:fs";
+import { spawn, spawnSync } from "node:child_process";
+import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { type TestResult, tapResults } from "./tap-results.ts";
@@ -9,7 +9,10 @@ import { type TestResult, tapResults } from "./tap-results.ts";
 const COLORS = process.stdout.isTTY ? "force" : "off";
 const BIOME = ["node_modules/@biomejs/biome/bin/biome", "ci", `--colors=${COLORS}`];
 const KNIP = ["node_modules/knip/bin/knip.js", "--no-progress"];
-const TAP = ["node_modules/tap/dist/esm/run.mjs", "--reporter=tap"];
+const TAP = "node_modules/tap/dist/esm/run.mjs";
+const TAP_SETTINGS = ".taprc";
+/** Says with which settings the runner was built. A new installation has none. */
+const TAP_STAMP = join("node_modules", ".trifold-tap");
 /** More of one failure buries the others. */
 const MOST_DETAIL_LINES = 60;
 
@@ -38,7 +41,8 @@ async function check(name: string, command: readonly string[]): Promise<TestResu
 }
 
 async function runTests(files: readonly string[]): Promise<TestResult[]> {
-  const child = spawn(process.execPath, [...TAP, ...files.map(compiled)], {
+  buildRunner();
+  const child = spawn(process.execPath, [TAP, "--reporter=tap", ...files.map(compiled)], {
     stdio: ["ignore", "pipe", "inherit"],
   });
   const exit = new Promise<number | null>((resolve) => {
@@ -56,6 +60,18 @@ async function runTests(files: readonly string[]): Promise<TestResult[]> {
   }
   printFile(found, counted);
   return [...found, ...unreported(files, found, await exit)];
+}
+
+/** Tap builds itself with the plugins of its settings in its first run, which has loaded the default ones by then. */
+function buildRunner(): void {
+  const settings = readFileSync(TAP_SETTINGS, "utf8");
+  if (existsSync(TAP_STAMP) && readFileSync(TAP_STAMP, "utf8") === settings) {
+    return;
+  }
+  const { status } = spawnSync(process.execPath, [TAP, "build"], { stdio: ["ignore", 2, 2] });
+  if (status === 0) {
+    writeFileSync(TAP_STAMP, settings);
+  }
 }
 
 /** What the runner leaves out: after a timeout it forgets the files that ran beside. */
