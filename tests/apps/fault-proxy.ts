@@ -63,6 +63,7 @@ function pass(from: Socket, to: Socket, take: (packet: Packet) => PacketFault | 
     release();
   });
   reader.on("error", () => from.destroy());
+  from.once("close", () => to.destroy());
   from.on("data", (bytes) => reader.parse(bytes));
 }
 

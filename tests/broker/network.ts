@@ -14,10 +14,10 @@ export interface Hop {
   close(): Promise<void>;
 }
 
-/** Starts a hop to `target` on loopback; `pass` carries the bytes of one socket to the other. */
+/** Starts a hop to `target` on loopback; `pass` carries bytes and end of one socket to the other. */
 export async function startHop(
   target: number,
-  pass: (from: Socket, to: Socket) => void = (from, to) => void from.pipe(to),
+  pass: (from: Socket, to: Socket) => void = passAll,
 ): Promise<Hop> {
   const sockets = new Set<Socket>();
   let isCut = false;
@@ -33,10 +33,7 @@ export async function startHop(
     ] as const) {
       sockets.add(socket);
       socket.on("error", () => {});
-      socket.on("close", () => {
-        sockets.delete(socket);
-        other.destroy();
-      });
+      socket.on("close", () => sockets.delete(socket));
       pass(socket, other);
     }
   });
@@ -57,6 +54,44 @@ export async function startHop(
       server.close();
       await once(server, "close");
     },
+  };
+}
+
+function passAll(from: Socket, to: Socket): void {
+  from.pipe(to);
+  from.once("close", () => to.destroy());
+}
+
+/** A TCP hop that can be shut: bytes and ends of connections wait behind it, as on a radio link that is out of reach. */
+export interface Gate {
+  readonly port: number;
+  shut(): void;
+  open(): void;
+  close(): Promise<void>;
+}
+
+/** Starts a gate to `target` on loopback. */
+export async function startGate(target: number): Promise<Gate> {
+  const later: (() => void)[] = [];
+  let isShut = false;
+  const passes = (action: () => void) => {
+    if (isShut) later.push(action);
+    else action();
+  };
+  const hop = await startHop(target, (from, to) => {
+    from.once("close", () => passes(() => to.destroy()));
+    from.on("data", (bytes) => passes(() => void to.write(bytes)));
+  });
+  return {
+    port: hop.port,
+    shut: () => {
+      isShut = true;
+    },
+    open: () => {
+      isShut = false;
+      for (const action of later.splice(0)) action();
+    },
+    close: hop.close,
   };
 }
 
