@@ -4,6 +4,7 @@ import type { Row } from "./row.ts";
 import { idleFleetRows, largeRoundRows, resendRows } from "./transport/fleet-rows.ts";
 import { controlRows, goodputRows, lossRows } from "./transport/link-rows.ts";
 import { idleDeviceRows, malformedRows, soakRows } from "./transport/robustness-rows.ts";
+import { splitWorkerRows } from "./transport/split-rows.ts";
 import type { Study, StudyOptions } from "./transport/study.ts";
 import { bulkRows, roundTripRows } from "./transport/timing-rows.ts";
 
@@ -19,6 +20,7 @@ const studies: Readonly<Record<string, Study>> = {
   "idle-device": idleDeviceRows,
   resend: resendRows,
   malformed: malformedRows,
+  "split-workers": splitWorkerRows,
   soak: soakRows,
 };
 
