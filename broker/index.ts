@@ -30,7 +30,14 @@ export {
 } from "./listeners.ts";
 export * from "./piece-files.ts";
 export * from "./presence.ts";
+export * from "./presence-watch.ts";
 export * from "./round-link.ts";
+export {
+  ownTopicProbeSchema,
+  type PeerStatus,
+  type StatusDetails,
+  statusSchema,
+} from "./status.ts";
 export * from "./topics.ts";
 export { type BackOff, defaultBackOff } from "./transport/back-off.ts";
 export { type BrokerScheme, isScheme, schemes } from "./transport/broker-address.ts";

@@ -1,9 +1,15 @@
 // Who is there. Each peer keeps one retained JSON status: `online` from its connection, `offline` after a clean
 // stop, and `lost`, which the broker publishes as last will. Readable by any MQTT tool.
-import { z } from "zod";
 import type { TrifoldError } from "../runtime/index.ts";
 import { brokerErrors } from "./errors.ts";
-import { parseTopic, type Topics } from "./topics.ts";
+import {
+  encodeStatus,
+  isProbe,
+  type PeerStatus,
+  readStatus,
+  type StatusDetails,
+} from "./status.ts";
+import { parseTopic } from "./topics.ts";
 import type { Log, Transport, TransportMessage, WillOf } from "./transport/transport.ts";
 
 /** A peer's process, as its status names it. */
@@ -16,20 +22,6 @@ export interface PresenceIdentity {
   readonly counter: number;
   /** Of the program. */
   readonly version: string;
-}
-
-/** Further members of a status, such as a profile or the progress of a run. */
-export type StatusDetails = Readonly<Record<string, unknown>>;
-
-/** A status as it stands on its topic. */
-export interface PeerStatus {
-  readonly state: "online" | "offline" | "lost";
-  readonly instance: string;
-  readonly counter: number;
-  /** Of this process, from 1. */
-  readonly connection: number;
-  readonly version: string;
-  readonly details: StatusDetails;
 }
 
 /** The last will to connect with: `lost`, numbered like the connection it belongs to. */
@@ -64,59 +56,6 @@ export async function announcePresence(options: PresenceOptions): Promise<Presen
   const presence = new StandingPresence(options);
   await presence.start();
   return presence;
-}
-
-/** What the coordinator knows of the devices. */
-export interface PresenceWatch {
-  readonly devices: ReadonlyMap<string, PeerStatus>;
-  close(): void;
-}
-
-/** Follows the status of every device; `onChange` gets undefined when a device's status was erased. */
-export async function watchPresence(options: {
-  readonly transport: Transport;
-  readonly topics: Topics;
-  readonly onChange: (deviceId: string, status: PeerStatus | undefined) => void;
-  readonly log: Log;
-}): Promise<PresenceWatch> {
-  const { transport, topics, onChange, log } = options;
-  const devices = new Map<string, PeerStatus>();
-  const close = await transport.subscribe(topics.everyDeviceStatus, (message) => {
-    const parsed = parseTopic(message.topic);
-    if (parsed?.kind !== "device") {
-      return;
-    }
-    const { deviceId } = parsed;
-    if (message.bytes.byteLength === 0) {
-      devices.delete(deviceId);
-      onChange(deviceId, undefined);
-      return;
-    }
-    const status = readStatus(message, log);
-    if (status !== undefined && !isLate(status, devices.get(deviceId))) {
-      devices.set(deviceId, status);
-      onChange(deviceId, status);
-    }
-  });
-  return { devices, close };
-}
-
-/** Follows one peer's status, such as the coordinator's. */
-export function watchPeer(options: {
-  readonly transport: Transport;
-  readonly topic: string;
-  readonly onChange: (status: PeerStatus | undefined) => void;
-  readonly log: Log;
-}): Promise<() => void> {
-  let known: PeerStatus | undefined;
-  return options.transport.subscribe(options.topic, (message) => {
-    const isErased = message.bytes.byteLength === 0;
-    const status = isErased ? undefined : readStatus(message, options.log);
-    if (isErased || (status !== undefined && !isLate(status, known))) {
-      known = status;
-      options.onChange(status);
-    }
-  });
 }
 
 class StandingPresence implements Presence {
@@ -258,64 +197,6 @@ class StandingPresence implements Presence {
 
 /** A dead network does not keep a program from stopping. */
 const goodbyeMs = 2000;
-
-const maxStatusBytes = 64 * 1024;
-
-/** What a peer publishes on its own status topic to know that all that is retained there has come. */
-export const ownTopicProbeSchema = z.strictObject({
-  state: z.literal("probe"),
-  probe: z.string().min(1).max(64),
-});
-
-/** A status as JSON; its other members are details. */
-export const statusSchema = z.looseObject({
-  state: z.enum(["online", "offline", "lost"]),
-  instance: z.string().min(1).max(64),
-  counter: z.int().nonnegative(),
-  connection: z.int().positive(),
-  version: z.string().max(64),
-});
-
-function encodeStatus({ details, ...status }: PeerStatus): Uint8Array {
-  return Buffer.from(JSON.stringify({ ...details, ...status }));
-}
-
-function readStatus({ topic, bytes }: TransportMessage, log: Log): PeerStatus | undefined {
-  const json = bytes.byteLength <= maxStatusBytes ? parseJson(bytes) : undefined;
-  const result = statusSchema.safeParse(json);
-  if (!result.success) {
-    if (!ownTopicProbeSchema.safeParse(json).success) {
-      log(`ignored a status on ${topic} that is not one`);
-    }
-    return undefined;
-  }
-  const { state, instance, counter, connection, version, ...details } = result.data;
-  return { state, instance, counter, connection, version, details };
-}
-
-function parseJson(bytes: Uint8Array): unknown {
-  try {
-    return JSON.parse(Buffer.from(bytes).toString("utf8"));
-  } catch {
-    return undefined;
-  }
-}
-
-function isProbe({ bytes, retained }: TransportMessage, instance: string): boolean {
-  const json = retained || bytes.byteLength > 200 ? undefined : parseJson(bytes);
-  return (json as { probe?: unknown } | null | undefined)?.probe === instance;
-}
-
-/** Whether a goodbye belongs to an earlier connection than the one that stands. */
-function isLate(status: PeerStatus, known: PeerStatus | undefined): boolean {
-  if (known === undefined || status.state === "online") {
-    return false;
-  }
-  if (status.instance === known.instance) {
-    return status.connection < known.connection;
-  }
-  return known.state === "online" || status.counter < known.counter;
-}
 
 function bare({ instance, counter, version }: PresenceIdentity) {
   return { instance, counter, version };
