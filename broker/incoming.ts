@@ -1,4 +1,5 @@
 // What comes in from one peer: messages taken apart, their bodies waited for, and whatever is not the peer's own refused.
+import { setMaxListeners } from "node:events";
 import {
   decodeEnvelope,
   type Envelope,
@@ -36,7 +37,7 @@ export class Incoming {
   /** Messages whose bodies are awaited: requests and replies are numbered apart. */
   readonly #reading = new Set<string>();
   /** Aborted when the peer is another process, or the link is closed. */
-  #same = new AbortController();
+  #same = createSame();
 
   constructor(options: IncomingOptions) {
     this.#options = options;
@@ -45,7 +46,7 @@ export class Incoming {
   /** The peer is another process: what its predecessor began is not finished. */
   peerChanged(): void {
     this.#same.abort(new Error(`${this.#options.peer} is another process`));
-    this.#same = new AbortController();
+    this.#same = createSame();
   }
 
   close(reason: Error): void {
@@ -123,6 +124,13 @@ export class Incoming {
     }
     return undefined;
   }
+}
+
+/** Every message that waits for its body listens to it. */
+function createSame(): AbortController {
+  const same = new AbortController();
+  setMaxListeners(maxReading, same.signal);
+  return same;
 }
 
 function nameOf({ replyTo, sequence }: EnvelopeHead): string {
