@@ -44,7 +44,7 @@ for (const framework of ["full", "kd", "split"] as const) {
           const fault = journalFault(killed);
           if (fault !== undefined) wrong.push(`${at}: ${fault}`);
           if (!killed.adapter.equals(adapter)) wrong.push(`${at}: another adapter`);
-          await rm(folder, { recursive: true });
+          for (const used of [folder, `${folder}-devices`]) await rm(used, { recursive: true });
         }
         t.same(wrong, []);
         t.comment(`${changes} changes`);
