@@ -2,6 +2,7 @@
 import { randomBytes } from "node:crypto";
 import { connectMqtt, type Transport, topicsOf } from "../../broker/index.ts";
 import type { ConnectionSecrets } from "../connection.ts";
+import { withPatience } from "../patience.ts";
 import { coordinatorErrors } from "./errors.ts";
 
 /** The broker, as the coordinator that is connected to it sees it. */
@@ -100,14 +101,12 @@ async function publishAs(suspect: Suspect, topic: string, text: string): Promise
   const refused = new AbortController();
   let isLetIn = false;
   try {
-    const client = await connectMqtt({
-      ...suspect,
-      signal: AbortSignal.any([refused.signal, AbortSignal.timeout(patienceMs)]),
-      // Its first line says that the connection was refused or cut; it would be tried again.
-      log: () => refused.abort(),
-    });
-    isLetIn = true;
     const { signal } = refused;
+    const client = await withPatience(signal, patienceMs, (patience) =>
+      // Its first line says that the connection was refused or cut; it would be tried again.
+      connectMqtt({ ...suspect, signal: patience, log: () => refused.abort() }),
+    );
+    isLetIn = true;
     await client.publish(topic, Buffer.from(text), { signal }).finally(() => client.close());
   } catch {
     // Not let in, or thrown out: what is hoped for. The coordinator itself is connected, so the broker is there.

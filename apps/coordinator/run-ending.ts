@@ -3,6 +3,7 @@ import { setMaxListeners } from "node:events";
 import { join } from "node:path";
 import { headOf } from "../../protocols/index.ts";
 import { type Parameters, type Score, saveAdapter } from "../../runtime/index.ts";
+import { withPatience } from "../patience.ts";
 import { runReport } from "../report/run-report.ts";
 import { writeReport } from "../report/write-report.ts";
 import { journalFile, readJournal } from "./journal.ts";
@@ -32,24 +33,26 @@ export async function tellDevices(
   kind: string,
   fieldsFor: (deviceId: string) => Readonly<Record<string, unknown>>,
 ): Promise<void> {
-  const patience = AbortSignal.any([signal, AbortSignal.timeout(10_000)]);
-  // Every device's request listens to it: more than the ten from which Node suspects a leak.
-  setMaxListeners(0, patience);
-  const told = [...fleet.ready.values()].map(async ({ id, link }) => {
-    try {
-      await link.request({ kind, fields: fieldsFor(id) }, { signal: patience });
-    } catch (error) {
-      log(`${id} did not answer "${kind}": ${error instanceof Error ? error.message : error}`);
-    }
+  await withPatience(signal, 10_000, async (patience) => {
+    // Every device's request listens to it: more than the ten from which Node suspects a leak.
+    setMaxListeners(0, patience);
+    const told = [...fleet.ready.values()].map(async ({ id, link }) => {
+      try {
+        await link.request({ kind, fields: fieldsFor(id) }, { signal: patience });
+      } catch (error) {
+        log(`${id} did not answer "${kind}": ${error instanceof Error ? error.message : error}`);
+      }
+    });
+    await Promise.all(told);
   });
-  await Promise.all(told);
 }
 
 /** Devices may be on their way back after a restart or a lost connection, and would wait for a next round for ever. */
 async function devicesBack({ fleet, signal }: Run, ids: readonly string[]): Promise<void> {
-  const patience = AbortSignal.any([signal, AbortSignal.timeout(returnMs)]);
   const isMissing = () => ids.some((id) => !fleet.ready.has(id) && !fleet.hasLeft(id));
-  while (isMissing() && !patience.aborted) await fleet.changed(patience);
+  await withPatience(signal, returnMs, async (patience) => {
+    while (isMissing() && !patience.aborted) await fleet.changed(patience);
+  });
   signal.throwIfAborted();
 }
 

@@ -17,6 +17,7 @@ import {
 } from "../../runtime/index.ts";
 import { type ConnectionFlags, readSecrets } from "../connection.ts";
 import { errorText } from "../error-text.ts";
+import { withPatience } from "../patience.ts";
 import { engineProviders } from "../providers.ts";
 import { runAgent } from "./agent.ts";
 import { type DeviceConfig, readDeviceConfig } from "./config.ts";
@@ -135,8 +136,9 @@ async function measureLinkWithin(
   log: (message: string) => void,
 ): Promise<LinkRates | undefined> {
   try {
-    const signal = AbortSignal.any([probe.signal, AbortSignal.timeout(linkPatienceMs)]);
-    return await measureLink({ ...probe, signal });
+    return await withPatience(probe.signal, linkPatienceMs, (signal) =>
+      measureLink({ ...probe, signal }),
+    );
   } catch (error) {
     probe.signal.throwIfAborted();
     log(`the link was not timed (${errorText(error).message}): its figures are estimates`);
