@@ -27,7 +27,7 @@ export async function endRun(
   onEvent({ kind: "finished", ...score });
 }
 
-/** Tells every ready device something; one that does not answer is not waited for longer than 10 s. */
+/** Tells every ready device something; one that leaves, or does not answer within 10 s, is not waited for. */
 export async function tellDevices(
   { fleet, log, signal }: Run,
   kind: string,
@@ -36,10 +36,12 @@ export async function tellDevices(
   await withPatience(signal, 10_000, async (patience) => {
     // Every device's request listens to it: more than the ten from which Node suspects a leak.
     setMaxListeners(0, patience);
-    const told = [...fleet.ready.values()].map(async ({ id, link }) => {
+    const told = [...fleet.ready.values()].map(async ({ id, link, gone }) => {
       try {
-        await link.request({ kind, fields: fieldsFor(id) }, { signal: patience });
+        const either = AbortSignal.any([patience, gone]);
+        await link.request({ kind, fields: fieldsFor(id) }, { signal: either });
       } catch (error) {
+        if (gone.aborted) return;
         log(`${id} did not answer "${kind}": ${error instanceof Error ? error.message : error}`);
       }
     });
