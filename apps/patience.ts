@@ -7,12 +7,12 @@ export async function withPatience<T>(
   ms: number,
   work: (patience: AbortSignal) => Promise<T>,
 ): Promise<T> {
-  signal.throwIfAborted();
   const patience = new AbortController();
   const stop = () => patience.abort(signal.reason);
   const timer = setTimeout(() => {
     patience.abort(new DOMException(`it took longer than ${ms / 1000} s`, "TimeoutError"));
   }, ms);
+  if (signal.aborted) stop();
   signal.addEventListener("abort", stop, { once: true });
   try {
     return await work(patience.signal);
