@@ -26,7 +26,7 @@ export async function idleFleetRows({ log }: StudyOptions): Promise<readonly Row
   const coordinator = await startCoordinatorProcess(ground);
   const update = preparedUpdate();
   const started = performance.now();
-  await Promise.all(
+  const devices = await Promise.all(
     idsOf(count).map((id, i) =>
       startSimulatedDevice({ url: coordinator.url, id, update: (task) => update(task, i) }),
     ),
@@ -38,6 +38,8 @@ export async function idleFleetRows({ log }: StudyOptions): Promise<readonly Row
   const { nowBytes } = coordinator.memory();
   coordinator.process.kill("SIGKILL");
   await coordinator.finished.catch(() => {});
+  // They would look for their coordinator for ever.
+  await Promise.all(devices.map((device) => device.close().catch(() => {})));
   await ground.close();
   const command = commandOf("idle-fleet");
   return [
