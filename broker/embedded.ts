@@ -19,6 +19,7 @@ import {
 } from "./listeners.ts";
 import { guardStream } from "./packet-guard.ts";
 import { openPersistence, type Persistence } from "./persistence.ts";
+import { indexRetained, type RetainedStore } from "./retained-index.ts";
 import { coordinatorId } from "./topics.ts";
 import { schemes } from "./transport/broker-address.ts";
 import type { Log } from "./transport/transport.ts";
@@ -252,6 +253,9 @@ async function createAedes(
       callback(null, refusal === undefined ? subscription : null);
     },
   });
+  if (store === undefined) {
+    indexRetained((broker as unknown as { readonly persistence: RetainedStore }).persistence);
+  }
   broker.on("clientError", (client, error) => log(`dropped ${describe(client)}: ${error.message}`));
   broker.on("connectionError", (_client, error) => log(`dropped a connection: ${error.message}`));
   // An EventEmitter's "error" without a listener would end the process.
