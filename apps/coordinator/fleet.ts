@@ -161,7 +161,7 @@ class Roster implements Fleet {
     this.#watch?.close();
     for (const member of await Promise.allSettled(this.#members.values())) {
       if (member.status === "rejected") continue;
-      member.value.joining.abort();
+      member.value.joining.abort(notThere);
       await member.value.link.close();
     }
   }
@@ -220,7 +220,7 @@ class Roster implements Fleet {
   }
 
   #dismiss(deviceId: string, member: Member): void {
-    member.joining.abort();
+    member.joining.abort(notThere);
     if (!this.ready.delete(deviceId)) return;
     this.#options.onEvent({ kind: "gone", deviceId });
     this.#listener?.onGone(deviceId);
@@ -245,10 +245,14 @@ class Roster implements Fleet {
   }
 
   #announce(): void {
-    this.#wake.abort();
+    this.#wake.abort(changed);
     this.#wake = new AbortController();
   }
 }
+
+/** Why signals abort; made once, since each new one would collect a stack. */
+const changed = new Error("the fleet has changed");
+const notThere = new Error("the device is not there");
 
 type Answer = (request: Envelope, signal: AbortSignal) => Promise<Reply>;
 
@@ -270,6 +274,6 @@ async function createMember(
     log,
   });
   const joining = new AbortController();
-  joining.abort();
+  joining.abort(notThere);
   return { link, inbox: createLaneInbox(deviceId), instance: "", joining };
 }
