@@ -1,15 +1,14 @@
-import { readdirSync, readFileSync } from "node:fs";
+import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import t from "tap";
 import { catalogues, errorPage } from "../../scripts/error-page.ts";
+import { sourcesIn } from "./sources.ts";
 
 const FOLDERS = ["apps", "broker", "devices", "protocols", "runtime"];
-const sources = FOLDERS.flatMap((folder) =>
-  readdirSync(folder, { recursive: true, encoding: "utf8" })
-    // failure.ts only sorts codes by exit status.
-    .filter((file) => file.endsWith(".ts") && file !== "failure.ts")
-    .map((file) => readFileSync(join(folder, file), "utf8")),
-);
+const sources = sourcesIn(FOLDERS)
+  // It only sorts codes by exit status.
+  .filter(({ file }) => file !== join("apps", "failure.ts"))
+  .map(({ text }) => text);
 const codes = Object.values(catalogues).flatMap(({ meanings }) => Object.keys(meanings));
 
 t.test("docs/errors.md documents every code and no other", async (t) => {
