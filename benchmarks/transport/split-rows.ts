@@ -39,23 +39,16 @@ export async function splitWorkerRows({ log }: StudyOptions): Promise<readonly R
     try {
       const prepared = await prepare(folder, { model, cacheFolder });
       const ups = await recorded(prepared);
-      const one = await playedBack(prepared, ups, 1);
-      log(`one worker: ${one.map((rate) => rate.toFixed(2)).join(", ")} steps/s`);
-      const two = await playedBack(prepared, ups, 2);
-      log(`two workers: ${two.map((rate) => rate.toFixed(2)).join(", ")} steps/s`);
-      const command = commandOf("split-workers");
-      const [single, double] = [summarise(one), summarise(two)];
-      const figure = "split lanes of 4 devices, GPT-2 124M shapes, cut 1, one thread a worker";
-      return [
-        {
-          ...{ figure: `${figure}: 1 worker`, value: single.median, unit: "steps/s" },
-          ...{ spread: single.spread, command },
-        },
-        {
-          ...{ figure: `${figure}: 2 workers`, value: double.median, unit: "steps/s" },
-          ...{ spread: double.spread, command },
-        },
-      ];
+      const rows: Row[] = [];
+      for (const workers of [1, 2]) {
+        const name = workers === 1 ? "1 worker" : `${workers} workers`;
+        const rates = await playedBack(prepared, ups, workers);
+        log(`${name}: ${rates.map((rate) => rate.toFixed(2)).join(", ")} steps/s`);
+        const { median: value, spread } = summarise(rates);
+        const figure = `split lanes of 4 devices, GPT-2 124M shapes, cut 1, one thread a worker: ${name}`;
+        rows.push({ figure, value, unit: "steps/s", spread, command: commandOf("split-workers") });
+      }
+      return rows;
     } finally {
       await rm(folder, { recursive: true, force: true });
     }
