@@ -154,10 +154,12 @@ export async function writeDevice(
 /** Limits that only this framework keeps, from the estimates themselves. */
 function budgetFor(task: Task, framework: Framework, rows: number): DeviceBudget {
   const holdOut = Math.floor(0.2 * rows);
+  // As the coordinator counts them: what reuse keeps grows with the texts.
+  const counts = { train: rows - holdOut, holdOut };
   const cost = (name: Framework): RoundCost => {
     const protocol = builtInProtocols.find((known) => known.name === name);
     if (!protocol) throw new Error(`${name} is not built in`);
-    return protocol.estimate(task, { holdOut, ...(name === "split" ? { cutLayer: 1 } : {}) });
+    return protocol.estimate(task, { ...counts, ...(name === "split" ? { cutLayer: 1 } : {}) });
   };
   switch (framework) {
     case "full":
