@@ -25,8 +25,9 @@ export {
   readParameterFile,
   readSafetensors,
   type SafetensorsFile,
-  writeSafetensors,
 } from "./models/safetensors.ts";
+export type { StoredTensor } from "./models/safetensors-header.ts";
+export { writeSafetensors, writeStoredTensors } from "./models/safetensors-writer.ts";
 export { readSpecialTokens, type SpecialTokens } from "./models/special-tokens.ts";
 export {
   openTensorFiles,

@@ -19,7 +19,8 @@ import {
   parameterShapes,
 } from "./lora.ts";
 import { checkFinite } from "./model-folder.ts";
-import { readSafetensors, writeSafetensors } from "./safetensors.ts";
+import { readSafetensors } from "./safetensors.ts";
+import { writeSafetensors } from "./safetensors-writer.ts";
 
 /** A trained adapter with its task head. */
 export interface Adapter {

@@ -11,7 +11,7 @@ import { familyOf } from "./families.ts";
 import type { ModelFamily } from "./family.ts";
 import { parseHuggingFaceConfig, toHuggingFaceConfig } from "./hugging-face-config.ts";
 import { readJsonFile } from "./json-file.ts";
-import { writeSafetensors } from "./safetensors.ts";
+import { writeSafetensors } from "./safetensors-writer.ts";
 
 /** An opened model folder whose configuration, names and shapes have been checked. */
 export interface ModelFolder {

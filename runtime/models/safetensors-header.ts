@@ -2,12 +2,7 @@
 // says for each tensor its type, its shape and where its bytes lie. Pure: bytes in, checked entries out.
 import { z } from "zod";
 import { runtimeErrors } from "../errors.ts";
-import {
-  elementCount,
-  type Float32Tensor,
-  type Int64Tensor,
-  type TensorBundle,
-} from "../tensor.ts";
+import { elementCount } from "../tensor.ts";
 
 /** Where one tensor lies in a safetensors file, and as what. */
 export interface SafetensorsEntry {
@@ -17,6 +12,15 @@ export interface SafetensorsEntry {
   /** From the start of the file. */
   readonly offsetBytes: number;
   readonly lengthBytes: number;
+}
+
+/** A tensor as it lies in a file. */
+export interface StoredTensor {
+  /** The format's name of the element type, such as `BF16`. */
+  readonly dtype: string;
+  readonly shape: readonly number[];
+  /** Little-endian. */
+  readonly bytes: Uint8Array;
 }
 
 /** A parsed header. */
@@ -54,23 +58,19 @@ export function parseHeader(file: string, header: Buffer, sizeBytes: number): Sa
   return { metadata: metadata.data, tensors };
 }
 
-/** The length and header of a file that holds `tensors` in the order of `names`, padded to a multiple of 8 bytes. */
+/** The length and header of a file that holds such tensors in the order of `entries`, padded to a multiple of 8 bytes. */
 export function encodeHeader(
-  names: readonly string[],
-  tensors: TensorBundle<Float32Tensor | Int64Tensor>,
+  entries: Iterable<Pick<SafetensorsEntry, "dtype" | "shape"> & { readonly name: string }>,
   metadata: Readonly<Record<string, string>>,
-  float16: boolean,
 ): Buffer {
   // A map, because a tensor may be called `__proto__`.
   const header = new Map<string, unknown>();
   if (Object.keys(metadata).length > 0) header.set("__metadata__", sorted(metadata));
   let end = 0;
-  for (const name of names) {
-    const tensor = tensors.get(name) as Float32Tensor | Int64Tensor;
-    const dtype = tensor.dtype === "int64" ? "I64" : float16 ? "F16" : "F32";
+  for (const { name, dtype, shape } of entries) {
     const start = end;
-    end += elementCount(tensor.shape) * (elementBytes.get(dtype) as number);
-    header.set(name, { dtype, shape: tensor.shape, data_offsets: [start, end] });
+    end += elementCount(shape) * (elementBytes.get(dtype) as number);
+    header.set(name, { dtype, shape, data_offsets: [start, end] });
   }
   const text = Buffer.from(JSON.stringify(Object.fromEntries(header)));
   // Padded with blanks so that the tensors start on a multiple of 8 bytes.

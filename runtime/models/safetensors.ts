@@ -3,23 +3,15 @@
 // anything of its size is allocated. Little-endian hosts only, as all that we run on are.
 import { type FileHandle, open } from "node:fs/promises";
 import { runtimeErrors } from "../errors.ts";
-import { replaceFile } from "../files.ts";
+import { elementCount, type Float32Tensor, float32, type Int64Tensor, int64 } from "../tensor.ts";
+import { decodeBfloat16, decodeFloat16 } from "./half-floats.ts";
 import {
-  elementCount,
-  type Float32Tensor,
-  float32,
-  type Int64Tensor,
-  int64,
-  type TensorBundle,
-} from "../tensor.ts";
-import { decodeBfloat16, decodeFloat16, encodeFloat16 } from "./half-floats.ts";
-import {
-  encodeHeader,
   invalidFile,
   maximumHeaderBytes,
   parseHeader,
   type SafetensorsEntry,
   type SafetensorsHeader,
+  type StoredTensor,
   truncatedFile,
 } from "./safetensors-header.ts";
 
@@ -35,17 +27,12 @@ export interface SafetensorsFile extends SafetensorsHeader {
    * the tensor. A chunk is overwritten when the next one is asked for.
    */
   readChunks(name: string): AsyncIterable<Float32Array>;
+  /** A tensor of any type as it lies in the file. */
+  readStored(name: string): Promise<StoredTensor>;
 }
 
 /** Elements of a chunk: 4 MiB of float32. */
 const chunkElements = 2 ** 20;
-
-/** How a safetensors file is written. */
-export interface SafetensorsOptions {
-  readonly metadata?: Readonly<Record<string, string>>;
-  /** Stores float32 tensors as F16, rounded to nearest; values beyond its range are refused. */
-  readonly float16?: boolean;
-}
 
 /** Reads the header of a safetensors file; tensors are read when asked for. Throws `MODEL_FOLDER_INVALID` or `MODEL_FILE_TRUNCATED`. */
 export async function readSafetensors(file: string): Promise<SafetensorsFile> {
@@ -57,7 +44,8 @@ export async function readSafetensors(file: string): Promise<SafetensorsFile> {
     throw notFloating(file, name, tensor.dtype);
   };
   const readChunks = (name: string) => readEntryChunks(file, name, tensors);
-  return { file, tensors, metadata, readTensor, readFloat32, readChunks };
+  const readStored = (name: string) => readEntryBytes(file, name, tensors);
+  return { file, tensors, metadata, readTensor, readFloat32, readChunks, readStored };
 }
 
 /** Every tensor of a file, all of floating point, in the file's order. */
@@ -66,23 +54,6 @@ export async function readParameterFile(file: string): Promise<Map<string, Float
   const tensors = new Map<string, Float32Tensor>();
   for (const name of opened.tensors.keys()) tensors.set(name, await opened.readFloat32(name));
   return tensors;
-}
-
-/** Writes tensors in name order, replacing the file as a whole; equal tensors and options give equal bytes. */
-export async function writeSafetensors(
-  file: string,
-  tensors: TensorBundle<Float32Tensor | Int64Tensor>,
-  { metadata = {}, float16 = false }: SafetensorsOptions = {},
-): Promise<void> {
-  const names = [...tensors.keys()].sort();
-  const head = encodeHeader(names, tensors, metadata, float16);
-  await replaceFile(file, async (handle) => {
-    await handle.writeFile(head);
-    for (const name of names) {
-      const tensor = tensors.get(name) as Float32Tensor | Int64Tensor;
-      await handle.writeFile(tensorBytes(file, name, tensor, float16));
-    }
-  });
 }
 
 async function openFile(file: string): Promise<FileHandle> {
@@ -131,11 +102,21 @@ async function readEntry(
   name: string,
   tensors: Entries,
 ): Promise<Float32Tensor | Int64Tensor> {
-  const { entry, decode } = findEntry(file, name, tensors);
+  const { entry, decode } = findDecoder(file, name, tensors);
+  const data = decode(await bytesOf(file, entry));
+  return data instanceof Float32Array ? float32(entry.shape, data) : int64(entry.shape, data);
+}
+
+async function readEntryBytes(file: string, name: string, tensors: Entries): Promise<StoredTensor> {
+  const entry = findEntry(file, name, tensors);
+  const { dtype, shape } = entry;
+  return { dtype, shape, bytes: new Uint8Array(await bytesOf(file, entry)) };
+}
+
+async function bytesOf(file: string, entry: SafetensorsEntry): Promise<ArrayBuffer> {
   const bytes = new ArrayBuffer(entry.lengthBytes);
   await withFile(file, (handle) => readInto(handle, file, bytes, entry));
-  const data = decode(bytes);
-  return data instanceof Float32Array ? float32(entry.shape, data) : int64(entry.shape, data);
+  return bytes;
 }
 
 async function* readEntryChunks(
@@ -143,7 +124,7 @@ async function* readEntryChunks(
   name: string,
   tensors: Entries,
 ): AsyncGenerator<Float32Array> {
-  const { entry, decode } = findEntry(file, name, tensors);
+  const { entry, decode } = findDecoder(file, name, tensors);
   const elements = elementCount(entry.shape);
   const elementBytes = entry.lengthBytes / Math.max(1, elements);
   const buffer = new ArrayBuffer(elementBytes * Math.min(chunkElements, elements));
@@ -164,15 +145,18 @@ async function* readEntryChunks(
   }
 }
 
-function findEntry(file: string, name: string, tensors: Entries) {
+function findEntry(file: string, name: string, tensors: Entries): SafetensorsEntry {
   const entry = tensors.get(name);
-  if (entry === undefined) {
-    const known = [...tensors.keys()].slice(0, 20).join(", ");
-    throw runtimeErrors.error(
-      "MODEL_TENSOR_MISSING",
-      `${file} has no tensor ${name}; it has ${known}`,
-    );
-  }
+  if (entry) return entry;
+  const known = [...tensors.keys()].slice(0, 20).join(", ");
+  throw runtimeErrors.error(
+    "MODEL_TENSOR_MISSING",
+    `${file} has no tensor ${name}; it has ${known}`,
+  );
+}
+
+function findDecoder(file: string, name: string, tensors: Entries) {
+  const entry = findEntry(file, name, tensors);
   const decode = decoders.get(entry.dtype);
   if (decode === undefined) {
     throw runtimeErrors.error(
@@ -225,30 +209,4 @@ async function readBytes(handle: FileHandle, file: string, offset: number, lengt
   const bytes = new ArrayBuffer(length);
   await readInto(handle, file, bytes, { offsetBytes: offset, lengthBytes: length });
   return Buffer.from(bytes);
-}
-
-function tensorBytes(
-  file: string,
-  name: string,
-  { dtype, shape, data }: Float32Tensor | Int64Tensor,
-  float16: boolean,
-): Uint8Array {
-  if (data.length !== elementCount(shape)) {
-    throw runtimeErrors.error(
-      "MODEL_TENSOR_SHAPE",
-      `${file}: tensor ${name} holds ${data.length} values, its shape [${shape}] takes ${elementCount(shape)}`,
-    );
-  }
-  if (dtype === "int64" || !float16) {
-    return new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
-  }
-  const bits = encodeFloat16(data);
-  if (bits.some((pattern) => (pattern & 0x7c00) === 0x7c00)) {
-    throw runtimeErrors.error(
-      "MODEL_TENSOR_INVALID",
-      `${file}: tensor ${name} holds values that float16 cannot (limit 65504)`,
-      { hint: "Save it as float32." },
-    );
-  }
-  return new Uint8Array(bits.buffer);
 }

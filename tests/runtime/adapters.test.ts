@@ -16,7 +16,8 @@ import {
   loraScale,
   targetedModules,
 } from "../../runtime/models/lora.ts";
-import { readSafetensors, writeSafetensors } from "../../runtime/models/safetensors.ts";
+import { readSafetensors } from "../../runtime/models/safetensors.ts";
+import { writeSafetensors } from "../../runtime/models/safetensors-writer.ts";
 import { openTokenizer } from "../../runtime/models/tokenizer.ts";
 import { type Float32Tensor, float32 } from "../../runtime/tensor.ts";
 

@@ -22,7 +22,8 @@ import {
   readBaseModelTensors,
   saveModelFolder,
 } from "../../runtime/models/pretrained.ts";
-import { readSafetensors, writeSafetensors } from "../../runtime/models/safetensors.ts";
+import { readSafetensors } from "../../runtime/models/safetensors.ts";
+import { writeSafetensors } from "../../runtime/models/safetensors-writer.ts";
 import { type Float32Tensor, float32 } from "../../runtime/tensor.ts";
 
 const config: LlamaConfig = {

@@ -18,7 +18,8 @@ import {
   readBaseModelTensors,
   saveModelFolder,
 } from "../../runtime/models/pretrained.ts";
-import { readSafetensors, writeSafetensors } from "../../runtime/models/safetensors.ts";
+import { readSafetensors } from "../../runtime/models/safetensors.ts";
+import { writeSafetensors } from "../../runtime/models/safetensors-writer.ts";
 import { type Float32Tensor, float32, type TensorBundle } from "../../runtime/tensor.ts";
 
 const config: Gpt2Config = {

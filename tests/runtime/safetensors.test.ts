@@ -5,7 +5,8 @@ import fc from "fast-check";
 import t from "tap";
 import { TrifoldError } from "../../runtime/errors.ts";
 import { replaceFile, writeFileAtomic } from "../../runtime/files.ts";
-import { readSafetensors, writeSafetensors } from "../../runtime/models/safetensors.ts";
+import { readSafetensors } from "../../runtime/models/safetensors.ts";
+import { writeSafetensors, writeStoredTensors } from "../../runtime/models/safetensors-writer.ts";
 import { type Float32Tensor, float32, type Int64Tensor, int64 } from "../../runtime/tensor.ts";
 
 /**
@@ -36,6 +37,19 @@ t.test("F16 and BF16 tensors are read as PyTorch reads them", async (t) => {
   writeFileSync(file, craft(header, Buffer.concat(data)));
   const source = await readSafetensors(file);
   t.equal(hexOf((await source.readFloat32("half")).data), golden.fromFloat16);
+  t.equal(hexOf((await source.readFloat32("brain")).data), golden.fromBfloat16);
+});
+
+t.test("bytes are kept as they are, and read as PyTorch reads them", async (t) => {
+  const file = join(t.testdir(), "stored.safetensors");
+  const brain = { dtype: "BF16", shape: [count], bytes: Buffer.from(golden.bfloat16, "hex") };
+  const metadata = { of: "a test" };
+  await writeStoredTensors(file, new Map([["brain", brain]]), { metadata });
+  const source = await readSafetensors(file);
+  t.same(source.metadata, metadata);
+  const { bytes, ...rest } = await source.readStored("brain");
+  t.same(rest, { dtype: "BF16", shape: [count] });
+  t.equal(Buffer.from(bytes).toString("hex"), golden.bfloat16);
   t.equal(hexOf((await source.readFloat32("brain")).data), golden.fromBfloat16);
 });
 
