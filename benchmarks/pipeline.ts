@@ -20,6 +20,7 @@ import {
   modelSpec,
   type Payload,
   type RoundLink,
+  rowsInMemory,
   type Task,
   taskSchema,
 } from "../protocols/index.ts";
@@ -121,8 +122,10 @@ async function train(task: Task, { ground, opened, roundTripMs }: Place): Promis
     ...{ task, deviceId: "a", assignment: place, engine: deviceEngine, model, log },
     ...{ train: examples ?? [], holdOut: [], publicSet: async () => [] },
     state: { read: async () => undefined, stage: async () => {} },
+    rows: rowsInMemory(),
   });
-  const context = { task, engine, model, publicSet: [], after: systemClock.after, log };
+  const { after } = systemClock;
+  const context = { task, engine, model, publicSet: [], rowsOf: rowsInMemory, after, log };
   const server = await split.createServer(context);
   const { rounds, localSteps } = task.training;
   const { signal } = new AbortController();

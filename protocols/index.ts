@@ -21,6 +21,7 @@ export * from "./fold-round.ts";
 export { fullDownKinds, fullUpKinds } from "./full/messages.ts";
 export * from "./global-model.ts";
 export { kdDownKinds, kdUpKinds } from "./kd/messages.ts";
+export * from "./kept-rows.ts";
 export * from "./local-training.ts";
 export * from "./loopback-link.ts";
 export * from "./own-model.ts";

@@ -4,6 +4,7 @@ import type { DeviceBudget, DeviceProfile } from "../devices/index.ts";
 import type { BaseModel, Engine, Example, ExecutionMode, Parameters } from "../runtime/index.ts";
 import type { EncodedTensor } from "./encoding/encoded.ts";
 import type { SparseLogits } from "./kd/sparse-logits.ts";
+import type { RowKeeper } from "./kept-rows.ts";
 import type { Assignment, RoundCost } from "./selection.ts";
 import type { Task } from "./task.ts";
 import type { Allowance, Way } from "./way.ts";
@@ -91,6 +92,7 @@ export interface ClientContext {
   /** The texts every party may see, fetched once and kept. Labels are absent. */
   publicSet(): Promise<readonly Example[]>;
   readonly state: ClientState;
+  readonly rows: RowKeeper;
   readonly log: (message: string) => void;
 }
 
@@ -149,6 +151,8 @@ export interface ServerContext {
   readonly engine: Engine;
   readonly model: BaseModel;
   readonly publicSet: readonly Example[];
+  /** What the coordinator's end keeps of this device's rows. */
+  readonly rowsOf: (deviceId: string) => RowKeeper;
   readonly after: After;
   readonly log: (message: string) => void;
 }

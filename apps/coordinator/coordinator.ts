@@ -13,6 +13,7 @@ import { rightOfWay } from "./right-of-way.ts";
 import { recordClosed, settleAttempt } from "./round-closing.ts";
 import { beginRound, cohortReady } from "./round-opening.ts";
 import { synchronousPace } from "./round-runner.ts";
+import { rowsIn } from "./row-folders.ts";
 import type { CoordinatorOptions, Run } from "./run.ts";
 import { endRun, tellDevices } from "./run-ending.ts";
 import { openScoring } from "./scoring.ts";
@@ -37,9 +38,12 @@ export async function runCoordinator(options: CoordinatorOptions): Promise<RunRe
   const { task, model, publicSet, testSet } = prepared;
   const { urgent, patient } = rightOfWay(options.engine);
   const { after } = systemClock;
-  const context = { task, engine: urgent, model, publicSet, after, log };
+  const rowsOf = rowsIn(folder.path, folder, log);
+  const context = { task, engine: urgent, model, publicSet, rowsOf, after, log };
   const { splitWorkers } = options;
-  const ends = splitWorkers ? withSplitWorkers(protocols, splitWorkers) : protocols;
+  const ends = splitWorkers
+    ? withSplitWorkers(protocols, { ...splitWorkers, runFolder: folder.path })
+    : protocols;
   const servers = createServers(ends, context);
   const scorer = await loadScorer(patient, modelSpec(task, model));
   const { journal } = folder;

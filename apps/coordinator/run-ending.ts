@@ -8,6 +8,7 @@ import { runReport } from "../report/run-report.ts";
 import { writeReport } from "../report/write-report.ts";
 import { journalFile, readJournal } from "./journal.ts";
 import { returnMs } from "./round-runner.ts";
+import { clearRows } from "./row-folders.ts";
 import type { Run } from "./run.ts";
 
 /** Saves the adapter and the run in figures, then tells the devices; `unaware` have not heard of the end. */
@@ -19,6 +20,7 @@ export async function endRun(
   const { prepared, folder, onEvent, presence } = run;
   const { name, training } = prepared.task;
   await saveResult(run, parameters);
+  await folder.guarded(() => clearRows(folder.path));
   const { rounds } = training;
   await presence.update({ task: name, round: rounds, rounds, ...score, finished: true });
   await devicesBack(run, unaware);

@@ -1,5 +1,5 @@
 // The run folder: everything a run needs to go on after a crash, and everything it leaves behind.
-//   task.json  profiles.json  metrics.jsonl  journal/  checkpoints/  adapter/  report.json  report.html
+//   task.json  profiles.json  metrics.jsonl  journal/  checkpoints/  rows/  adapter/  report.json  report.html
 import { readdir, readFile, rm } from "node:fs/promises";
 import { join } from "node:path";
 import type { DeviceBudget, DeviceProfile } from "../../devices/index.ts";

@@ -24,7 +24,7 @@ export interface CoordinatorOptions {
   readonly presence: Presence;
   readonly engine: Engine;
   /** Worker processes that run the lanes of `split`; none, in this process, when left out. */
-  readonly splitWorkers?: WorkerLanesOptions;
+  readonly splitWorkers?: Omit<WorkerLanesOptions, "runFolder">;
   readonly protocols: readonly AnyProtocol[];
   readonly signal: AbortSignal;
   readonly onEvent: OnEvent;

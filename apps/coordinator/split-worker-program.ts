@@ -11,6 +11,8 @@ import {
   type ServerSide,
 } from "../../protocols/index.ts";
 import { ortEngine, TrifoldError } from "../../runtime/index.ts";
+import { guardFolder } from "./folder-guard.ts";
+import { rowsIn } from "./row-folders.ts";
 import type { WorkerReply, WorkerRequest, WorkerTask } from "./worker-calls.ts";
 
 const lanes = new Map<number, Lane<Payload, Payload>>();
@@ -28,12 +30,13 @@ process.on("message", (message: WorkerTask | WorkerRequest) => {
   else void answer(message);
 });
 
-async function openServer({ task, model, threads }: WorkerTask) {
+async function openServer({ task, model, threads, runFolder }: WorkerTask) {
   const version = builtInProtocols.find(({ name }) => name === "split")?.version ?? 0;
   const log = (line: string) => say({ kind: "log", line });
   const engine = ortEngine({ threads });
   const { after } = systemClock;
-  const context = { task, model, engine, publicSet: [], after, log };
+  const rowsOf = rowsIn(runFolder, guardFolder(runFolder), log);
+  const context = { task, model, engine, publicSet: [], rowsOf, after, log };
   return await findProtocol(builtInProtocols, "split", version).createServer(context);
 }
 

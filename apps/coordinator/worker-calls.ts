@@ -17,6 +17,8 @@ export interface WorkerTask {
   /** Mapped from its files, so that workers share its memory. */
   readonly model: BaseModel;
   readonly threads: number;
+  /** Where it keeps rows of devices. */
+  readonly runFolder: string;
 }
 
 /** Calls on a worker, each with what it answers. A lane is named by a number of the coordinator's. */

@@ -19,6 +19,8 @@ export interface WorkerLanesOptions {
   readonly workers: number;
   /** Threads of one operator in each. */
   readonly threads: number;
+  /** Where they keep rows. */
+  readonly runFolder: string;
 }
 
 /** The protocols as they are, but for `split`: the lanes of its per-device tails run in worker processes. */
@@ -52,7 +54,7 @@ function createWorkerLanes(
   return {
     openLane: async (assignment, info, global) => {
       const { deviceId } = assignment;
-      // A device stays where it is remembered; a new one goes where the fewest are.
+      // A device stays where it is; a new one goes where the fewest are.
       const place = placeOf.get(deviceId) ?? emptiest(places);
       if (!placeOf.has(deviceId)) place.devices += 1;
       placeOf.set(deviceId, place);
@@ -90,7 +92,7 @@ const restart = { firstMs: 100, mostMs: 30_000 };
 
 function createPlace(
   { task, model, log }: ServerContext,
-  { threads }: WorkerLanesOptions,
+  { threads, runFolder }: WorkerLanesOptions,
   index: number,
 ): Place {
   const name = `split worker ${index + 1}`;
@@ -103,7 +105,7 @@ function createPlace(
       await delay(Math.min(restart.mostMs, restart.firstMs * 2 ** deaths));
       deaths += 1;
     }
-    running = startWorker({ name, task, model, threads, log });
+    running = startWorker({ name, task, model, threads, runFolder, log });
     log(`${name} is process ${running.pid}`);
     return running;
   };

@@ -3,7 +3,7 @@
 import { existsSync } from "node:fs";
 import { readdir, rename, rm } from "node:fs/promises";
 import { join } from "node:path";
-import type { ClientState } from "../../protocols/index.ts";
+import type { ClientState, RowKeeper } from "../../protocols/index.ts";
 import {
   makeFolder,
   readParameterFile,
@@ -12,18 +12,23 @@ import {
   TrifoldError,
   writeSafetensors,
 } from "../../runtime/index.ts";
+import { rowFiles } from "../kept-rows.ts";
 import { deviceProgramErrors } from "./errors.ts";
 
 /** State of one device in one task. */
 export interface DeviceState {
   /** What the protocol sees while `lane` runs. */
   forLane(lane: number): ClientState;
+  readonly rows: RowKeeper;
   /** Commits what the accepted lane staged and forgets what others did. */
   settle(acceptedLane: number): Promise<void>;
 }
 
 /** State in `folder`, created when missing. What cannot be read or written throws `DEVICE_STATE_UNUSABLE`. */
-export async function openDeviceState(folder: string): Promise<DeviceState> {
+export async function openDeviceState(
+  folder: string,
+  log: (line: string) => void,
+): Promise<DeviceState> {
   await coded(folder, async () => {
     await makeFolder(folder, { mode: 0o700 });
     await removeLeftovers(folder);
@@ -32,6 +37,7 @@ export async function openDeviceState(folder: string): Promise<DeviceState> {
   const staged = (lane: number) => join(folder, `staged-${lane}.safetensors`);
   let last: Promise<void> = Promise.resolve();
   return {
+    rows: rowFiles({ folder: join(folder, "rows"), within: (act) => coded(folder, act), log }),
     forLane: (lane) => ({
       read: () =>
         coded(folder, async () =>

@@ -310,6 +310,7 @@ class StandingWorker implements RoundWorker {
         },
         stage: (tensors) => state.forLane(lane()).stage(tensors),
       },
+      rows: state.rows,
       log,
     });
     this.#loaded = { key, protocol, client };

@@ -174,7 +174,7 @@ class Desk {
     if (this.#workplace?.fingerprint !== fingerprint) {
       log(`task "${task.name}": opening model and data`);
       const { provisioner } = this;
-      const options = { deviceId, places, data, provisioner, signal };
+      const options = { deviceId, places, data, provisioner, log, signal };
       const workplace = await this.#fetching(() => openWorkplace(task, options));
       await this.#worker?.close();
       this.#workplace = workplace;

@@ -66,6 +66,7 @@ export interface WorkplaceOptions {
   readonly places: ModelPlaces;
   readonly data: PrivateData;
   readonly provisioner: Provisioner;
+  readonly log: (line: string) => void;
   readonly signal: AbortSignal;
 }
 
@@ -74,7 +75,7 @@ export interface WorkplaceOptions {
  * needs them. Throws `DEVICE_MODEL_MISSING`, `DEVICE_PROVISION_INVALID`, `DATA_*` or `DEVICE_DATA_TOO_SMALL`.
  */
 export async function openWorkplace(task: Task, options: WorkplaceOptions): Promise<Workplace> {
-  const { deviceId, places, data, provisioner, signal } = options;
+  const { deviceId, places, data, provisioner, log, signal } = options;
   const labels = labelsOf(task);
   const found = await findModels(task, places);
   const rows = await readTable(data.file, columnsOf(task, data));
@@ -106,7 +107,7 @@ export async function openWorkplace(task: Task, options: WorkplaceOptions): Prom
   const { train, holdOut: aside } = (base ?? own) as HeldModel;
   const fingerprint = taskFingerprint(task);
   const folder = join(places.stateFolder, "tasks", fingerprint.slice(0, 16), deviceId);
-  const state = await openDeviceState(folder);
+  const state = await openDeviceState(folder, log);
   const uploads = createUploadKeeper(folder, deviceId);
   const examples = { train: train.length, holdOut: aside.length };
   return { task, fingerprint, base, fetchesModel, own, examples, state, uploads };

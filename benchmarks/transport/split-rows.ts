@@ -9,7 +9,7 @@ import { summarise } from "../../apps/bench/statistics.ts";
 import { defaultCacheFolder } from "../../apps/cache-folder.ts";
 import { type PreparedTask, prepareTask } from "../../apps/coordinator/prepared-task.ts";
 import { readTaskFile } from "../../apps/coordinator/task-file.ts";
-import { withSplitWorkers } from "../../apps/coordinator/worker-lanes.ts";
+import { type WorkerLanesOptions, withSplitWorkers } from "../../apps/coordinator/worker-lanes.ts";
 import { embeddedModelFolder } from "../../apps/package-root.ts";
 import { systemClock } from "../../broker/index.ts";
 import {
@@ -19,6 +19,7 @@ import {
   initialOf,
   loopbackLink,
   type Payload,
+  rowsInMemory,
   type ServerContext,
 } from "../../protocols/index.ts";
 import { type Engine, ortEngine } from "../../runtime/index.ts";
@@ -42,7 +43,7 @@ export async function splitWorkerRows({ log }: StudyOptions): Promise<readonly R
       const rows: Row[] = [];
       for (const workers of [1, 2]) {
         const name = workers === 1 ? "1 worker" : `${workers} workers`;
-        const rates = await playedBack(prepared, ups, workers);
+        const rates = await playedBack(prepared, ups, { workers, runFolder: folder });
         log(`${name}: ${rates.map((rate) => rate.toFixed(2)).join(", ")} steps/s`);
         const { median: value, spread } = summarise(rates);
         const figure = `split lanes of 4 devices, GPT-2 124M shapes, cut 1, one thread a worker: ${name}`;
@@ -89,7 +90,13 @@ async function recorded(prepared: PreparedTask): Promise<readonly Payload[]> {
   const publicSet = async () => [];
   const log = () => {};
   const about = { task, deviceId, assignment, engine, model, train, holdOut: [] };
-  const client = await split.createClient({ ...about, publicSet, state, log });
+  const client = await split.createClient({
+    ...about,
+    publicSet,
+    state,
+    rows: rowsInMemory(),
+    log,
+  });
   const server = await split.createServer(contextOf(prepared, engine));
   const global = { round: 0, parameters: initialOf(task) };
   const lane = await server.openLane(assignment, infoOf(1), global);
@@ -111,9 +118,9 @@ async function recorded(prepared: PreparedTask): Promise<readonly Payload[]> {
 async function playedBack(
   prepared: PreparedTask,
   ups: readonly Payload[],
-  workers: number,
+  place: Omit<WorkerLanesOptions, "threads">,
 ): Promise<readonly number[]> {
-  const spread = withSplitWorkers(builtInProtocols, { workers, threads: 1 });
+  const spread = withSplitWorkers(builtInProtocols, { ...place, threads: 1 });
   const engine = ortEngine({ threads: 1 });
   const protocol = spread.find(({ name }) => name === "split") as AnyProtocol;
   const server = await protocol.createServer(contextOf(prepared, engine));
@@ -139,7 +146,7 @@ async function playedBack(
 
 function contextOf({ task, model }: PreparedTask, engine: Engine): ServerContext {
   const { after } = systemClock;
-  return { task, model, engine, publicSet: [], after, log: () => {} };
+  return { task, model, engine, publicSet: [], rowsOf: rowsInMemory, after, log: () => {} };
 }
 
 function assignmentOf(deviceId: string): Assignment {

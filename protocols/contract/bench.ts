@@ -2,6 +2,7 @@
 import { isDeepStrictEqual } from "node:util";
 import type { BaseModel, Engine, Example, Parameters } from "../../runtime/index.ts";
 import { nextGlobal } from "../global-model.ts";
+import { rowsInMemory } from "../kept-rows.ts";
 import { loopbackLink } from "../loopback-link.ts";
 import { initialOf } from "../plan.ts";
 import type {
@@ -130,7 +131,8 @@ export function openServer(
   engine: Engine,
 ): Promise<ServerSide<Payload, Payload>> {
   const after = () => () => {};
-  return protocol.createServer({ task, engine, model, publicSet, after, log: () => {} });
+  const context = { task, engine, model, publicSet, rowsOf: rowsInMemory, after };
+  return protocol.createServer({ ...context, log: () => {} });
 }
 
 /** Whether two rounds or results agree in every field and every bit. */
@@ -155,6 +157,7 @@ export function clientContext(
     holdOut,
     publicSet: async () => publicSet,
     state: { read: async () => undefined, stage: async () => {} },
+    rows: rowsInMemory(),
     log: () => {},
   };
 }

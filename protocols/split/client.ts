@@ -19,9 +19,10 @@ import {
   unexpected,
 } from "./device-part.ts";
 import { openFrontPart } from "./front-part.ts";
+import { recall, remember } from "./memories.ts";
 import type { Down, SplitDown, SplitUp } from "./messages.ts";
 import { openOuterParts } from "./outer-parts.ts";
-import { type DeviceWire, deviceWire } from "./outgoing.ts";
+import { deviceWire } from "./outgoing.ts";
 
 /**
  * Loads the device's part of the model and trains it step by step with the coordinator.
@@ -30,7 +31,7 @@ import { type DeviceWire, deviceWire } from "./outgoing.ts";
 export async function createSplitClient(
   context: ClientContext,
 ): Promise<ClientSide<SplitDown, SplitUp>> {
-  const { task, assignment, state, train: examples } = context;
+  const { task, assignment, state, rows, train: examples } = context;
   const cuts = cutsOf(assignment, task);
   const refusal = labelRefusal(task);
   if (refusal) throw protocolErrors.error("PROTOCOL_LABELS_WOULD_LEAVE", `split: ${refusal}`);
@@ -38,19 +39,15 @@ export async function createSplitClient(
   const part: DevicePart = task.split.uShape
     ? await openOuterParts(context, cuts)
     : await openFrontPart(context, cuts);
-  /** What the last lane left, for a lane that begins behind it. */
-  let kept: { readonly lane: number; readonly wire: DeviceWire } | undefined;
-  const wireOf = ({ acceptedLane }: RoundInfo) =>
-    kept?.lane === acceptedLane
-      ? kept.wire
-      : deviceWire(task, crossingsOf(task, cuts), examples.length);
+  const crossings = crossingsOf(task, cuts);
+  const gradient = task.split.uShape ? "statesGradient" : undefined;
   return {
     runRound: async (info, start, link, signal) => {
       if (start.kind !== "front") throw unexpected(start);
       const catchUp = () => askTheta(link);
       const theta = await receiveGlobal(thetaOf(start), { task, state, initial, catchUp });
-      const wire = wireOf(info);
-      kept = undefined;
+      const memory = await recall(rows, { task, cuts, crossings, gradient }, info);
+      const wire = deviceWire(task, crossings, { ...memory, texts: examples.length });
       wire.meet(start.fields.memory);
       const round = openRound(context, theta, { link, wire, rateAt: rateOf(task, info) });
       let steps = 0;
@@ -71,10 +68,10 @@ export async function createSplitClient(
         ...rememberGlobal(task, theta, info.round),
         ...rememberResidual(update),
       });
+      await remember(rows, wire.memory, { ...info, ...cuts });
       const trained = { steps, meanLoss: totalLoss / steps, flops: steps * part.flops };
       const report = reportOf(context, trained, score);
       await link.send({ kind: "update", fields, tensors: update.encoded }, report);
-      kept = { lane: info.lane, wire };
       return report;
     },
     close: () => part.close(),

@@ -20,10 +20,14 @@ export interface SentTexts {
   readonly texts?: readonly number[] | undefined;
 }
 
-/** What is owed to each text of a device; undefined in a task without error feedback. */
-export function owedRows(task: Task, { layout }: Crossing): RowStore | undefined {
+/** What is owed to each text of a device, `kept` by an earlier lane; undefined in a task without error feedback. */
+export function owedRows(
+  task: Task,
+  { layout }: Crossing,
+  kept?: ReadonlyMap<number, EncodedTensor>,
+): RowStore | undefined {
   const { errorFeedback, cacheBytes } = task.split;
-  return errorFeedback ? rowStore({ cacheBytes, layout, encoding: "float32" }) : undefined;
+  return errorFeedback ? rowStore({ cacheBytes, layout, encoding: "float32" }, kept) : undefined;
 }
 
 /** A sender with error feedback where `owed` is given. */

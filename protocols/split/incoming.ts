@@ -1,30 +1,12 @@
-// The coordinator's end of what a device sends up, and what it remembers of it from round to round.
+// The coordinator's end of what a device sends up.
 import type { Float32Tensor } from "../../runtime/index.ts";
 import { protocolErrors } from "../errors.ts";
-import type { Task } from "../task.ts";
 import { type Crossing, type Crossings, decodeCrossing } from "./crossing.ts";
-import { type GradientSender, gradientSender, owedRows } from "./gradient-sender.ts";
+import { type GradientSender, gradientSender } from "./gradient-sender.ts";
+import type { EndMemory } from "./memories.ts";
 import type { Up } from "./messages.ts";
-import { type ArrivedRows, meetMemory, type RowMemory, receiveRows, rowMemory } from "./reuse.ts";
-import type { RowStore } from "./row-store.ts";
+import { type ArrivedRows, meetMemory, receiveRows } from "./reuse.ts";
 import { checkLengths } from "./rows.ts";
-
-/** What the coordinator remembers of a device. */
-export interface DeviceMemory {
-  /** Rows that the device need not send again; absent without reuse. */
-  readonly rows: RowMemory | undefined;
-  /** What encodings have lost of its gradients; absent without error feedback. */
-  readonly owed: RowStore | undefined;
-}
-
-/** A memory of nothing. */
-export function emptyMemory(task: Task, { activations, cutGradient }: Crossings): DeviceMemory {
-  const { reuse, cacheBytes } = task.split;
-  return {
-    rows: reuse.threshold === "off" ? undefined : rowMemory(cacheBytes, activations.layout),
-    owed: owedRows(task, cutGradient),
-  };
-}
 
 /** Both directions of a lane. */
 export interface LaneWire {
@@ -35,9 +17,9 @@ export interface LaneWire {
 }
 
 /** The wire of a lane that starts with this memory. */
-export function laneWire(crossings: Crossings, memory: DeviceMemory): LaneWire {
+export function laneWire(crossings: Crossings, memory: EndMemory): LaneWire {
   let isFirst = true;
-  const needsTexts = memory.rows !== undefined || memory.owed !== undefined;
+  const needsTexts = memory.sent !== undefined || memory.owed !== undefined;
   return {
     crossings,
     cutGradients: gradientSender(crossings.cutGradient, memory.owed),
@@ -46,14 +28,14 @@ export function laneWire(crossings: Crossings, memory: DeviceMemory): LaneWire {
       const { layout } = crossings.activations;
       checkLengths(lengths, layout);
       const isComplete = texts?.length === lengths.length;
-      if (needsTexts !== isComplete || (memory.rows !== undefined) !== (reuse !== undefined)) {
+      if (needsTexts !== isComplete || (memory.sent !== undefined) !== (reuse !== undefined)) {
         throw invalid(`the task asks for ${needsTexts ? "" : "no "}numbers of texts`);
       }
-      if (!memory.rows || !reuse || !texts) return plain(crossings.activations, up);
+      if (!memory.sent || !reuse || !texts) return plain(crossings.activations, up);
       if (reuse.hidden !== layout.hidden) throw invalid(`rows are ${layout.hidden} wide`);
-      meetMemory(memory.rows, reuse.memory, isFirst);
+      meetMemory(memory.sent, reuse.memory, isFirst);
       const { modes } = reuse;
-      const arrived = receiveRows(memory.rows, layout, {
+      const arrived = receiveRows(memory.sent, layout, {
         lengths,
         texts,
         modes,

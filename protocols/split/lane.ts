@@ -6,10 +6,11 @@ import { trainedPart } from "../plan.ts";
 import type { Contribution, GlobalModel, Lane } from "../protocol.ts";
 import type { Task } from "../task.ts";
 import { contributionWeight } from "../weight.ts";
-import { crossingsOf } from "./crossing.ts";
+import type { Crossings } from "./crossing.ts";
 import { type Cuts, coordinatorShapes, deviceShapes } from "./cut.ts";
 import { type HalfOptions, ownHalf } from "./half.ts";
-import { type DeviceMemory, laneWire } from "./incoming.ts";
+import { laneWire } from "./incoming.ts";
+import type { EndMemory } from "./memories.ts";
 import type { SplitDown, SplitUp, Up } from "./messages.ts";
 import { sharedHalf } from "./shared-half.ts";
 import type { SharedPart } from "./shared-part.ts";
@@ -26,8 +27,11 @@ export interface SplitLaneOptions extends Pick<HalfOptions, "task" | "deviceId" 
   readonly sideOf: (options: SideOptions) => CoordinatorSide;
   /** What the device trains with others; without it, it has a half of its own. */
   readonly shared?: SharedPart | undefined;
+  readonly crossings: Crossings;
   /** What the coordinator remembers of the device. */
-  readonly memory: DeviceMemory;
+  readonly memory: EndMemory;
+  /** Keeps it for the lanes behind this one. */
+  readonly remember: () => Promise<void>;
 }
 
 /** A lane that trains the coordinator's part, a copy of its own or one for all, from the very values that its device has of the rest. */
@@ -36,16 +40,18 @@ export function openSplitLane(options: SplitLaneOptions): Lane<SplitDown, SplitU
   const shapes = trainedPart(task, deviceShapes(task, cuts));
   const names = [...coordinatorShapes(task, cuts).keys()];
   const start = subset(global.parameters, names);
-  const known = memory.rows?.digest ?? "";
+  const known = memory.sent?.digest ?? "";
   const trained = { task, info, deviceId, start, deviceNames: [...shapes.keys()] };
   const half = shared ? sharedHalf(shared, trained) : ownHalf(trained);
-  const wire = laneWire(crossingsOf(task, cuts), memory);
+  const wire = laneWire(options.crossings, memory);
   const side = options.sideOf({ task, wire, half });
   let result: (() => Contribution) | undefined;
 
-  const deliver = (up: Up<"update">): undefined => {
+  const deliver = async (up: Up<"update">): Promise<undefined> => {
     const weight = contributionWeight(task, up.fields);
     const deviceUpdate = decodeUpdate(up.tensors, shapes);
+    // Before the delivery counts: a lane that was accepted has left what the next one begins with.
+    await options.remember();
     const ownUpdate = side.finish(up);
     // Where the part is shared, every device contributes the same update of it. With weights n_i the mean of those is that one
     // update, with the weight of the sum of all n_i against what other devices contribute.

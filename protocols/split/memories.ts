@@ -1,43 +1,73 @@
-// What the coordinator remembers of each split device from one round to the next. It lives in memory: after a restart, at another
-// cut or behind a lane that was not accepted both ends start with nothing, so equal attempts give equal bytes.
+// What both ends of a cut keep of a device from lane to lane, and how it lies among kept rows: an end goes on from what the
+// accepted lane left at this cut. So a repeated attempt, or one after a crash, gives the bytes of the first.
+import type { EncodedTensor } from "../encoding/encoded.ts";
+import type { KeptRows, RowKeeper } from "../kept-rows.ts";
 import type { RoundInfo } from "../protocol.ts";
 import type { Task } from "../task.ts";
-import { crossingsOf } from "./crossing.ts";
+import type { Crossings } from "./crossing.ts";
 import type { Cuts } from "./cut.ts";
-import { type DeviceMemory, emptyMemory } from "./incoming.ts";
+import { owedRows } from "./gradient-sender.ts";
+import { type RowMemory, rowMemory } from "./reuse.ts";
+import type { RowStore } from "./row-store.ts";
 
-/** The memories of a coordinator end. */
-export interface DeviceMemories {
-  /** What the lane that begins goes on from: what the device's accepted lane left, or nothing. */
-  open(deviceId: string, cuts: Cuts, info: RoundInfo): DeviceMemory;
+/** What one end remembers of a device. */
+export interface EndMemory {
+  /** Rows that the device need not send again; absent without reuse. */
+  readonly sent: RowMemory | undefined;
+  /** What encodings have lost of the gradients that this end sends; absent without error feedback. */
+  readonly owed: RowStore | undefined;
+  /** Other numbers as the last lane left them. */
+  readonly fields: Readonly<Record<string, number>>;
 }
 
-/** No device is known yet; one that has not begun a lane for some rounds is forgotten. */
-export function deviceMemories(task: Task): DeviceMemories {
-  const entries = new Map<string, Entry>();
-  const forgetBefore = (round: number) => {
-    for (const [deviceId, entry] of entries) if (entry.round < round) entries.delete(deviceId);
-  };
+/** What the end that sends `gradient` remembers, with what the accepted lane left. A device without a U-shape sends none. */
+export async function recall(
+  keeper: RowKeeper,
+  { task, cuts, crossings, gradient }: MemoryOf,
+  { acceptedLane }: Pick<RoundInfo, "acceptedLane">,
+): Promise<EndMemory> {
+  const { reuse, cacheBytes } = task.split;
+  const keepsSent = reuse.threshold !== "off";
+  const found = keepsSent || (gradient && task.split.errorFeedback);
+  const last = found ? await keeper.read(acceptedLane) : undefined;
+  const kept = last?.fields["cutLayer"] === cuts.cutLayer ? last : nothing;
+  const { layout } = crossings.activations;
   return {
-    open: (deviceId, cuts, { round, lane, acceptedLane }) => {
-      forgetBefore(round - roundsRemembered(task));
-      const last = entries.get(deviceId);
-      const goesOn = last?.lane === acceptedLane && last.cutLayer === cuts.cutLayer;
-      const memory = goesOn ? last.memory : emptyMemory(task, crossingsOf(task, cuts));
-      entries.set(deviceId, { memory, round, lane, cutLayer: cuts.cutLayer });
-      return memory;
-    },
+    sent: keepsSent ? rowMemory(cacheBytes, layout, rowsUnder("sent", kept)) : undefined,
+    owed: gradient && owedRows(task, crossings[gradient], rowsUnder("owed", kept)),
+    fields: kept.fields,
   };
 }
 
-/** Ten, or as many as it takes until a device that a share of rounds asks has been asked about ten times. */
-function roundsRemembered({ cohort }: Task): number {
-  return Math.ceil(10 / cohort.fraction);
+/** Keeps what a lane leaves; writes nothing for a task that remembers nothing. */
+export async function remember(
+  keeper: RowKeeper,
+  { sent, owed, fields }: EndMemory,
+  {
+    cutLayer,
+    lane,
+    acceptedLane,
+  }: Pick<Cuts, "cutLayer"> & Pick<RoundInfo, "lane" | "acceptedLane">,
+): Promise<void> {
+  if (!sent && !owed) return;
+  const tensors = new Map<string, EncodedTensor>();
+  for (const [text, row] of sent?.store.rows ?? []) tensors.set(`sent/${text}`, row);
+  for (const [text, row] of owed?.rows ?? []) tensors.set(`owed/${text}`, row);
+  await keeper.write({ fields: { ...fields, cutLayer }, tensors }, { lane, acceptedLane });
 }
 
-interface Entry {
-  readonly memory: DeviceMemory;
-  readonly round: number;
-  readonly lane: number;
-  readonly cutLayer: number;
+/** Whose memory it is. */
+export interface MemoryOf {
+  readonly task: Task;
+  readonly cuts: Cuts;
+  readonly crossings: Crossings;
+  /** The gradient that this end sends, if it sends one. */
+  readonly gradient: "cutGradient" | "statesGradient" | undefined;
+}
+
+const nothing: KeptRows = { fields: {}, tensors: new Map() };
+
+function rowsUnder(kind: "sent" | "owed", { tensors }: KeptRows): Map<number, EncodedTensor> {
+  const own = [...tensors].filter(([name]) => name.startsWith(`${kind}/`));
+  return new Map(own.map(([name, row]) => [Number(name.slice(kind.length + 1)), row]));
 }

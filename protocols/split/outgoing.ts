@@ -1,10 +1,10 @@
-// The device's end of what it sends up, and what it remembers of it from round to round.
+// The device's end of what it sends up.
 import type { Float32Tensor } from "../../runtime/index.ts";
 import type { Task } from "../task.ts";
 import { type Crossings, encodeCrossing } from "./crossing.ts";
-import { type GradientSender, gradientSender, owedRows } from "./gradient-sender.ts";
+import { type GradientSender, gradientSender } from "./gradient-sender.ts";
+import type { EndMemory } from "./memories.ts";
 import type { Up } from "./messages.ts";
-import { rowMemory } from "./reuse.ts";
 import { sendRows } from "./row-sender.ts";
 import { adaptiveThreshold, fixedThreshold, type Threshold } from "./threshold.ts";
 
@@ -19,6 +19,8 @@ export interface DeviceWire {
   readonly statesGradients: GradientSender;
   /** Tells the loss of a step. */
   note(loss: number): void;
+  /** What the device remembers by now. */
+  readonly memory: EndMemory;
 }
 
 /** The texts of a batch. */
@@ -32,20 +34,26 @@ interface SentActivations extends Pick<Up<"activations">, "tensors"> {
   readonly fields: Pick<Up<"activations">["fields"], "lengths" | "texts" | "reuse">;
 }
 
-/** The wire of a device with `texts` training texts. */
-export function deviceWire(task: Task, crossings: Crossings, texts: number): DeviceWire {
-  const { reuse, cacheBytes, errorFeedback } = task.split;
+/** The wire of a device with `texts` training texts that starts with this memory. */
+export function deviceWire(
+  task: Task,
+  crossings: Crossings,
+  { texts, ...remembered }: EndMemory & { readonly texts: number },
+): DeviceWire {
+  const { reuse, errorFeedback } = task.split;
   const { layout, encoding, outliers } = crossings.activations;
-  const threshold = thresholdOf(task, texts);
-  const memory = threshold && rowMemory(cacheBytes, layout);
-  const owed = task.split.uShape ? owedRows(task, crossings.statesGradient) : undefined;
+  const { sent: memory, owed, fields: former } = remembered;
+  const threshold = thresholdOf(task, texts, former);
   return {
     crossings,
     statesGradients: gradientSender(crossings.statesGradient, owed),
+    get memory() {
+      return { sent: memory, owed, fields: threshold.state };
+    },
     meet: (digest) => {
       if (memory && memory.digest !== digest) memory.clear();
     },
-    note: (loss) => threshold?.note(loss),
+    note: (loss) => threshold.note(loss),
     activations: (padded, batch) => {
       const lengths = [...batch.lengths];
       const numbers = errorFeedback || memory ? { texts: [...batch.texts] } : {};
@@ -63,9 +71,13 @@ export function deviceWire(task: Task, crossings: Crossings, texts: number): Dev
   };
 }
 
-function thresholdOf({ split, training }: Task, texts: number): Threshold | undefined {
+function thresholdOf(
+  { split, training }: Task,
+  texts: number,
+  former: EndMemory["fields"],
+): Threshold {
   const { threshold } = split.reuse;
-  if (threshold === "off") return undefined;
+  if (threshold === "off") return fixedThreshold(0);
   if (threshold !== "adaptive") return fixedThreshold(threshold);
-  return adaptiveThreshold(Math.max(1, Math.ceil(texts / training.batchSize)));
+  return adaptiveThreshold(Math.max(1, Math.ceil(texts / training.batchSize)), former);
 }

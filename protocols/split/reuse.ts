@@ -1,6 +1,6 @@
 // Temporal reuse (SplitCom, arXiv 2602.10564): a text's activations travel only when they moved since they were last sent.
 // Both ends hold what the coordinator last made of each text; a row travels whole, as its change, or not at all.
-import { createHash } from "node:crypto";
+import { createHash, type Hash } from "node:crypto";
 import { type Float32Tensor, float32 } from "../../runtime/index.ts";
 import type { EncodedTensor } from "../encoding/encoded.ts";
 import { protocolErrors } from "../errors.ts";
@@ -11,10 +11,10 @@ import { type RowLayout, rowSizes, unpackRows } from "./rows.ts";
 /** How a row travels; numbers, for messages carry one for each text. */
 export const rowModes = { kept: 0, change: 1, whole: 2 } as const;
 
-/** What one end remembers of the rows that travelled, and a digest of every message that made it so. */
+/** What one end remembers of the rows that travelled, and a digest of what a lane began with and every message since. */
 export interface RowMemory {
   readonly store: RowStore;
-  /** Empty at the start; equal digests mean equal memories. */
+  /** Empty for a memory of nothing; equal digests mean equal memories. */
   readonly digest: string;
   /** Takes a message into the digest. */
   note(message: RowMessage): void;
@@ -32,10 +32,14 @@ export interface RowMessage {
   readonly tensors: ReadonlyMap<string, EncodedTensor>;
 }
 
-/** A memory of nothing. */
-export function rowMemory(cacheBytes: number, layout: RowLayout): RowMemory {
-  const store = rowStore({ cacheBytes, layout, encoding: "bf16" });
-  let digest = "";
+/** A memory of the rows that an earlier lane left, of nothing when left out. */
+export function rowMemory(
+  cacheBytes: number,
+  layout: RowLayout,
+  rows?: ReadonlyMap<number, EncodedTensor>,
+): RowMemory {
+  const store = rowStore({ cacheBytes, layout, encoding: "bf16" }, rows);
+  let digest = digestOf(store.rows);
   return {
     store,
     get digest() {
@@ -44,13 +48,25 @@ export function rowMemory(cacheBytes: number, layout: RowLayout): RowMemory {
     note: ({ lengths, texts, modes, tensors }) => {
       const hash = createHash("sha256").update(JSON.stringify([digest, lengths, texts, modes]));
       for (const name of ["activations", "changes"]) hash.update(tensors.get(name)?.bytes ?? "");
-      digest = hash.digest("hex").slice(0, 32);
+      digest = shortened(hash);
     },
     clear: () => {
       store.clear();
       digest = "";
     },
   };
+}
+
+function digestOf(rows: ReadonlyMap<number, EncodedTensor>): string {
+  if (rows.size === 0) return "";
+  const hash = createHash("sha256");
+  for (const [text, { bytes }] of [...rows].sort(([a], [b]) => a - b))
+    hash.update(JSON.stringify([text, bytes.length])).update(bytes);
+  return shortened(hash);
+}
+
+function shortened(hash: Hash): string {
+  return hash.digest("hex").slice(0, 32);
 }
 
 /** What an end makes of a message: the batch, and how to remember it. */

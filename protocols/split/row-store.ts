@@ -6,6 +6,8 @@ import type { RowLayout } from "./rows.ts";
 
 /** Rows by text. A text is kept or not by its number alone, so two ends of equal settings keep the same ones. */
 export interface RowStore {
+  /** What is kept, by text. */
+  readonly rows: ReadonlyMap<number, EncodedTensor>;
   get(text: number): Float32Array | undefined;
   /** Keeps a row, narrowed; does nothing for a text that is not kept. */
   set(text: number, row: Float32Array): void;
@@ -20,13 +22,17 @@ export interface RowStoreOptions {
 }
 
 /**
- * An empty store. Epochs come back to every text in turn, so keeping the rows used last would keep none of them until they are
+ * A store with these rows of an earlier one of equal options. Epochs come back to every text in turn, so keeping the rows used last would keep none of them until they are
  * needed: a fixed set of texts is kept instead.
  */
-export function rowStore({ cacheBytes, layout, encoding }: RowStoreOptions): RowStore {
+export function rowStore(
+  { cacheBytes, layout, encoding }: RowStoreOptions,
+  kept: ReadonlyMap<number, EncodedTensor> = new Map(),
+): RowStore {
   const capacity = Math.floor(cacheBytes / rowBytesOf({ layout, encoding }));
-  const rows = new Map<number, EncodedTensor>();
+  const rows = new Map(kept);
   return {
+    rows,
     get: (text) => {
       const row = rows.get(text);
       return row && decodeTensor(row).data;

@@ -4,9 +4,10 @@ import { loadMiddle, loadPredictor, loadStep } from "../../runtime/index.ts";
 import { globalSender } from "../global-model.ts";
 import { modelSpec } from "../plan.ts";
 import type { ServerContext, ServerSide } from "../protocol.ts";
+import { crossingsOf } from "./crossing.ts";
 import { type Cuts, cutsOf } from "./cut.ts";
 import { openSplitLane } from "./lane.ts";
-import { deviceMemories } from "./memories.ts";
+import { recall, remember } from "./memories.ts";
 import type { SplitDown, SplitUp } from "./messages.ts";
 import { middleSide } from "./middle.ts";
 import { sharedParts } from "./shared-part.ts";
@@ -19,7 +20,6 @@ export async function createSplitServer(
 ): Promise<ServerSide<SplitDown, SplitUp>> {
   const { task } = context;
   const parts = new Map<number, Promise<LoadedPart>>();
-  const memories = deviceMemories(task);
   const shared = sharedParts(task, context.after);
   const senderOf = globalSender(task);
   const partAt = (cuts: Cuts): Promise<LoadedPart> => {
@@ -33,9 +33,12 @@ export async function createSplitServer(
       const { sideOf } = await partAt(cuts);
       const { deviceId } = assignment;
       const sender = senderOf(global);
-      const memory = memories.open(deviceId, cuts, info);
+      const keeper = context.rowsOf(deviceId);
+      const crossings = crossingsOf(task, cuts);
+      const memory = await recall(keeper, { task, cuts, crossings, gradient: "cutGradient" }, info);
       return openSplitLane({
-        ...{ task, cuts, deviceId, info, global, sender, sideOf, memory },
+        ...{ task, cuts, crossings, deviceId, info, global, sender, sideOf, memory },
+        remember: () => remember(keeper, memory, { ...info, ...cuts }),
         shared: task.split.tails === "shared" ? shared.open(info, cuts, global) : undefined,
       });
     },

@@ -217,7 +217,7 @@ t.test("a stopped run waits for no round", async (t) => {
 });
 
 t.test("two words of the same accepted lane commit its state once", async (t) => {
-  const state = await openDeviceState(t.testdir());
+  const state = await openDeviceState(t.testdir(), () => {});
   const kept = new Map([["residual", float32([2], [1, 2])]]);
   await state.forLane(3).stage(kept);
   t.equal(await state.forLane(3).read(), undefined);

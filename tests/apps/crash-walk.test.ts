@@ -1,5 +1,5 @@
 // Coordinator and device killed (SIGKILL) after every single change that they make on the disk, one run for each.
-// The suite takes a seeded sample of them; TRIFOLD_KILL_WALK=all takes all.
+// The suite takes a seeded sample of them; TRIFOLD_KILL_WALK=all takes all, TRIFOLD_KILL_WALK=split those of one framework.
 import { mkdir, rm } from "node:fs/promises";
 import { join } from "node:path";
 import t from "tap";
@@ -11,7 +11,7 @@ import { coordinatorOf, deviceOf } from "./killed-run.ts";
 import { readChanges } from "./power-cut.ts";
 import { adapterOf, makeWorld, type SmallDevice, writeTask } from "./small-federation.ts";
 
-const isWhole = process.env["TRIFOLD_KILL_WALK"] === "all";
+const wholeWalk = process.env["TRIFOLD_KILL_WALK"];
 /** The coordinator makes four times the changes of a device. */
 const sampleSizes = { coordinator: 2, device: 1 } as const;
 const root = t.testdir();
@@ -19,11 +19,14 @@ const world = await makeWorld(root);
 await mkdir(join(root, "runs"));
 const task = await writeTask(world, "walk", {
   cohort: { minimumDevices: 2 },
-  training: { rounds: isWhole ? 1 : 2, localSteps: 2 },
+  training: { rounds: 2, localSteps: 2 },
+  // What a round of split leaves to the next.
+  split: { reuse: { threshold: 0.05 }, gradients: "int4", errorFeedback: true },
 });
 
 for (const framework of ["full", "kd", "split"] as const) {
   const a: SmallDevice = { id: "a", framework };
+  const isWhole = wholeWalk === "all" || wholeWalk === framework;
   const devices = [a, { id: "b" }];
   for (const victim of ["coordinator", a] as const) {
     const who = victim === "coordinator" ? victim : "device";

@@ -1,5 +1,6 @@
 // The programs killed at bad moments: what was finished stays, what was under way goes on, and the numbers are
 // those of a run that nothing disturbed.
+import { existsSync } from "node:fs";
 import { appendFile, cp, mkdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import t, { type Test } from "tap";
@@ -93,6 +94,28 @@ t.test(
     t.ok((await adapterOf(folder)).equals(undisturbed.cut.adapter));
   },
 );
+
+t.test("a coordinator killed in a later round remembers its cut device still", async (t) => {
+  const broker = await startBroker({ log: () => {} });
+  const tap = await startWiretap(broker.port);
+  t.teardown(() => Promise.all([tap.close(), broker.close()]));
+  const narrow = await writeTask(world, "narrow", {
+    split: { reuse: { threshold: 0.05 }, gradients: "int4", errorFeedback: true },
+    cohort: { minimumDevices: 2 },
+  });
+  const expected = await federate(world, { task: narrow, run: run("narrow"), devices: cut });
+  const folder = run("killed-narrow");
+  const first = coordinator(t, folder, ["--broker", broker.url], narrow);
+  const devices = cut.map((one) => joined(t, one, folder, tap.url, () => {}, narrow));
+  await tap.next(({ round, fields }) => round === 2 && fields["laneSequence"] === 2);
+  await kill(first);
+  const { status, stderr } = await coordinator(t, folder, ["--broker", broker.url], narrow)
+    .finished;
+  t.equal(status, 0, stderr);
+  await Promise.all(devices);
+  t.ok((await adapterOf(folder)).equals(expected.adapter), "and so does the device of its lane");
+  t.notOk(existsSync(join(folder, "rows")), "nothing of it is left");
+});
 
 t.test("a coordinator killed in a later round has its change and its residual still", async (t) => {
   const broker = await startBroker({ log: () => {} });

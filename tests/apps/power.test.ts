@@ -5,7 +5,8 @@ import { dirname, join } from "node:path";
 import t, { type Test } from "tap";
 import { type JournalRecord, openJournal, readJournal } from "../../apps/coordinator/journal.ts";
 import { prepareTask } from "../../apps/coordinator/prepared-task.ts";
-import { openRunFolder } from "../../apps/coordinator/run-folder.ts";
+import { rowsIn } from "../../apps/coordinator/row-folders.ts";
+import { openRunFolder, type RunFolder } from "../../apps/coordinator/run-folder.ts";
 import { readTaskFile } from "../../apps/coordinator/task-file.ts";
 import { openDeviceState } from "../../apps/device/client-state.ts";
 import { decodeStored } from "../../apps/stored-message.ts";
@@ -18,9 +19,10 @@ import { SureFiles } from "./sure-files.ts";
 
 const root = t.testdir();
 const world = await makeWorld(root);
-// Every kind of file is written: residuals by int8, uploads by full, results of lanes in memory by split.
+// Every kind of file is written: residuals by int8, uploads by full, results of lanes in memory and rows by split.
 const task = await writeTask(world, "power", {
   full: { encoding: "int8" },
+  split: { reuse: { threshold: 0.05 }, gradients: "int4", errorFeedback: true },
   cohort: { minimumDevices: 2 },
 });
 const devices: readonly SmallDevice[] = [{ id: "a", framework: "split" }, { id: "b" }];
@@ -39,10 +41,11 @@ for (const cut of cuts)
     async (t) => {
       const disk = new VolatileDisk(site);
       const wrong: string[] = [];
+      const left = t.testdir();
       for (const [i, change] of changes.entries()) {
         disk.apply(change);
         if (change.path.startsWith(places.state) || !isTelling(cut, change)) continue;
-        const place = join(t.testdirName, String(i));
+        const place = join(left, String(i));
         await disk.leave(place, cut);
         const journal = disk.synced(join(places.run, "journal", "records.jsonl"));
         const acknowledged = String(journal ?? "").split("\n").length - 1;
@@ -60,18 +63,19 @@ for (const cut of cuts)
     const disk = new VolatileDisk(site);
     const sure = new SureFiles();
     const wrong: string[] = [];
+    const left = t.testdir();
     for (const [i, change] of changes.entries()) {
       disk.apply(change);
       sure.apply(change, (path) => disk.synced(path));
       if (!change.path.startsWith(places.state) || !isTelling(cut, change)) continue;
-      const place = join(t.testdirName, String(i));
+      const place = join(left, String(i));
       await disk.leave(place, cut);
       for (const [path, bytes] of sure.files()) {
         const moved = join(place, path.slice(site.length));
         const found = await readFile(moved).catch(() => undefined);
         if (!found?.equals(bytes)) wrong.push(`${i} ${change.op} ${change.path}: ${path}`);
         if (!path.endsWith("committed.safetensors")) continue;
-        const state = await openDeviceState(dirname(moved));
+        const state = await openDeviceState(dirname(moved), () => {});
         if ((await state.forLane(9).read()) === undefined) wrong.push(`${i}: ${path} unread`);
       }
     }
@@ -95,7 +99,7 @@ for (const fraction of [0.3, 0.7] as const)
       const disk = new VolatileDisk(site);
       for (const change of changes.slice(0, Math.floor(fraction * changes.length)))
         disk.apply(change);
-      const place = join(t.testdirName, "left");
+      const place = join(t.testdir(), "left");
       await disk.leave(place, "synced");
       const broker = await startBroker({ log: () => {} });
       t.teardown(() => broker.close());
@@ -135,7 +139,7 @@ async function faultOf(folder: string, acknowledged: number): Promise<string | u
       if (record.kind === "upload") await decodeStored(await run.readUpload(record.file));
       if (record.kind === "result") await run.readUpdate(record.file);
     }
-    return await metricsFault(folder, records);
+    return (await rowsFault(run, records)) ?? (await metricsFault(folder, records));
   } finally {
     await run.close();
   }
@@ -144,6 +148,15 @@ async function faultOf(folder: string, acknowledged: number): Promise<string | u
 /** Files of the round that goes on. */
 function needed(records: readonly JournalRecord[]): readonly JournalRecord[] {
   return records.slice(records.findLastIndex(({ kind }) => kind === "closed") + 1);
+}
+
+/** What the last round left of the split device, until no round is to come. */
+async function rowsFault(run: RunFolder, records: readonly JournalRecord[]) {
+  const closed = records.findLast((record) => record.kind === "closed");
+  const lane = closed?.accepted["a"];
+  if (!closed || lane === undefined || closed.round === prepared.task.training.rounds) return;
+  const rows = await rowsIn(run.path, run, () => {})("a").read(lane);
+  return rows ? undefined : `no rows of lane ${lane}`;
 }
 
 async function metricsFault(folder: string, records: readonly JournalRecord[]) {

@@ -10,6 +10,7 @@ import {
   type Lane,
   modelSpec,
   type Payload,
+  rowsInMemory,
 } from "../../protocols/index.ts";
 import { type Engine, loadPredictor, predictAll } from "../../runtime/index.ts";
 import { openFederation, type ToyDevice } from "./loopback.ts";
@@ -61,7 +62,7 @@ async function openLanes(t: Test, toy: Toy) {
   const task = toy.task();
   const { model, publicSet } = toy;
   const { engine } = held;
-  const place = { task, engine, model, publicSet, log: () => {} };
+  const place = { task, engine, model, publicSet, rowsOf: rowsInMemory, log: () => {} };
   const server = await split.createServer({ ...place, after: () => () => {} });
   t.teardown(() => server.close());
   const open = (deviceId: string, lane = 1) => {

@@ -11,6 +11,7 @@ import {
   type OwnModel,
   ownModelProblem,
   type RefinementFigures,
+  rowsInMemory,
   type Task,
   withOwnModel,
 } from "../../protocols/index.ts";
@@ -64,7 +65,7 @@ t.test("a language model nears its teacher position by position", async (t) => {
     lm({ kd: { topK: 64, encoding: "float32", temperature: 2, distillationSteps: 4 } }),
   );
   const server = await kd.createServer({
-    ...{ task, engine, model, publicSet },
+    ...{ task, engine, model, publicSet, rowsOf: rowsInMemory },
     after: () => () => {},
     log: () => {},
   });

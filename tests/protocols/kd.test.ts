@@ -9,6 +9,7 @@ import {
   modelSpec,
   type Payload,
   type RefinementFigures,
+  rowsInMemory,
 } from "../../protocols/index.ts";
 import { kd } from "../../protocols/kd/index.ts";
 import { unpackLogits } from "../../protocols/kd/logits.ts";
@@ -59,7 +60,7 @@ t.test("a refinement nears the teacher and cannot be pulled away by a small boar
   const task = toy.task();
   const predictor = await loadPredictor(engine, modelSpec(task, model));
   const server = await kd.createServer({
-    ...{ task, engine, model, publicSet },
+    ...{ task, engine, model, publicSet, rowsOf: rowsInMemory },
     after: () => () => {},
     log: () => {},
   });

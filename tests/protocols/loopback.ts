@@ -17,6 +17,8 @@ import {
   type OwnModel,
   type Payload,
   type RoundInfo,
+  type RowKeeper,
+  rowsInMemory,
   type ServerSide,
   type Task,
   type TrainReport,
@@ -80,10 +82,12 @@ export async function openFederation(
 ): Promise<Federation> {
   const sorted = devices.toSorted((a, b) => compareDeviceIds(a.id, b.id));
   const servers = new Map<string, ServerSide<Payload, Payload>>();
+  const keepers = new Map(devices.map(({ id }) => [id, rowsInMemory()]));
+  const rowsOf = (id: string) => keepers.get(id) as RowKeeper;
   for (const { name, createServer } of builtInProtocols) {
     if (!devices.some(({ protocol }) => protocol === name)) continue;
     const { engine, model, publicSet } = toy;
-    const place = { task, engine, model, publicSet };
+    const place = { task, engine, model, publicSet, rowsOf };
     servers.set(name, await createServer({ ...place, after: () => () => {}, log: () => {} }));
   }
   const members: Member[] = [];
@@ -196,6 +200,7 @@ async function openMember(toy: Toy, task: Task, device: ToyDevice): Promise<Memb
     holdOut: device.holdOut ?? [],
     publicSet: async () => toy.publicSet,
     state,
+    rows: rowsInMemory(),
     log: () => {},
   });
   return { device, protocol, assignment, client, state, lane: 0, acceptedLane: 0 };

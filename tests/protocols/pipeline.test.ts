@@ -13,6 +13,7 @@ import {
   rateOf,
   roundBatches,
   roundMaskKey,
+  rowsInMemory,
   type Task,
 } from "../../protocols/index.ts";
 import { cutsAt, deviceShapes } from "../../protocols/split/cut.ts";
@@ -183,9 +184,12 @@ async function runsWhileWaiting(toy: Toy, task: Task): Promise<number[]> {
     ...{ deviceId: "a", assignment, engine: counting, train: device.train, holdOut: [] },
     publicSet: async () => publicSet,
     state: { read: async () => undefined, stage: async () => {} },
+    rows: rowsInMemory(),
   });
   const after = () => () => {};
-  const server = await split.createServer({ ...shared, engine: toy.engine, publicSet, after });
+  const server = await split.createServer({
+    ...{ ...shared, engine: toy.engine, publicSet, rowsOf: rowsInMemory, after },
+  });
   const info = { round: 1, attempt: 1, lane: 1, globalStep: 0, acceptedLane: 0 };
   const lane = await server.openLane(assignment, info, { round: 0, parameters: initialOf(task) });
   const { signal } = new AbortController();

@@ -13,6 +13,7 @@ import {
   parseTask,
   type RoundInfo,
   requireAssignment,
+  rowsInMemory,
   type Task,
 } from "../../protocols/index.ts";
 import { float32 } from "../../runtime/index.ts";
@@ -37,7 +38,7 @@ async function openRound(toy: Toy, task: Task, name: ToyDevice["protocol"]) {
   const protocol = protocolOf(name);
   const { engine, model, publicSet } = toy;
   const server = await protocol.createServer({
-    ...{ task, engine, model, publicSet },
+    ...{ task, engine, model, publicSet, rowsOf: rowsInMemory },
     after: () => () => {},
     log: () => {},
   });
@@ -258,8 +259,10 @@ t.test("a device refuses answers that are not those of its step", async (t) => {
     holdOut: toyExamples("hold-out", 4),
     publicSet: async () => publicSet,
     state: { read: async () => undefined, stage: async () => {} },
+    rows: rowsInMemory(),
   });
-  const server = await protocol.createServer({ ...shared, publicSet, after: () => () => {} });
+  const place = { publicSet, rowsOf: rowsInMemory, after: () => () => {} };
+  const server = await protocol.createServer({ ...shared, ...place });
   const roundWith = async (change: (answer: Payload) => Payload) => {
     const lane = await server.openLane(assignment, info, { round: 0, parameters: initialOf(task) });
     const ask = async (up: Payload) => change((await lane.receive(up, signal)) as Payload);

@@ -2,10 +2,10 @@
 import { isDeepStrictEqual } from "node:util";
 import fc from "fast-check";
 import t from "tap";
-import { builtInProtocols } from "../../protocols/index.ts";
-import { decodeCrossing } from "../../protocols/split/crossing.ts";
+import { builtInProtocols, rowsInMemory } from "../../protocols/index.ts";
+import { crossingsOf, decodeCrossing } from "../../protocols/split/crossing.ts";
 import { gradientSender } from "../../protocols/split/gradient-sender.ts";
-import { deviceMemories } from "../../protocols/split/memories.ts";
+import { recall, remember } from "../../protocols/split/memories.ts";
 import { meetMemory, receiveRows, rowMemory, rowModes } from "../../protocols/split/reuse.ts";
 import { sendRows } from "../../protocols/split/row-sender.ts";
 import { rowStore } from "../../protocols/split/row-store.ts";
@@ -251,6 +251,7 @@ t.test(
     const narrow = { activations: "int8", gradients: "int4", errorFeedback: true };
     for (const options of [
       { ...narrow, reuse: { threshold: "adaptive" } },
+      { ...narrow, reuse: { threshold: 0.1 }, uShape: true },
       { ...narrow, uShape: true },
     ]) {
       const task = toy.task({ split: options, labelsMayLeave: true });
@@ -265,38 +266,45 @@ t.test(
       const next = await attempts.round(repeated.global);
       await attempts.close();
       const federation = await openFederation(toy, task, [device]);
-      const alone = await federation.round(first.global);
-      const behind = await federation.round(alone.global);
+      const begun = await federation.round(federation.start);
+      const second = await federation.round(begun.global);
+      const third = await federation.round(second.global);
       await federation.close();
-      t.notOk(isDeepStrictEqual(contentOf(rejected), contentOf(alone)), "it went on from round 1");
-      t.ok(isDeepStrictEqual(contentOf(repeated), contentOf(alone)), "it begins with nothing");
-      t.ok(isDeepStrictEqual(contentOf(next), contentOf(behind)), "and is gone on with");
+      const alone = await openFederation(toy, task, [device]);
+      const forgetful = await alone.round(first.global);
+      await alone.close();
+      t.ok(
+        isDeepStrictEqual(contentOf(repeated), contentOf(rejected)),
+        "an attempt like the first",
+      );
+      t.ok(isDeepStrictEqual(contentOf(repeated), contentOf(second)), "as if there had been one");
+      t.ok(isDeepStrictEqual(contentOf(next), contentOf(third)), "and is gone on with");
+      t.notOk(
+        isDeepStrictEqual(contentOf(second), contentOf(forgetful)),
+        "it went on from round 1",
+      );
     }
   },
 );
 
-t.test("a coordinator forgets a device that has not come for ten rounds", async (t) => {
+t.test("a device that is cut elsewhere begins with nothing", async (t) => {
   const toy = await openToy(t);
   const task = toy.task({ split: { reuse: { threshold: 0.1 } } });
-  const cuts = { cutLayer: 1 };
-  const info = (round: number, acceptedLane: number) => {
-    return { round, attempt: 1, lane: round, globalStep: 0, acceptedLane };
+  const keeper = rowsInMemory();
+  const memoryAt = (cutLayer: number, acceptedLane: number) => {
+    const cuts = { cutLayer };
+    const crossings = crossingsOf(task, cuts);
+    const of = { task, cuts, crossings, gradient: "cutGradient" } as const;
+    return recall(keeper, of, { acceptedLane });
   };
-  for (const [fraction, away, isKnown] of [
-    [1, 10, true],
-    [1, 11, false],
-    [0.5, 20, true],
-    [0.5, 21, false],
-  ] as const) {
-    const memories = deviceMemories({ ...task, cohort: { ...task.cohort, fraction } });
-    const memory = memories.open("a", cuts, info(1, 0));
-    // Another's lane is what makes it forget.
-    memories.open("b", cuts, info(1 + away, 0));
-    t.equal(memories.open("a", cuts, info(1 + away, 1)) === memory, isKnown);
-  }
-  const memories = deviceMemories(task);
-  const memory = memories.open("a", cuts, info(1, 0));
-  t.not(memories.open("a", cuts, info(2, 0)), memory, "nor one whose lane was not accepted");
+  const memory = await memoryAt(1, 0);
+  t.equal(memory.sent?.digest, "");
+  memory.sent?.store.set(3, new Float32Array(32).fill(0.5));
+  await remember(keeper, memory, { cutLayer: 1, lane: 4, acceptedLane: 0 });
+  t.not((await memoryAt(1, 4)).sent?.digest, "");
+  t.same((await memoryAt(1, 4)).sent?.store.get(3), new Float32Array(32).fill(0.5));
+  t.equal((await memoryAt(2, 4)).sent?.digest, "");
+  t.equal((await memoryAt(1, 3)).sent?.digest, "", "nor behind another lane");
 });
 
 t.test("an estimate counts the rows of as many texts as there are", async (t) => {

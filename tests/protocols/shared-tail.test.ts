@@ -12,6 +12,7 @@ import {
   rateOf,
   roundBatches,
   roundMaskKey,
+  rowsInMemory,
   type Task,
 } from "../../protocols/index.ts";
 import { cutsAt, deviceShapes } from "../../protocols/split/cut.ts";
@@ -195,7 +196,7 @@ t.test(
     const task = toy.task({ adapter, ...settingsOf("shared") });
     const { engine, model, publicSet } = toy;
     const split = builtInProtocols.find(({ name }) => name === "split") as AnyProtocol;
-    const place = { task, engine, model, publicSet };
+    const place = { task, engine, model, publicSet, rowsOf: rowsInMemory };
     const server = await split.createServer({ ...place, after: () => () => {}, log: () => {} });
     const played = await play(toy, settingsOf("shared"), [cut("a", 13)], 1);
     const { ups = [] } = played[0]?.devices.get("a") ?? {};
