@@ -58,22 +58,28 @@ function createWorkerLanes(
       const place = placeOf.get(deviceId) ?? emptiest(places);
       if (!placeOf.has(deviceId)) place.devices += 1;
       placeOf.set(deviceId, place);
-      const worker = await place.worker();
       lanes += 1;
       const lane = lanes;
-      const opening = worker.call("open", lane, {
-        assignment,
-        info,
-        ...place.news(worker, global),
-      });
-      const { first, resumable } = await opening;
-      return workerLane({ place, worker, lane }, { first, resumable });
+      for (let tries = 1; ; tries += 1) {
+        const worker = await place.worker();
+        try {
+          const ask = { assignment, info, ...place.news(worker, global) };
+          const opened = await worker.call("open", lane, ask);
+          return workerLane({ place, worker, lane }, opened);
+        } catch (error) {
+          // A process that ended meanwhile is not the device's fault; one that ends again and again may be this lane's.
+          if (worker.isAlive || tries === openingTries) throw error;
+        }
+      }
     },
     close: async () => {
       for (const place of places) await place.close();
     },
   };
 }
+
+/** Processes that may end while they open a lane. */
+const openingTries = 3;
 
 /** Where one worker process after the other stands. */
 interface Place {

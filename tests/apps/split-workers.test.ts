@@ -75,6 +75,24 @@ t.test("a worker that is killed takes its lanes along, which begin anew", async 
   t.ok(killed.adapter.equals(inProcess.adapter), "the numbers of a run without a kill");
 });
 
+t.test("a worker that is killed while it opens lanes loses no device", async (t) => {
+  const log: string[] = [];
+  const killed = await run("killed-early", {
+    splitWorkers: 1,
+    onLog: (line) => {
+      log.push(line);
+      const pids = pidsIn([line]);
+      if (pids.length > 0 && pidsIn(log).length === 1) process.kill(pids[0] as number, "SIGKILL");
+    },
+  });
+  t.equal(new Set(pidsIn(killed.log)).size, 2, "it was started again");
+  t.same(
+    killed.events.filter(({ kind }) => kind === "lost"),
+    [],
+  );
+  t.ok(killed.adapter.equals(inProcess.adapter), "the numbers of a run without a kill");
+});
+
 t.test("a worker ends with a coordinator that is killed", async (t) => {
   const folder = join(world.folder, "orphans");
   const args = ["coordinator", "--task", task, "--run", folder, "--split-workers", "1"];
