@@ -14,6 +14,7 @@ import {
   type Framework,
   federate,
   makeWorld,
+  remembering,
   type SmallDevice,
   type SmallWorld,
   writeTask,
@@ -62,7 +63,11 @@ export async function soak({ minutes, seed, log }: SoakOptions): Promise<SoakRes
   try {
     const world = await makeWorld(root);
     const cohort = { minimumDevices: 2 };
-    const task = await writeTask(world, "soak", { cohort, training: { rounds } });
+    const task = await writeTask(world, "soak", {
+      cohort,
+      training: { rounds },
+      split: remembering,
+    });
     const expected = new Map<Framework, Buffer>();
     for (let episode = 0; performance.now() < endMs; episode += 1) {
       const framework = frameworks[episode % frameworks.length] ?? "full";

@@ -9,7 +9,13 @@ import { watchedDisk } from "./disk-plan.ts";
 import { journalFault, type KillWalk, killAt } from "./kill-walk.ts";
 import { coordinatorOf, deviceOf } from "./killed-run.ts";
 import { readChanges } from "./power-cut.ts";
-import { adapterOf, makeWorld, type SmallDevice, writeTask } from "./small-federation.ts";
+import {
+  adapterOf,
+  makeWorld,
+  remembering,
+  type SmallDevice,
+  writeTask,
+} from "./small-federation.ts";
 
 const wholeWalk = process.env["TRIFOLD_KILL_WALK"];
 /** The coordinator makes four times the changes of a device. */
@@ -21,7 +27,7 @@ const task = await writeTask(world, "walk", {
   cohort: { minimumDevices: 2 },
   training: { rounds: 2, localSteps: 2 },
   // What a round of split leaves to the next.
-  split: { reuse: { threshold: 0.05 }, gradients: "int4", errorFeedback: true },
+  split: remembering,
 });
 
 for (const framework of ["full", "kd", "split"] as const) {

@@ -18,7 +18,14 @@ import {
   recordsOf,
 } from "./killed-run.ts";
 import type { Running } from "./program.ts";
-import { adapterOf, federate, makeWorld, type SmallDevice, writeTask } from "./small-federation.ts";
+import {
+  adapterOf,
+  federate,
+  makeWorld,
+  remembering,
+  type SmallDevice,
+  writeTask,
+} from "./small-federation.ts";
 import { startWiretap } from "./wiretap.ts";
 
 const root = t.testdir();
@@ -100,7 +107,7 @@ t.test("a coordinator killed in a later round remembers its cut device still", a
   const tap = await startWiretap(broker.port);
   t.teardown(() => Promise.all([tap.close(), broker.close()]));
   const narrow = await writeTask(world, "narrow", {
-    split: { reuse: { threshold: 0.05 }, gradients: "int4", errorFeedback: true },
+    split: remembering,
     cohort: { minimumDevices: 2 },
   });
   const expected = await federate(world, { task: narrow, run: run("narrow"), devices: cut });

@@ -7,14 +7,24 @@ import t from "tap";
 import { startBroker } from "../../broker/index.ts";
 import { startGate } from "../broker/network.ts";
 import { coordinatorOf, deviceHere, deviceOf, journaled, recordsOf } from "./killed-run.ts";
-import { adapterOf, federate, makeWorld, type SmallDevice, writeTask } from "./small-federation.ts";
+import {
+  adapterOf,
+  federate,
+  makeWorld,
+  remembering,
+  type SmallDevice,
+  writeTask,
+} from "./small-federation.ts";
 
 const seconds = Number(process.env["TRIFOLD_OUTAGE_SECONDS"] ?? 3);
 const root = t.testdir();
 const world = await makeWorld(root);
 const runFolder = (name: string) => join(root, "runs", name);
 await mkdir(runFolder(""), { recursive: true });
-const task = await writeTask(world, "outage", { cohort: { minimumDevices: 2 } });
+const task = await writeTask(world, "outage", {
+  cohort: { minimumDevices: 2 },
+  split: remembering,
+});
 
 for (const framework of ["full", "kd", "split"] as const)
   t.test(`a device of ${framework} out of reach, then asleep, for ${seconds} s each`, async (t) => {

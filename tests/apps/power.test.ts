@@ -14,7 +14,13 @@ import { startBroker } from "../../broker/index.ts";
 import { watchedDisk } from "./disk-plan.ts";
 import { coordinatorOf, deviceHere, deviceOf } from "./killed-run.ts";
 import { cuts, isTelling, readChanges, VolatileDisk } from "./power-cut.ts";
-import { adapterOf, makeWorld, type SmallDevice, writeTask } from "./small-federation.ts";
+import {
+  adapterOf,
+  makeWorld,
+  remembering,
+  type SmallDevice,
+  writeTask,
+} from "./small-federation.ts";
 import { SureFiles } from "./sure-files.ts";
 
 const root = t.testdir();
@@ -22,7 +28,7 @@ const world = await makeWorld(root);
 // Every kind of file is written: residuals by int8, uploads by full, results of lanes in memory and rows by split.
 const task = await writeTask(world, "power", {
   full: { encoding: "int8" },
-  split: { reuse: { threshold: 0.05 }, gradients: "int4", errorFeedback: true },
+  split: remembering,
   cohort: { minimumDevices: 2 },
 });
 const devices: readonly SmallDevice[] = [{ id: "a", framework: "split" }, { id: "b" }];

@@ -99,6 +99,13 @@ export async function writeTask(
   return path;
 }
 
+/** Settings of `split` with which each round depends on what both ends remember of the one before. */
+export const remembering = {
+  reuse: { threshold: 0.05 },
+  gradients: "int4",
+  errorFeedback: true,
+} as const;
+
 /** The frameworks. */
 export type Framework = "full" | "kd" | "split";
 

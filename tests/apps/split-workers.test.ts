@@ -10,6 +10,7 @@ import {
   federate,
   joinDevice,
   makeWorld,
+  remembering,
   type SmallDevice,
   writeTask,
 } from "./small-federation.ts";
@@ -23,7 +24,7 @@ const devices: readonly SmallDevice[] = [
 ];
 const cohort = { minimumDevices: 4 };
 /** What a worker remembers of a device outlives it. */
-const task = await writeTask(world, "workers", { cohort, split: { reuse: { threshold: 0.05 } } });
+const task = await writeTask(world, "workers", { cohort, split: remembering });
 const run = (name: string, options: Partial<FederateOptions> = {}): Promise<Federated> =>
   federate(world, { task, run: join(world.folder, name), devices, ...options });
 const inProcess = await run("in-process");
