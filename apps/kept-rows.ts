@@ -32,7 +32,7 @@ export function rowFiles({ folder, within, log }: RowFilesOptions): RowKeeper {
         try {
           return await readRows(file(lane));
         } catch (error) {
-          if (!(error instanceof TrifoldError)) throw error;
+          if (!(error instanceof TrifoldError || error instanceof SyntaxError)) throw error;
           log(`begins without kept rows: ${error.message}`);
           return undefined;
         }

@@ -1,5 +1,5 @@
 // Rows that lanes leave on a disk: which are there, what becomes of a file that cannot be read, who may read it.
-import { readdir, stat, truncate, writeFile } from "node:fs/promises";
+import { readdir, readFile, stat, truncate, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import t, { type Test } from "tap";
 import { rowFiles } from "../../apps/kept-rows.ts";
@@ -53,6 +53,11 @@ t.test("a file that was cut off is as good as none, and the log says so", async 
   t.match(log, [/^begins without kept rows: .*1\.safetensors/]);
   await keeper.write(rowsOf(2), { lane: 2, acceptedLane: 1 });
   t.same(await keeper.read(2), rowsOf(2));
+  const text = (await readFile(join(folder, "2.safetensors"))).toString("latin1");
+  const spoiled = text.replace('{\\"cutLayer', '[\\"cutLayer');
+  t.not(spoiled, text);
+  await writeFile(join(folder, "2.safetensors"), spoiled, "latin1");
+  t.equal(await keeper.read(2), undefined, "nor does metadata that is no JSON stop a run");
 });
 
 t.test("what the disk refuses is said in the words of whose folder it is", async (t) => {
