@@ -123,7 +123,7 @@ class Storm {
     let broker = await startBrokerProcess(this, port);
     const flag = `${folder}.full`;
     const start = (name: string) => this.#start(name, { proxy, flag });
-    const [done] = ["coordinator", ...devices.map(({ id }) => id)].map(start);
+    const programs = ["coordinator", ...devices.map(({ id }) => id)].map(start);
     const storm = async (): Promise<void> => {
       while (!this.#isOver) {
         await delay(1000 + random.below(3500));
@@ -146,21 +146,22 @@ class Storm {
       timer = setTimeout(() => resolve("late"), 600_000);
     });
     // A device that was killed while the coordinator told the end waits for the next task: its round is over all the same.
-    const ended = await Promise.race([done?.then(() => "ended" as const), patience]);
+    const ended = await Promise.race([programs[0]?.then(() => "ended" as const), patience]);
     clearTimeout(timer);
     this.#isOver = true;
     if (ended === "late") log(`stood still: ${folder}`);
     for (const end of this.#ends) end();
-    await storming;
+    await Promise.all([storming, ...programs]);
     await proxy.close();
     const closed = (await recordsOf(folder)).filter(({ kind }) => kind === "closed").length;
     const adapter = await adapterOf(folder).catch(() => Buffer.alloc(0));
     return { closed, lost: Math.abs(rounds - closed), isWrong: !adapter.equals(wanted) };
   }
 
-  /** For what is started: ended with the storm. */
+  /** For what is started: ended with the storm, at once when that is over. */
   teardown(end: () => unknown): void {
-    this.#ends.push(end);
+    if (this.#isOver) end();
+    else this.#ends.push(end);
   }
 
   /** Runs a program, again and again until it ends by itself. */
@@ -168,7 +169,7 @@ class Storm {
     const { devices } = this.#options;
     const { proxy, flag } = place;
     const { folder } = this.#options;
-    for (;;) {
+    while (!this.#isOver) {
       const device = devices.find(({ id }) => id === name);
       const until = `${flag}.${name}`;
       const own = device ? join(`${folder}-devices`, `${name}-state`, "tasks") : folder;
@@ -178,7 +179,7 @@ class Storm {
         : coordinatorOf(this, this.#options, ["--broker", proxy.url], watched);
       this.#running.set(name, running);
       const { status } = await running.finished;
-      if (status === 0 || this.#isOver) return;
+      if (status === 0) return;
       // As a service manager would.
       await delay(200);
     }
