@@ -256,8 +256,12 @@ async function createAedes(
   if (store === undefined) {
     indexRetained((broker as unknown as { readonly persistence: RetainedStore }).persistence);
   }
-  broker.on("clientError", (client, error) => log(`dropped ${describe(client)}: ${error.message}`));
-  broker.on("connectionError", (_client, error) => log(`dropped a connection: ${error.message}`));
+  const dropped = (who: string, { message }: Error): void => {
+    // What was still on its way to a broker that closes is nobody's fault.
+    if (!broker.closed) log(`dropped ${who}: ${message}`);
+  };
+  broker.on("clientError", (client, error) => dropped(describe(client), error));
+  broker.on("connectionError", (_client, error) => dropped("a connection", error));
   // An EventEmitter's "error" without a listener would end the process.
   (broker as NodeJS.EventEmitter).on("error", (error: Error) => log(`broker: ${error.message}`));
   return broker;
