@@ -16,12 +16,18 @@ export function scaleTensor({ shape, data }: Float32Tensor, factor: number): Flo
 }
 
 /** The tensors under `<section>/<name>`. */
-export function intoSection(section: string, tensors: Parameters): Parameters {
+export function intoSection<Tensor>(
+  section: string,
+  tensors: ReadonlyMap<string, Tensor>,
+): ReadonlyMap<string, Tensor> {
   return new Map([...tensors].map(([name, tensor]) => [`${section}/${name}`, tensor]));
 }
 
 /** The tensors of a section under their own names; empty where there are none. */
-export function fromSection(section: string, all: Parameters): Parameters {
+export function fromSection<Tensor>(
+  section: string,
+  all: ReadonlyMap<string, Tensor>,
+): ReadonlyMap<string, Tensor> {
   const prefix = `${section}/`;
   const own = [...all].filter(([name]) => name.startsWith(prefix));
   return new Map(own.map(([name, tensor]) => [name.slice(prefix.length), tensor]));

@@ -1,5 +1,6 @@
 // What both ends of a cut keep of a device from lane to lane, and how it lies among kept rows: an end goes on from what the
 // accepted lane left at this cut. So a repeated attempt, or one after a crash, gives the bytes of the first.
+import { fromSection, intoSection } from "../bundles.ts";
 import type { EncodedTensor } from "../encoding/encoded.ts";
 import type { KeptRows, RowKeeper } from "../kept-rows.ts";
 import type { RoundInfo } from "../protocol.ts";
@@ -50,9 +51,10 @@ export async function remember(
   }: Pick<Cuts, "cutLayer"> & Pick<RoundInfo, "lane" | "acceptedLane">,
 ): Promise<void> {
   if (!sent && !owed) return;
-  const tensors = new Map<string, EncodedTensor>();
-  for (const [text, row] of sent?.store.rows ?? []) tensors.set(`sent/${text}`, row);
-  for (const [text, row] of owed?.rows ?? []) tensors.set(`owed/${text}`, row);
+  const tensors = new Map([
+    ...intoSection("sent", byName(sent?.store.rows)),
+    ...intoSection("owed", byName(owed?.rows)),
+  ]);
   await keeper.write({ fields: { ...fields, cutLayer }, tensors }, { lane, acceptedLane });
 }
 
@@ -68,6 +70,9 @@ export interface MemoryOf {
 const nothing: KeptRows = { fields: {}, tensors: new Map() };
 
 function rowsUnder(kind: "sent" | "owed", { tensors }: KeptRows): Map<number, EncodedTensor> {
-  const own = [...tensors].filter(([name]) => name.startsWith(`${kind}/`));
-  return new Map(own.map(([name, row]) => [Number(name.slice(kind.length + 1)), row]));
+  return new Map([...fromSection(kind, tensors)].map(([name, row]) => [Number(name), row]));
+}
+
+function byName(rows: RowStore["rows"] = new Map()): Map<string, EncodedTensor> {
+  return new Map([...rows].map(([text, row]) => [String(text), row]));
 }
